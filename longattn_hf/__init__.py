@@ -1,0 +1,43 @@
+"""Score long documents by how far back, and how evenly, a language model's first layer attends.
+
+The public names below are imported on first use, so `import longattn_hf` loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "FarAttention": "attention",
+    "FirstLayer": "first_layer",
+    "LongAttnScorer": "scoring",
+    "WindowDocuments": "windows",
+    "add_long_distance_score": "selection",
+    "cut_windows": "windows",
+    "far_attention": "attention",
+    "longattn_score": "scoring",
+    "select_windows": "selection",
+}
+
+__all__ = [
+    "FarAttention",
+    "FirstLayer",
+    "LongAttnScorer",
+    "WindowDocuments",
+    "add_long_distance_score",
+    "cut_windows",
+    "far_attention",
+    "longattn_score",
+    "select_windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
