@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 
 # a module imports only from rows above its own
 ROWS = [
-    {"columns", "conventions", "attention.reference", "attention.blockwise", "attention.fused"},
+    {"columns", "conventions", "checkpoint", "attention.reference", "attention.blockwise", "attention.fused"},
     {"attention", "windows", "first_layer"},
-    {"scoring"},
+    {"scoring", "standardisation"},
     {"selection", "sharding"},
     {"report", "plots", "card"},
     {"publishing"},

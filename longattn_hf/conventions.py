@@ -1,0 +1,58 @@
+"""The two declared readings of LongAttn: the paper's text, and its authors' released code."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convention:
+    """Every point in which the paper (arXiv:2502.16860, section 3) and its released code differ.
+
+    Attributes:
+        name: How users ask for it.
+        variance_over: The population of the distribution uniformity's variance: `"block"` is the (L-k)^2 entries of
+            Eqs. 6-7, divided by their number; `"map"` is all L^2 entries of the masked map, divided by one less.
+        standardisation: Per category: `"zscore"` (Eq. 8) or `"minmax"` to [0, 1].
+        dtype: The weights' dtype; None leaves it to the device.
+        probability_dtype: Each attention probability is rounded to it before it is summed; None keeps float32.
+        rope_theta: The RoPE base put in place of the model's own; None keeps the model's.
+        encodes_text_again: The window's text, not its ids, goes to the model: BOS and a space are put before it,
+            it is tokenised with special tokens (so BOS stands twice), and cut at the window's length, losing its last
+            tokens.
+        fraction: The share kept where a user names no threshold, fraction or budget; None demands one.
+    """
+
+    name: str
+    variance_over: Literal["block", "map"]
+    standardisation: Literal["zscore", "minmax"]
+    dtype: str | None = None
+    probability_dtype: str | None = None
+    rope_theta: float | None = None
+    encodes_text_again: bool = False
+    fraction: float | None = None
+
+
+CONVENTIONS = {
+    "paper": Convention(name="paper", variance_over="block", standardisation="zscore"),
+    "reference_code": Convention(
+        name="reference_code",
+        variance_over="map",
+        standardisation="minmax",
+        dtype="float16",
+        probability_dtype="float16",
+        rope_theta=2_500_000.0,
+        encodes_text_again=True,
+        fraction=0.5,
+    ),
+}
+
+
+def get_convention(name: str) -> Convention:
+    """Returns the convention called `name`.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in CONVENTIONS:
+        raise ValueError(f"convention={name!r} is not known; use one of {', '.join(map(repr, CONVENTIONS))}.")
+    return CONVENTIONS[name]

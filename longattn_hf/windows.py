@@ -1,0 +1,195 @@
+"""Cutting documents into windows: the paper's Algorithm 1, and its form as a `datasets.map` callable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
+
+
+def cut_windows(num_tokens: int, window_tokens: int) -> list[tuple[int, int]]:
+    """Cuts a document into windows from both ends (arXiv:2502.16860, Algorithm 1).
+
+    While more than three windows' worth remains, one is taken from the front and one from the back. The rest is
+    covered by its front and back, and by its middle too where it is longer than two windows; these may overlap.
+
+    Args:
+        num_tokens: The document's length.
+        window_tokens: The windows' length.
+
+    Returns:
+        `(start, end)` token positions in the order in which the windows are taken, each `window_tokens` long; empty
+        for a document shorter than one window. A document of exactly one window yields that window: the algorithm's
+        letter drops it, plainly by oversight.
+    """
+    windows = []
+    left, right = 0, num_tokens
+    while right - left > 3 * window_tokens:
+        windows += [(left, left + window_tokens), (right - window_tokens, right)]
+        left, right = left + window_tokens, right - window_tokens
+    rest = right - left
+    if rest >= window_tokens:
+        windows.append((left, left + window_tokens))
+    if rest > 2 * window_tokens:
+        middle = left + (rest - window_tokens) // 2
+        windows.append((middle, middle + window_tokens))
+    if rest > window_tokens:
+        windows.append((right - window_tokens, right))
+    return windows
+
+
+def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
+    """Counts, window by window, the tokens that an earlier one holds: only the one just before can hold any."""
+    return [
+        max(0, min(end, last_end) - max(start, last_start))
+        for (start, end), (last_start, last_end) in zip(windows, [(0, 0), *windows[:-1]], strict=False)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, revision: str | None, gguf_file: str | None) -> "PreTrainedTokenizerFast":
+    from longattn_hf.checkpoint import load_tokenizer
+
+    return load_tokenizer(name, revision=revision, gguf_file=gguf_file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowDocuments:
+    """Cuts documents into windows of equal token length; for `Dataset.map(..., batched=True, remove_columns=...)`.
+
+    A window carries its token ids as they stand in the document, and its text cut where those tokens begin and end. A
+    character whose tokens fall into two windows belongs, whole, to the first of them, so windows that do not overlap
+    in tokens do not overlap in text, and `document[start_char:end_char] == text` always. Special tokens that
+    stand in a document as text are read as text.
+
+    The source's other columns are passed through to each of its windows. A column `id` of the source becomes `doc_id`;
+    without one, `doc_id` is a hash of the text.
+
+    Attributes:
+        tokenizer: A Hub id, a local directory, or a GGUF file; it must be the scoring model's own.
+        revision: The tokenizer's branch, tag or commit on the Hub.
+        gguf_file: The GGUF file's name inside `tokenizer`.
+        window_tokens: The windows' length in tokens.
+        text_column: The column that holds the documents.
+        category: The category of all documents, for sources without such a column.
+        keep_skipped: A document that yields no window leaves one row with `skip_reason` set and no text.
+        on_error: What a row that is None, empty or not text does: `"raise"`, or `"skip"` with a reason.
+        version: Raised whenever the output changes, so that cached results are not taken for new ones.
+
+    Raises:
+        ValueError: On a missing column or, with `on_error="raise"`, on a row that is None, empty or not text.
+    """
+
+    tokenizer: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    window_tokens: int = 32768
+    text_column: str = TEXT
+    category: str | None = None
+    keep_skipped: bool = False
+    on_error: Literal["raise", "skip"] = "skip"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.window_tokens < 1:
+            raise ValueError(f"window_tokens={self.window_tokens} must be at least 1.")
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list]:
+        """Turns a batch of documents into their windows, in document order."""
+        if self.text_column not in batch:
+            raise ValueError(
+                f"No column {self.text_column!r} to cut into windows; the columns are {', '.join(batch)}. "
+                "Name the right one with text_column=."
+            )
+        texts = batch[self.text_column]
+        if isinstance(texts, str):
+            raise ValueError("WindowDocuments makes several rows of one document: call map with batched=True.")
+        reasons = [self._why_unusable(row, text) for row, text in enumerate(texts)]
+        encodings = iter(self._encode([text for text, reason in zip(texts, reasons, strict=True) if reason is None]))
+        passed = [name for name in batch if name not in _OWN_COLUMNS and name != self.text_column]
+        if self.category is not None:
+            passed = [name for name in passed if name != CATEGORY]
+        added = [*_OWN_COLUMNS] if self.keep_skipped else [*WINDOW_FEATURES]
+        columns: dict[str, list] = {name: [] for name in [*added, *passed]}
+        if self.category is not None:
+            columns[CATEGORY] = []
+        for row, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
+            windows = (
+                [] if reason else self._windows_of(text, batch[ID][row] if ID in batch else None, next(encodings))
+            )
+            if not windows and self.keep_skipped:
+                windows = [{SKIP_REASON: reason or "too short"}]
+            for window in windows:
+                for name in added:
+                    columns[name].append(window.get(name))
+                for name in passed:
+                    columns[name].append(batch[name][row])
+                if self.category is not None:
+                    columns[CATEGORY].append(self.category)
+        return columns
+
+    def _why_unusable(self, row: int, text: object) -> str | None:
+        if isinstance(text, str) and text:
+            return None
+        reason = "missing" if text is None else "empty" if text == "" else "not text"
+        if self.on_error == "raise":
+            raise ValueError(
+                f"Row {row} of column {self.text_column!r} is {reason} ({type(text).__name__}); documents are "
+                "non-empty strings. Drop such rows, or pass on_error='skip' to leave them out with a reason."
+            )
+        return reason
+
+    def _encode(self, texts: list[str]) -> list:
+        if not texts:
+            return []
+        tokenizer = _tokenizer(self.tokenizer, self.revision, self.gguf_file)
+        encoded = tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )
+        return encoded.encodings
+
+    def _windows_of(self, text: str, source_id: object, encoding: Any) -> list[dict[str, Any]]:
+        digest = sha256(text.encode("utf-8", "surrogatepass"))
+        ids = np.array(encoding.ids, dtype=np.int32)
+        bounds = cut_windows(len(ids), self.window_tokens)
+
+        def char_at(token: int) -> int:
+            # the end of the token before is also where a character split over two tokens ends
+            if token == 0:
+                return 0
+            if token == len(ids):
+                return len(text)
+            return encoding.token_to_chars(token - 1)[1]
+
+        rows = []
+        for index, ((start, end), overlap) in enumerate(zip(bounds, _overlap_with_earlier(bounds), strict=True)):
+            start_char, end_char = char_at(start), char_at(end)
+            window_hash = digest.copy()
+            window_hash.update(f"\0{start_char}:{end_char}:{start}:{end}".encode())
+            rows.append(
+                {
+                    ID: window_hash.hexdigest()[:32],
+                    DOC_ID: str(source_id) if source_id is not None else digest.hexdigest()[:32],
+                    "window_index": index,
+                    "num_windows": len(bounds),
+                    "start_char": start_char,
+                    "end_char": end_char,
+                    "start_token": start,
+                    "num_tokens": end - start,
+                    "overlap_tokens": overlap,
+                    TEXT: text[start_char:end_char],
+                    INPUT_IDS: ids[start:end],
+                }
+            )
+        return rows

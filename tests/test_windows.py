@@ -1,0 +1,162 @@
+import multiprocessing
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+
+from longattn_hf import WindowDocuments, cut_windows
+from longattn_hf.columns import WINDOW_FEATURES
+from tests.tiny import build_tokenizer
+
+TEXT = "The far tokens matter. 日本語 😀 naïve 𝒳 café. "
+
+
+def algorithm_1(num_tokens, window):
+    """The paper's listing, token by token positions, kept apart from the package's own form."""
+    taken, left, right = [], 0, num_tokens
+    while right - left > 3 * window:
+        taken.append((left, left + window))
+        taken.append((right - window, right))
+        left += window
+        right -= window
+    rest = right - left
+    if window < rest <= 2 * window:
+        taken += [(left, left + window), (right - window, right)]
+    elif 2 * window < rest <= 3 * window:
+        middle = left + (rest - window) // 2
+        taken += [(left, left + window), (middle, middle + window), (right - window, right)]
+    return taken
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 10])
+def test_windows_are_those_of_algorithm_1_at_every_length_but_exactly_one_window(window):
+    for num_tokens in range(12 * window):
+        expected = [(0, window)] if num_tokens == window else algorithm_1(num_tokens, window)
+        assert cut_windows(num_tokens, window) == expected
+
+
+def test_every_token_of_a_document_of_at_least_one_window_is_in_a_window():
+    for num_tokens in range(10, 200):
+        covered = np.zeros(num_tokens, dtype=int)
+        for start, end in cut_windows(num_tokens, 10):
+            covered[start:end] += 1
+        assert covered.min() == 1 and covered.max() <= 2
+
+
+@pytest.fixture
+def windowing(tiny_llama):
+    return WindowDocuments(tokenizer=str(tiny_llama), window_tokens=16)
+
+
+def documents(**columns):
+    return Dataset.from_dict(columns)
+
+
+def cut(dataset, transform, **kwargs):
+    return dataset.map(transform, batched=True, remove_columns=dataset.column_names, **kwargs)
+
+
+def test_a_window_holds_the_documents_own_ids_and_its_text_is_a_slice_of_the_document(windowing):
+    texts = [TEXT * 3, "😀" * 50, "plain ascii text, long enough to be cut " * 4]
+    windows = cut(documents(text=texts, id=["a", "b", "c"], year=[1, 2, 3]), windowing)
+    tokenizer = build_tokenizer()
+    by_id = dict(zip("abc", texts, strict=True))
+    assert set(windows["doc_id"]) == {"a", "b", "c"}
+    for row in windows:
+        text = by_id[row["doc_id"]]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert row["input_ids"] == ids[row["start_token"] : row["start_token"] + 16]
+        assert row["num_tokens"] == 16
+        assert text[row["start_char"] : row["end_char"]] == row["text"]
+        assert row["year"] == "abc".index(row["doc_id"]) + 1
+
+
+def test_windows_that_share_no_token_tile_the_document_though_its_characters_span_tokens(windowing):
+    text = "😀" * 48
+    tokens = len(build_tokenizer()(text, add_special_tokens=False)["input_ids"])
+    assert tokens > 96 and tokens % 48 == 0, "an emoji is to take several tokens"
+    for window_tokens in (tokens // 2, tokens // 2 + 1):
+        windows = cut(
+            documents(text=[text]), WindowDocuments(tokenizer=windowing.tokenizer, window_tokens=window_tokens)
+        )
+        front, back = windows
+        assert front["start_char"] == 0 and back["end_char"] == len(text)
+        assert back["overlap_tokens"] == 2 * window_tokens - tokens
+        if not back["overlap_tokens"]:
+            assert front["text"] + back["text"] == text
+
+
+def test_the_sum_of_tokens_less_overlap_counts_each_covered_token_once(windowing):
+    for length in range(16, 120):
+        windows = cut_windows(length, 16)
+        text = "".join(chr(97 + i % 26) + " " for i in range(length))
+        rows = windowing({"text": [text]})
+        starts = [s for s in rows["start_token"]]
+        covered = {t for s in starts for t in range(s, s + 16)}
+        assert sum(rows["num_tokens"]) - sum(rows["overlap_tokens"]) == len(covered)
+        assert len(windows) > 0
+
+
+def test_columns_have_their_declared_types_and_ids_are_int32(windowing):
+    windows = cut(documents(text=[TEXT * 3]), windowing)
+    for name, feature in WINDOW_FEATURES.items():
+        assert windows.features[name] == feature, name
+
+
+def test_ids_depend_on_the_text_and_the_window_and_on_nothing_else(windowing):
+    first = cut(documents(text=[TEXT * 3, TEXT * 4]), windowing)
+    again = cut(documents(text=[TEXT * 4], other=[1]), windowing)
+    assert len(set(first["id"])) == len(first)
+    assert [i for i, d in zip(first["id"], first["doc_id"], strict=True) if d == again["doc_id"][0]] == list(
+        again["id"]
+    )
+
+
+def test_skipped_documents_leave_a_row_with_a_reason_when_asked(windowing):
+    texts = ["short", "", None, TEXT * 3]
+    rows = WindowDocuments(tokenizer=windowing.tokenizer, window_tokens=16, keep_skipped=True)(
+        {"text": texts, "source": list("wxyz")}
+    )
+    skipped = [(s, r) for s, r in zip(rows["source"], rows["skip_reason"], strict=True) if r]
+    assert skipped == [("w", "too short"), ("x", "empty"), ("y", "missing")]
+    assert rows["source"].count("z") == sum(reason is None for reason in rows["skip_reason"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(None, "missing"), ("", "empty"), (b"bytes", "not text"), (7, "not text"), ([], "not text")]
+)
+def test_a_bad_row_raises_or_is_skipped_as_asked(windowing, value, reason):
+    strict = WindowDocuments(tokenizer=windowing.tokenizer, window_tokens=16, on_error="raise")
+    with pytest.raises(ValueError, match=rf"Row 1 of column 'text' is {reason}.*on_error='skip'"):
+        strict({"text": [TEXT * 3, value]})
+    assert len(windowing({"text": [value, TEXT * 3]})["id"]) == len(windowing({"text": [TEXT * 3]})["id"])
+
+
+def test_binary_columns_and_missing_columns_are_told_apart(windowing):
+    binary = Dataset.from_dict({"text": [b"abc"]}, features=Features({"text": Value("binary")}))
+    assert len(windowing(binary[:])["id"]) == 0
+    with pytest.raises(ValueError, match="No column 'text'.*the columns are body"):
+        windowing({"body": ["x"]})
+    with pytest.raises(ValueError, match="batched=True"):
+        windowing({"text": "one document"})
+
+
+def test_a_category_can_be_given_to_a_source_that_has_none(windowing):
+    transform = WindowDocuments(tokenizer=windowing.tokenizer, window_tokens=16, category="book")
+    assert set(transform({"text": [TEXT * 3], "category": ["other"]})["category"]) == {"book"}
+
+
+def test_special_tokens_written_in_a_document_stay_text(windowing):
+    rows = windowing({"text": ["<s></s>" * 20]})
+    assert not {0, 1} & {int(i) for ids in rows["input_ids"] for i in ids}
+
+
+def test_several_processes_give_what_one_gives_and_a_second_run_is_a_cache_hit(windowing, tmp_path):
+    source = documents(text=[TEXT * n for n in range(2, 8)])
+    source.to_parquet(tmp_path / "docs.parquet")
+    source = Dataset.from_parquet(str(tmp_path / "docs.parquet"), cache_dir=str(tmp_path / "cache"))
+    alone = cut(source, windowing)
+    assert alone._fingerprint == cut(source, windowing)._fingerprint
+    together = cut(source, windowing, num_proc=2)
+    assert alone.to_list() == together.to_list()
+    assert multiprocessing.active_children() == []
