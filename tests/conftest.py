@@ -1,18 +1,30 @@
+import atexit
 import os
 import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.hub_server import Hub, serve
+
+# one local Hub for the whole run; each test that asks for `hub` finds it empty
+_SERVER = serve()
+_HUB = _SERVER.__enter__()
+atexit.register(_SERVER.__exit__, None, None, None)
+
 # huggingface_hub and datasets read these when they are imported, so they are set before any test module is
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="longattn-test-hf-")
 os.environ.update(
-    HF_ENDPOINT="http://127.0.0.1:9",
+    HF_ENDPOINT=_HUB.endpoint,
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_UPDATE_DOWNLOAD_COUNTS="0",
+    HF_HUB_ETAG_TIMEOUT="5",
+    HF_HUB_DOWNLOAD_TIMEOUT="5",
     NO_PROXY="127.0.0.1,localhost",
     ACCELERATE_USE_CPU="1",
     TOKENIZERS_PARALLELISM="false",
@@ -38,3 +50,41 @@ def tiny_llama(tmp_path_factory) -> Path:
     from tests.tiny import save_tiny_llama
 
     return save_tiny_llama(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+class _Clock:
+    """Stands in for the clients' `time` module: a wait is written down, not waited."""
+
+    def __init__(self):
+        self.slept = []
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> _Clock:
+    """Records the waits of huggingface_hub's retries and of our own instead of waiting."""
+    clock = _Clock()
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    return clock
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """The local Hub, empty, with the clients logged in as its writer `me`."""
+    import datasets
+    import huggingface_hub
+
+    # else load_dataset asks the dataset viewer, for which there is no environment variable
+    monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    _HUB.__init__(_HUB.endpoint)
+    yield _HUB
+    _HUB.stopped.set()
+    huggingface_hub.close_session()
