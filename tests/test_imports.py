@@ -9,7 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 
 # a module imports only from rows above its own
 ROWS = [
-    {"columns", "conventions", "checkpoint", "attention.reference", "attention.blockwise", "attention.fused"},
+    {
+        "columns",
+        "conventions",
+        "null_model",
+        "checkpoint",
+        "attention.reference",
+        "attention.blockwise",
+        "attention.fused",
+    },
     {"attention", "windows", "first_layer"},
     {"scoring", "standardisation"},
     {"selection", "sharding"},
