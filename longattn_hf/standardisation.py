@@ -128,8 +128,8 @@ def get_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     """Returns the column, or raises a ValueError that says which there are and what makes the missing one."""
     if name not in table.column_names:
         raise ValueError(
-            f"No column {name!r}; the columns are {', '.join(table.column_names)}. Score the windows with LongAttnScorer "
-            "first; name the categories' column with by=, or pass by=None for one category."
+            f"No column {name!r}; the columns are {', '.join(table.column_names)}. Score the windows with "
+            "LongAttnScorer first; name the categories' column with by=, or pass by=None for one category."
         )
     return table.column(name)
 

@@ -56,7 +56,8 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(name: str, revision: str | None, gguf_file: str | None) -> "PreTrainedTokenizerFast":
+def load_tokenizer_once(name: str, revision: str | None, gguf_file: str | None) -> "PreTrainedTokenizerFast":
+    """Loads a tokenizer on the first call in a process, and returns the same one afterwards."""
     from longattn_hf.checkpoint import load_tokenizer
 
     return load_tokenizer(name, revision=revision, gguf_file=gguf_file)
@@ -153,7 +154,7 @@ class WindowDocuments:
     def _encode(self, texts: list[str]) -> list:
         if not texts:
             return []
-        tokenizer = _tokenizer(self.tokenizer, self.revision, self.gguf_file)
+        tokenizer = load_tokenizer_once(self.tokenizer, self.revision, self.gguf_file)
         encoded = tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )
