@@ -1,0 +1,151 @@
+"""Stopping a transformers model at its first attention call, and what that call says.
+
+transformers hands the queries and keys of most architectures, after RoPE, to a registered attention function. The one
+registered here raises instead of computing; the mask function registered beside it keeps the mask's rule, not a mask.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import causal_mask_function
+
+#: The name under which models are asked to use the attention function below.
+STOPS_AT_ATTENTION = "longattn_stops_at_attention"
+
+# arguments that leave softmax(scale * q k^T) over the mask as it is
+_HARMLESS = {
+    "cache_position",
+    "dropout",
+    "is_causal",
+    "output_attentions",
+    "output_hidden_states",
+    "position_ids",
+    "return_dict",
+    "scaling",
+    "sliding_window",
+    "use_cache",
+}
+_MEANING = {"softcap": "logit soft-capping", "s_aux": "attention sinks"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaskRule:
+    allows: Callable[..., Any]
+
+
+class _Reached(Exception):
+    def __init__(self, call: "AttentionCall") -> None:
+        super().__init__("the first attention was reached")
+        self.call = call
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall:
+    """A model's first call of its attention.
+
+    Attributes:
+        module: The attention module.
+        q: Queries `[B, HQ, T, D]`, after RoPE and any norm.
+        k: Keys `[B, HK, T, D]`, likewise.
+        v: Values; unused but for the model's own eager attention, which wants some.
+        mask: The rule of the mask, None, or a mask that the model made by itself.
+        arguments: The other named arguments.
+    """
+
+    module: nn.Module
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Any
+    arguments: Mapping[str, Any]
+
+    @property
+    def scale(self) -> float:
+        """What q k^T is multiplied by."""
+        scaling = self.arguments.get("scaling")
+        return self.q.shape[-1] ** -0.5 if scaling is None else scaling
+
+    def refuse_unless_plain(self) -> None:
+        """Checks that the layer's map is causal softmax(scale * q k^T) but for a limited reach.
+
+        Raises:
+            ValueError: It is not, or it takes an argument that is not known to leave it so.
+        """
+        if not isinstance(self.scale, float | int):
+            raise ValueError(f"The first attention layer is scaled by {type(self.scale).__name__}, not by one number.")
+        for name, value in self.arguments.items():
+            if value is not None and name not in _HARMLESS:
+                shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ValueError(
+                    f"The first attention layer ({type(self.module).__name__}) is given {name}={shown}"
+                    f"{f' ({_MEANING[name]})' if name in _MEANING else ''}, which changes its map in a way that is "
+                    "not computed here. Choose a model whose first layer is plain softmax attention."
+                )
+        is_causal = self.arguments.get("is_causal")
+        if not (getattr(self.module, "is_causal", True) if is_causal is None else is_causal):
+            raise ValueError(f"The first attention layer ({type(self.module).__name__}) is not causal: an encoder?")
+        if not isinstance(self.mask, _MaskRule | None):
+            raise ValueError(f"The model makes a mask of its own ({type(self.mask).__name__}), which cannot be read.")
+
+    def reaches_everywhere(self) -> bool:
+        """Tells whether every position sees exactly itself and all before it, as far as the mask's edges show."""
+        length = self.q.shape[2]
+        window = self.arguments.get("sliding_window")
+        if window is not None and length > window:
+            return False
+        if self.mask is None or self.mask.allows is causal_mask_function:
+            return True
+        at = torch.arange(length, device=self.q.device)
+        first, last = at.new_zeros(()), at.new_full((), length - 1)
+        # windows and chunks hide the first key or blind the last query; blocks show some query its successor
+        return all(
+            bool(torch.as_tensor(seen).all())
+            for seen in (
+                self.mask.allows(first, first, at, first),
+                self.mask.allows(first, first, last, at),
+                ~torch.as_tensor(self.mask.allows(first, first, at[:-1], at[1:])),
+            )
+        )
+
+
+def stop_at_attention(model: PreTrainedModel, input_ids: Tensor) -> AttentionCall | None:
+    """Runs a model up to its first attention call; None if it makes none.
+
+    Args:
+        model: Built with `attn_implementation=STOPS_AT_ATTENTION`.
+        input_ids: int64 `[B, T]`.
+    """
+    try:
+        # with a mask of ones no model looks for sequences packed into one row
+        model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
+    except _Reached as reached:
+        return reached.call
+    return None
+
+
+def eager_map(call: AttentionCall) -> Tensor | None:
+    """Computes the layer's map by the model's own eager attention, `[B, HQ, T, T]`; None if its module has none."""
+    eager = getattr(sys.modules[type(call.module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        return None
+    length = call.q.shape[2]
+    lowest = torch.finfo(call.q.dtype).min
+    mask = torch.full((length, length), lowest, dtype=call.q.dtype, device=call.q.device).triu(1)[None, None]
+    return eager(call.module, call.q, call.k, call.v, mask, **call.arguments)[1]
+
+
+def _stop(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **arguments: Any) -> None:
+    raise _Reached(AttentionCall(module=module, q=query, k=key, v=value, mask=attention_mask, arguments=arguments))
+
+
+def _keep_rule(mask_function: Callable[..., Any], **_: Any) -> _MaskRule:
+    return _MaskRule(allows=mask_function)
+
+
+AttentionInterface.register(STOPS_AT_ATTENTION, _stop)
+AttentionMaskInterface.register(STOPS_AT_ATTENTION, _keep_rule)
