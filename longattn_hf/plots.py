@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -32,7 +33,7 @@ from longattn_hf.null_model import uniform_dependency_strength
 # from Okabe and Ito's palette, told apart by people of every colour vision and in grey print
 _KEPT, _DROPPED, _CUT, _INK = "#0072B2", "#C4C4C4", "#D55E00", "#333333"
 _SHARE_KEPT = LinearSegmentedColormap.from_list("share_kept", ["#DADADA", _KEPT])
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -71,9 +72,9 @@ def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> l
     """Draws the figures of a scored and selected corpus into `folder/figures`.
 
     Args:
-        scores: One row a window, with the columns `category`, `source`, `dependency_strength`,
-            `distribution_uniformity`, `long_distance_score` (the last three null where a window was not scored; such
-            rows are not drawn) and `kept`.
+        scores: One row a window, with the columns `category`, `dependency_strength`, `distribution_uniformity`,
+            `long_distance_score` (the last three null where a window was not scored; such rows are not drawn), `kept`
+            and optionally `source`.
         report: The run's report (see `longattn_hf.card`); read are `categories` with their `cut`, in the order of the
             panels, `settings` and `convention`.
         folder: The build's output folder. Each picture replaces its predecessor at once, as a whole.
@@ -84,6 +85,8 @@ def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> l
     Raises:
         ValueError: `scores` lacks a column, or holds a category that the report does not.
     """
+    if "source" not in scores.column_names:
+        scores = scores.append_column("source", pa.nulls(len(scores), pa.string()))
     needed = (CATEGORY, "source", DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
     missing = [name for name in needed if name not in scores.column_names]
     if missing:
@@ -106,7 +109,7 @@ def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> l
 
 
 def _windows_of(scores: pa.Table, name: str, cut: float | None) -> _Windows:
-    rows = scores.filter(pa.compute.equal(scores[CATEGORY], name))
+    rows = scores.filter(pc.equal(scores[CATEGORY], name))
     columns = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
     strength, uniformity, score, kept = (rows[column].to_numpy() for column in columns)
     return _Windows(name=name, cut=cut, strength=strength, uniformity=uniformity, score=score, kept=kept.astype(bool))
@@ -123,7 +126,8 @@ def _own_style() -> Iterator[None]:
 def _score_figure(categories: list[_Windows], unit: str) -> Figure:
     figure, panels = _panels(categories)
     for axes, windows in panels:
-        _draw_histogram(axes, windows)
+        if len(windows.score):
+            _draw_histogram(axes, windows)
     figure.supxlabel(f"long-distance score ({unit} of the category)", fontsize=9)
     figure.supylabel("windows", fontsize=9)
     cut = Line2D([], [], color=_CUT, linestyle="--", label="cut: lowest score kept")
@@ -134,8 +138,6 @@ def _score_figure(categories: list[_Windows], unit: str) -> Figure:
 def _draw_histogram(axes: Axes, windows: _Windows) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.grid(visible=False, axis="x")
-    if not len(windows.score):
-        return
     # an edge lies on the cut, so that no bar straddles it
     edges = _bin_edges(windows.score, windows.score.min() if windows.cut is None else windows.cut)
     kept, dropped = (np.histogram(windows.score[mask], edges)[0] for mask in (windows.kept, ~windows.kept))
@@ -165,6 +167,8 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     exponent = math.floor(math.log10(largest)) if largest else 0
     cells = None
     for axes, windows in panels:
+        if not len(windows.score):
+            continue
         axes.axvline(null, color=_INK, linestyle=":", linewidth=1.2, zorder=3)
         axes.margins(0.08)
         x, y = windows.strength, windows.uniformity / 10.0**exponent
@@ -196,7 +200,7 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
 
 
 def _source_figure(sources: pa.ChunkedArray, kept: np.ndarray) -> Figure:
-    table = pa.table({"source": sources.fill_null("source not stated"), "kept": kept.astype(np.int64)})
+    table = pa.table({"source": sources.fill_null("unnamed"), "kept": kept.astype(np.int64)})
     groups = table.group_by("source").aggregate([("kept", "sum"), ("kept", "count")])
     columns = (groups[name].to_pylist() for name in ("source", "kept_sum", "kept_count"))
     # the largest sources, ties by name, each as (name, kept, windows)
@@ -221,9 +225,12 @@ def _source_figure(sources: pa.ChunkedArray, kept: np.ndarray) -> Figure:
     axes.set_yticks(places, [_drawable(row[0]) for row in rows], fontsize=8)
     axes.set(xlim=(0, 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="share of the source's windows kept")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    if len(kept):
+    if rows:
         label = f"all sources together ({kept.mean():.0%})"
-        _add_legend(figure, [axes.axvline(kept.mean(), color=_CUT, linestyle="--", linewidth=1.4, label=label)])
+        line = axes.axvline(kept.mean(), color=_CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
+        _add_legend(figure, [line])
+    else:
+        _say_empty(axes)
     return figure
 
 
@@ -241,13 +248,17 @@ def _panels(categories: list[_Windows]) -> tuple[Figure, list[tuple[Axes, _Windo
     grid = figure.add_gridspec(height, width)
     panels = [(figure.add_subplot(grid[divmod(at, width)]), windows) for at, windows in enumerate(categories)]
     for axes, windows in panels:
-        axes.set_title(_drawable(windows.name, most=30), loc="left", fontweight="bold", pad=18)
+        axes.set_title(_drawable(windows.name, most=26), loc="left", fontweight="bold", pad=18)
         count = f"{windows.kept.sum():,} of {len(windows.kept):,} windows kept"
         axes.annotate(count, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8)
         if not len(windows.score):
-            axes.text(0.5, 0.5, "no scored windows", ha="center", va="center", transform=axes.transAxes)
-            axes.set(xticks=[], yticks=[])
+            _say_empty(axes)
     return figure, panels
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no scored windows", ha="center", va="center", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
 
 
 def _add_legend(figure: Figure, handles: list[Any]) -> None:

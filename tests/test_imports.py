@@ -15,7 +15,6 @@ ROWS = [
         "null_model",
         "markdown",
         "card_merge",
-        "card_metadata",
         "checkpoint",
         "attention_call",
         "attention.reference",
@@ -24,7 +23,7 @@ ROWS = [
     },
     {"attention", "windows", "first_layer"},
     {"scoring", "standardisation"},
-    {"selection", "sharding"},
+    {"selection", "sharding", "card_metadata"},
     {"report", "plots", "card"},
     {"publishing"},
 ]
