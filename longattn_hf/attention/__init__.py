@@ -143,15 +143,17 @@ def _run(
     if q.numel() == 0:
         zeros = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         return zeros, zeros.clone()
-    return module.far_rows(
-        q,
-        k,
-        min_distance=min_distance,
-        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
-        positions_R=positions.to(q.device, torch.int64),
-        lengths_B=None if lengths is None else lengths.to(q.device, torch.int64),
-        **({} if probability_dtype is None else {"probability_dtype": probability_dtype}),
-    )
+    # under autocast, products would be rounded to half precision
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+        return module.far_rows(
+            q.detach(),
+            k.detach(),
+            min_distance=min_distance,
+            scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
+            positions_R=positions.to(q.device, torch.int64),
+            lengths_B=None if lengths is None else lengths.to(q.device, torch.int64),
+            **({} if probability_dtype is None else {"probability_dtype": probability_dtype}),
+        )
 
 
 def _validate(
