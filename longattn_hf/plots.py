@@ -137,6 +137,7 @@ def _score_figure(categories: list[_Windows], unit: str) -> Figure:
 
 def _draw_histogram(axes: Axes, windows: _Windows) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(visible=False, axis="x")
     # an edge lies on the cut, so that no bar straddles it
     edges = _bin_edges(windows.score, windows.score.min() if windows.cut is None else windows.cut)
