@@ -2,7 +2,7 @@
 
 The report is plain JSON (`report.json`), without time stamps and local paths. Its facts:
 
-- `name`, `pretty_name`, `version`, `description` (Markdown), `command`, `language`, `tags`, `convention`;
+- `name`, `pretty_name`, `version`, `description` (Markdown, may be empty), `command`, `language`, `tags`, `convention`;
 - `settings` (at least `window_tokens`, `min_distance`, `alpha`; null means not set), `software` (name to version) and
   `model` (the first layer's identity, see `MODEL_FACTS`);
 - `categories`: name to `documents`, `skipped` (reason to count), `windows`, `windows_skipped`, `tokens`,
@@ -54,7 +54,7 @@ _MEASURED = (
     | set(MODEL_FACTS[1:])
 )
 # null says something here: nothing was kept, a category without windows, no revision, no licence stated
-_MAY_BE_NULL = frozenset("cut min mean max std spearman kept_overlap revision license".split())
+_MAY_BE_NULL = frozenset("cut min mean max std spearman kept_overlap revision max_positions license".split())
 _FREE_FORM = ("settings.", "model.rope")
 _MEANINGS = {
     "id": "identifies the window: a hash of its source and place",
@@ -100,7 +100,7 @@ class _Facts(dict[str, Any]):
         null_says_something = (
             name in _MAY_BE_NULL or path.startswith(_FREE_FORM) or (self.not_run and name in _MEASURED)
         )
-        if value == "" or (value is None and not null_says_something):
+        if (value == "" and path != "description") or (value is None and not null_says_something):
             raise ValueError(f"The report's {path} is {value!r}, and the card states it; build the report again.")
         return value
 

@@ -272,7 +272,11 @@ def describe(
         "convention": config.convention,
         "settings": settings | {"min_distance": config.resolved_min_distance},
         "software": report.software_versions(),
-        "model": {**layer.identity, "model": model_name(config.model)},
+        "model": {
+            **layer.identity,
+            "model": model_name(config.model),
+            **{name: getattr(layer, name) for name in ("num_heads", "num_kv_heads", "head_dim", "max_positions")},
+        },
         "categories": report.describe_categories(table, counts),
         "sources": report.describe_sources(table, counts),
         "agreement": report.compare_conventions(table, convention=config.convention, alpha=config.alpha),
@@ -289,8 +293,8 @@ def finish(
     found = facts(staging)
     found["figures"] = draw_figures(table, found, staging)
     ScoreStatistics.of(table).save(staging / "statistics.json")
-    (staging / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    (staging / "README.md").write_text(render_card(found))
+    (staging / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (staging / "README.md").write_text(render_card(found), encoding="utf-8")
     sizes = {
         path.relative_to(staging).as_posix(): path.stat().st_size for path in staging.rglob("*") if path.is_file()
     }

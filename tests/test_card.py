@@ -188,6 +188,18 @@ def test_a_description_with_the_markers_is_refused():
         render_card(example_report() | {"description": f"Text {END}"})
 
 
+def test_a_data_set_may_go_without_a_description():
+    assert "# LongABC demo\n\n" in render_card(example_report() | {"description": ""})
+
+
+def test_what_else_the_model_states_stands_behind_its_facts():
+    report = example_report()
+    report["model"] |= {"rope_theta": 2_500_000.0, "rope_scaling": None, "max_positions": None}
+    card = render_card(report)
+    assert "| `rope_theta` | `2500000.0` |\n| `rope_scaling` | `none` |" in card
+    assert "| `max_positions` | `none` |" in card
+
+
 def test_an_unknown_default_configuration_is_refused():
     with pytest.raises(ValueError, match="default_config='arxiv' is none of the configurations 'code', 'prose'"):
         render_card(example_report() | {"default_config": "arxiv"})
