@@ -2,7 +2,8 @@
 
 The report is plain JSON (`report.json`), without time stamps and local paths. Its facts:
 
-- `name`, `pretty_name`, `version`, `description` (Markdown, may be empty), `command`, `language`, `tags`, `convention`;
+- `name`, `pretty_name`, `version`, `description` (Markdown, may be empty), `command`, `language`, `tags`,
+  `convention`;
 - `settings` (at least `window_tokens`, `min_distance`, `alpha`; null means not set), `software` (name to version) and
   `model` (the first layer's identity, see `MODEL_FACTS`);
 - `categories`: name to `documents`, `skipped` (reason to count), `windows`, `windows_skipped`, `tokens`,
