@@ -17,6 +17,7 @@ _HOME_OF = {
     "cut_windows": "windows",
     "far_attention": "attention",
     "longattn_score": "scoring",
+    "publish": "publishing",
     "select_windows": "selection",
 }
 
@@ -29,6 +30,7 @@ __all__ = [
     "cut_windows",
     "far_attention",
     "longattn_score",
+    "publish",
     "select_windows",
 ]
 

@@ -69,7 +69,7 @@ class _Clock:
 def clock(monkeypatch) -> _Clock:
     """Records the waits of huggingface_hub's retries and of our own instead of waiting."""
     clock = _Clock()
-    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "longattn_hf.hub_access"):
         monkeypatch.setattr(f"{module}.time", clock)
     return clock
 

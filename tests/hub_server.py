@@ -75,7 +75,8 @@ class Repo:
     pulls: list[dict] = field(default_factory=list)
 
     def commit(self, ref: str, tree: dict[str, Blob], title: str, message: str = "", parent: str | None = None) -> str:
-        oid = hashlib.sha1(f"{self.id} {ref} {len(self.commits)} {title}".encode()).hexdigest()
+        # as with git, no two commits share a name: clients keep what they have read under it
+        oid = hashlib.sha1(f"{self.id} {title} {time.time_ns()} {len(self.commits)}".encode()).hexdigest()
         self.commits[oid] = Commit(oid, parent or self.refs.get(ref), title, message, tree, now())
         self.refs[ref] = oid
         return oid
@@ -103,7 +104,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What happens to the requests that match, after `skip` of them and `times` times (None: for ever).
+    """What happens to requests whose method and path match, after `skip` of them and `times` times (None: for ever).
 
     `action`: "status" answers with `status`; "reset" and "close" drop the connection without an answer, by RST or FIN,
     "lose" handles the request and then drops it; "hang" waits until the server stops; "truncate" and "drop_body" send
@@ -188,7 +189,7 @@ class Hub:
     def matching_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.method == method and re.search(fault.pattern, path):
+                if re.fullmatch(fault.method, method) and re.search(fault.pattern, path):
                     fault.seen += 1
                     if fault.seen > fault.skip and (fault.times is None or fault.done < fault.times):
                         fault.done += 1

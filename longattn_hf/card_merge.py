@@ -1,0 +1,171 @@
+"""Renews this package's parts of a data set card that people may have edited, and nothing else of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+BEGIN = "<!-- longattn_hf:begin -->"
+END = "<!-- longattn_hf:end -->"
+
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+# one entry a configuration; those of other configurations stay
+_PER_CONFIGURATION = ("configs", "dataset_info")
+# facts of the data, which only a new build knows
+_FACTS = ("license", "license_name", "license_link", "size_categories", "source_datasets")
+
+
+def merge_cards(theirs: str | None, ours: str) -> str:
+    """Puts our part into a card: the text between our markers, and our keys of its front matter.
+
+    Of the front matter, the entries of our configurations and the facts of the data are renewed, lists such as `tags`
+    keep what stands there and gain what is missing, other values that stand there stay. The text of every key whose
+    value does not change stays byte for byte, as does all text outside the markers. A card without markers gets our
+    part at its end.
+
+    Args:
+        theirs: The card as it stands, with its own line ends; None where there is none.
+        ours: The card as a build rendered it, with front matter and both markers.
+
+    Returns:
+        The merged card. Merging the same card again changes nothing.
+
+    Raises:
+        ValueError: A card's front matter is not a YAML mapping, or its markers are not one pair in order.
+    """
+    where = "the README.md on the Hub"
+    _, our_yaml, our_body = _split(ours, "the rendered card")
+    our_part = _marked(our_body, "the rendered card")
+    if our_part is None:
+        raise ValueError(f"the rendered card must hold its part between {BEGIN} and {END}")
+    if theirs is None or not theirs.strip():
+        return ours
+    opening, front_matter, body = _split(theirs, where)
+    marked = _marked(body, where)
+    newline = "\r\n" if "\n" in theirs and "\n" not in theirs.replace("\r\n", "") else "\n"
+    part = our_body[slice(*our_part)].replace("\n", newline)
+    if marked:
+        body = body[: marked[0]] + part + body[marked[1] :]
+    else:
+        body += newline * (2 - min(2, len(body) - len(body.rstrip("\r\n")))) + part + newline
+    merged = _merge_front_matter(front_matter, our_yaml, newline)
+    # without front matter, body is all there is
+    return f"{opening}{merged}{body}" if opening else f"---{newline}{merged}---{newline}{body}"
+
+
+def read_configurations(card: str) -> dict[str, dict[str, Any]]:
+    """Reads the `configs` of a card's front matter, by name, in order."""
+    _, front_matter, _ = _split(card, "the card")
+    return _by_name(_parse(front_matter, "the card").get("configs"))
+
+
+def read_row_counts(card: str) -> dict[str, int]:
+    """Reads from a card's `dataset_info` how many rows each configuration has, over all of its splits."""
+    _, front_matter, _ = _split(card, "the card")
+    infos = _by_name(_parse(front_matter, "the card").get("dataset_info"))
+    return {name: sum(split["num_examples"] for split in info.get("splits", ())) for name, info in infos.items()}
+
+
+def file_patterns(configuration: Mapping[str, Any]) -> list[str]:
+    """The path patterns of one entry of `configs`, over all of its splits."""
+    files = configuration.get("data_files") or []
+    patterns: list[str] = []
+    for entry in [files] if isinstance(files, str) else files:
+        paths = entry["path"] if isinstance(entry, Mapping) else entry
+        patterns += [paths] if isinstance(paths, str) else paths
+    return patterns
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path in a repository is one that the patterns name; `*` stops at a slash."""
+    return any(PurePosixPath(f"/{path}").match(f"/{pattern}") for pattern in patterns)
+
+
+def _split(card: str, where: str) -> tuple[str, str, str]:
+    """Cuts a card into its first fence, its front matter, and the rest from the second fence on."""
+    found = _FRONT_MATTER.match(card)
+    if found is None and card.startswith("---"):
+        raise ValueError(f"{where} starts with --- but its front matter does not end with ---: correct it by hand")
+    return (card[: found.start(1)], found[1], card[found.end(1) :]) if found else ("", "", card)
+
+
+def _marked(body: str, where: str) -> tuple[int, int] | None:
+    counts, start, stop = (body.count(BEGIN), body.count(END)), body.find(BEGIN), body.find(END)
+    if counts == (0, 0):
+        return None
+    if counts != (1, 1) or stop < start:
+        raise ValueError(
+            f"{where} must hold {BEGIN} and, after it, {END}, once each; it holds them {counts[0]} and {counts[1]} "
+            "times: correct it by hand"
+        )
+    return start, stop + len(END)
+
+
+def _parse(front_matter: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(front_matter) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the front matter of {where} is not valid YAML: correct it by hand ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"the front matter of {where} must be a YAML mapping, it is a {type(values).__name__}")
+    return values
+
+
+def _by_name(entries: object) -> dict[str, dict[str, Any]]:
+    listed = [entries] if isinstance(entries, Mapping) else entries or []
+    return {entry.get("config_name", "default"): dict(entry) for entry in listed}
+
+
+def _merge_front_matter(theirs: str, ours: str, newline: str) -> str:
+    where = "the README.md on the Hub"
+    old, new = _parse(theirs, where), _parse(ours, "the rendered card")
+    merged = old | {key: _merge_value(key, old[key], value) if key in old else value for key, value in new.items()}
+    texts = _key_texts(theirs) if old else {}
+    if theirs.strip() and list(texts) != list(old):
+        raise ValueError(f"the front matter of {where} must be one block mapping: write each of its keys on a line")
+    for key, value in merged.items():
+        if key not in old or old[key] != value:
+            dumped = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10_000)
+            # comments and blank lines between this key and the next one are not ours
+            tail = re.search(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", texts.get(key, ""), re.MULTILINE)
+            texts[key] = dumped.replace("\n", newline) + (tail[0] if tail else "")
+    lead = theirs[: theirs.index(next(iter(_key_texts(theirs).values())))] if old else theirs
+    text = lead + "".join(texts.values())
+    assert _parse(text, where) == merged, "the merged front matter must read back as what was merged"
+    return text
+
+
+def _key_texts(front_matter: str) -> dict[str, str]:
+    """Cuts a block mapping into its top-level keys, each with all text up to the next one."""
+    node = yaml.compose(front_matter, Loader=yaml.SafeLoader)
+    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+        return {}
+    starts = [key.start_mark.index for key, _ in node.value]
+    stops = [*starts[1:], len(front_matter)]
+    return {
+        yaml.safe_load(key.value) if key.tag != "tag:yaml.org,2002:str" else key.value: front_matter[start:stop]
+        for (key, _), start, stop in zip(node.value, starts, stops, strict=True)
+    }
+
+
+def _merge_value(key: str, old: Any, new: Any) -> Any:
+    if key in _PER_CONFIGURATION:
+        return _merge_configurations(_by_name(old), _by_name(new)) if _by_name(old) != _by_name(new) else old
+    if key in _FACTS:
+        return new
+    if isinstance(old, list) and isinstance(new, list):
+        return old + [item for item in new if item not in old]
+    return old
+
+
+def _merge_configurations(old: dict[str, dict], new: dict[str, dict]) -> list[dict[str, Any]]:
+    foreign_default = any(entry.get("default") for name, entry in old.items() if name not in new)
+    merged = []
+    for name, entry in (old | new).items():
+        if name in new and foreign_default:
+            # there may be one default, and it is not ours to move
+            entry = {key: value for key, value in entry.items() if key != "default"}
+        merged.append({"config_name": name} | entry)
+    return merged

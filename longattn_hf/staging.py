@@ -1,0 +1,102 @@
+"""A dataset in memory as the files of a Hub repository: Parquet shards and a short card."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
+
+from longattn_hf.card_merge import BEGIN, END
+from longattn_hf.columns import CATEGORY
+
+#: The Hub's own limit for a shard that its viewer and its users like to handle.
+MAX_SHARD_BYTES = 500_000_000
+
+
+def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
+    """Writes a dataset as `data/<configuration>/<split>-*.parquet` and a README.md.
+
+    A dataset with a `category` column becomes one configuration a category, any other one the configuration `default`.
+    Row groups are those of `Dataset.to_parquet`: at most 100 MB, with a page index, as the Hub's viewer wants them.
+    The bytes depend on the rows alone.
+
+    Args:
+        dataset: A `Dataset` (its split is called `train`), or a `DatasetDict` of splits.
+        folder: An empty folder.
+
+    Raises:
+        ValueError: A category cannot name a configuration.
+        OSError: The folder's disk is full; says which folder.
+    """
+    splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
+    infos, configs = DatasetInfosDict(), MetadataConfigs()
+    try:
+        for split, whole in splits.items():
+            for name, part in _configurations(whole):
+                paths = _write_shards(part, folder / "data" / name, split)
+                pattern = {"split": split, "path": f"data/{name}/{split}-*.parquet"}
+                configs.setdefault(name, {"data_files": []})["data_files"].append(pattern)
+                info = infos.setdefault(
+                    name, DatasetInfo(config_name=name, features=part.features, splits=SplitDict())
+                )
+                size = sum(path.stat().st_size for path in paths)
+                info.splits.add(SplitInfo(split, num_bytes=_size_in_memory(part), num_examples=len(part)))
+                info.download_size = (info.download_size or 0) + size
+                info.dataset_size = (info.dataset_size or 0) + _size_in_memory(part)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = "free some space, or let TMPDIR name another disk"
+            raise OSError(
+                error.errno, f"{os.strerror(error.errno)} while writing shards to {folder}: {hint}"
+            ) from error
+        raise
+    data = DatasetCardData()
+    infos.to_dataset_card_data(data)
+    configs.to_dataset_card_data(data)
+    body = f"# Long documents\n\n{BEGIN}\nPublished with `longattn_hf`.\n{END}\n"
+    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
+    if CATEGORY not in dataset.column_names:
+        yield "default", dataset
+        return
+    categories = np.asarray(dataset.with_format("arrow")[CATEGORY].to_pylist(), dtype=object)
+    for name in dict.fromkeys(categories):
+        if name is None or not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise ValueError(
+                f"the category {name!r} cannot name a configuration: it must be letters, digits, _, . and - only; "
+                "rename it, or drop the column to publish one configuration"
+            )
+        yield str(name), dataset.select(np.flatnonzero(categories == name))
+
+
+def _write_shards(dataset: Dataset, folder: Path, split: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    count = max(1, ceil(_size_in_memory(dataset) / MAX_SHARD_BYTES))
+    while True:
+        paths = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
+        for index, path in enumerate(paths):
+            # by way of memory: where a disk is full, Arrow ends the process if it writes to a file itself
+            buffer = BytesIO()
+            dataset.shard(count, index, contiguous=True).to_parquet(buffer)
+            path.write_bytes(buffer.getbuffer())
+        # rows of very unequal length can still gather in one shard
+        if count >= len(dataset) or all(path.stat().st_size <= MAX_SHARD_BYTES for path in paths):
+            return paths
+        for path in paths:
+            path.unlink()
+        count = min(2 * count, len(dataset))
+
+
+def _size_in_memory(dataset: Dataset) -> int:
+    table = dataset.data
+    return table.nbytes * len(dataset) // table.num_rows if table.num_rows else 0
