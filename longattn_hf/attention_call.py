@@ -24,13 +24,18 @@ _HARMLESS = {
     "is_causal",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "position_ids",
     "return_dict",
     "scaling",
     "sliding_window",
     "use_cache",
 }
-_MEANING = {"softcap": "logit soft-capping", "s_aux": "attention sinks"}
+_MEANING = {
+    "softcap": " (logit soft-capping: attn_logit_softcapping in the configuration)",
+    "s_aux": " (attention sinks)",
+}
+_ACCEPTED = "Choose a model whose first layer is plain softmax attention, such as a Llama, Mistral, Qwen or OLMo."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,7 @@ class AttentionCall:
                 shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ValueError(
                     f"The first attention layer ({type(self.module).__name__}) is given {name}={shown}"
-                    f"{f' ({_MEANING[name]})' if name in _MEANING else ''}, which changes its map in a way that is "
-                    "not computed here. Choose a model whose first layer is plain softmax attention."
+                    f"{_MEANING.get(name, '')}, which changes its map in a way that is not computed here. {_ACCEPTED}"
                 )
         is_causal = self.arguments.get("is_causal")
         if not (getattr(self.module, "is_causal", True) if is_causal is None else is_causal):
@@ -112,6 +116,35 @@ class AttentionCall:
             )
         )
 
+    def prove_plain(self) -> None:
+        """Checks that the model's own eager attention gives causal softmax(scale * q k^T) of these q and k.
+
+        Raises:
+            ValueError: It does not, or q and k are not finite.
+        """
+        q_BHTD, k_BKTD = self.q.float(), self.k.float()
+        if not (q_BHTD.isfinite().all() and k_BKTD.isfinite().all()):
+            raise ValueError(
+                f"The first layer's queries or keys are not finite in {self.q.dtype}: the checkpoint is damaged, or "
+                "its activations overflow. Fetch the model again, or use dtype='float32'."
+            )
+        eager = getattr(sys.modules[type(self.module).__module__], "eager_attention_forward", None)
+        if eager is None:
+            return
+        length = q_BHTD.shape[2]
+        causal_TS = torch.full((length, length), torch.finfo(torch.float32).min, device=q_BHTD.device).triu(1)
+        _, theirs_BHTS = eager(self.module, q_BHTD, k_BKTD, self.v.float(), causal_TS[None, None], **self.arguments)
+        k_BHTD = k_BKTD.repeat_interleave(q_BHTD.shape[1] // k_BKTD.shape[1], dim=1)
+        scores_BHTS = q_BHTD @ k_BHTD.mT * self.scale
+        ours_BHTS = (scores_BHTS + causal_TS).softmax(-1)
+        # a logit is rounded in proportion to its size, and a probability moves by as much as its logit
+        tolerance = 1e-6 + 32 * torch.finfo(torch.float32).eps * scores_BHTS.abs().max()
+        if not ((theirs_BHTS - ours_BHTS).abs().max() <= tolerance):
+            raise ValueError(
+                f"The first attention layer ({type(self.module).__name__}) does more than softmax(scale * q k^T): its "
+                f"own map differs. {_ACCEPTED}"
+            )
+
 
 def stop_at_attention(model: PreTrainedModel, input_ids: Tensor) -> AttentionCall | None:
     """Runs a model up to its first attention call; None if it makes none.
@@ -126,17 +159,6 @@ def stop_at_attention(model: PreTrainedModel, input_ids: Tensor) -> AttentionCal
     except _Reached as reached:
         return reached.call
     return None
-
-
-def eager_map(call: AttentionCall) -> Tensor | None:
-    """Computes the layer's map by the model's own eager attention, `[B, HQ, T, T]`; None if its module has none."""
-    eager = getattr(sys.modules[type(call.module).__module__], "eager_attention_forward", None)
-    if eager is None:
-        return None
-    length = call.q.shape[2]
-    lowest = torch.finfo(call.q.dtype).min
-    mask = torch.full((length, length), lowest, dtype=call.q.dtype, device=call.q.device).triu(1)[None, None]
-    return eager(call.module, call.q, call.k, call.v, mask, **call.arguments)[1]
 
 
 def _stop(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **arguments: Any) -> None:

@@ -1,8 +1,7 @@
 """Where a model's files are, and reading a few named tensors out of them: safetensors or GGUF, local or on the Hub."""
 
 import json
-import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# what reading past the end of a file, or through garbage in it, raises in gguf and numpy
-_GGUF_ERRORS = (ValueError, IndexError, KeyError, OverflowError, MemoryError, OSError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +202,9 @@ def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Col
     for path in sorted(set(file_of.values())):
         names = sorted(name for name, file in file_of.items() if file == path)
         tensors |= _tensors_of(path, lambda opened, names=names: {name: opened.get_tensor(name) for name in names})
-    return Tensors(by_name=tensors, sha256=_digest((name, str(t.dtype), t) for name, t in sorted(tensors.items())))
+    return Tensors(
+        by_name=tensors, sha256=hash_tensors((name, str(t.dtype), t) for name, t in sorted(tensors.items()))
+    )
 
 
 def _single_file(location: Location) -> Path:
@@ -229,60 +227,8 @@ def _tensors_of(path: Path, read: Callable[[Any], Any]) -> Any:
         ) from error
 
 
-def open_gguf(location: Location) -> "GGUFReader":
-    """Opens a model's GGUF file.
-
-    Raises:
-        ValueError: It is damaged, or the package `gguf` is missing.
-    """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ValueError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.17'.") from error
-    try:
-        return GGUFReader(location.file(location.gguf_file))
-    except _GGUF_ERRORS as error:
-        raise ValueError(
-            f"The file {location.gguf_file} is damaged or cut short ({error}). Delete it and fetch the model again."
-        ) from error
-
-
-def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", wanted: Collection[str]) -> Tensors:
-    """Reads and dequantises the tensors of a GGUF file that hold the parameters `wanted` of `model`.
-
-    Names, and the permutation of query and key rows in which llama.cpp stores some architectures, are undone by
-    transformers' own tables.
-    """
-    from gguf import dequantize
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
-
-    processor_class = TENSOR_PROCESSORS.get(_gguf_field(reader, "general.architecture"), TensorProcessor)
-    processor = processor_class(config=model.config.get_text_config().to_dict())
-    name_of = get_gguf_hf_weights_map(model, processor)
-    stored = sorted((t for t in reader.tensors if name_of.get(t.name) in wanted), key=lambda tensor: tensor.name)
-    tensors = {}
-    for tensor in stored:
-        weights = processor.process(dequantize(tensor.data, tensor.tensor_type), name=tensor.name).weights
-        tensors[name_of[tensor.name]] = torch.tensor(weights)
-    digest = _digest((t.name, t.tensor_type.name, torch.tensor(t.data)) for t in stored)
-    return Tensors(by_name=tensors, sha256=digest)
-
-
-def gguf_rope_scaling(reader: "GGUFReader") -> str | None:
-    """Names what a GGUF file says of RoPE scaling, which transformers does not read; None where it says nothing."""
-    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
-    kind = _gguf_field(reader, f"{_gguf_field(reader, 'general.architecture')}.rope.scaling.type")
-    if factors:
-        return f"the tensor {factors[0]}"
-    return f"rope.scaling.type = {kind!r}" if kind not in (None, "none") else None
-
-
-def _gguf_field(reader: "GGUFReader", name: str) -> Any:
-    field = reader.get_field(name)
-    return None if field is None else field.contents()
-
-
-def _digest(stored: Any) -> str:
+def hash_tensors(stored: Iterable[tuple[str, str, Tensor]]) -> str:
+    """Hashes tensors, given as name, type as stored and values, in their order; returns hexadecimal sha256."""
     digest = sha256()
     for name, kind, tensor in stored:
         digest.update(f"{name} {kind} {list(tensor.shape)}\n".encode())
