@@ -13,8 +13,7 @@ _JOINERS = "\u200c\u200d"
 
 def plain(text: str) -> str:
     """Puts the text on one line of visible characters, with no opening of an HTML comment."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() or c in _JOINERS else "\ufffd" for c in line).replace("<!--", "<! --")
+    return _visible(" ".join(text.split()))
 
 
 def prose(text: str) -> str:
@@ -34,7 +33,7 @@ def code(value: Any) -> str:
 
 def fence(text: str, language: str = "text") -> str:
     """Sets text as a fenced block, line by line, with a fence longer than any run of backticks in it."""
-    lines = [_indentation(line) + plain(line) for line in text.expandtabs(4).splitlines()]
+    lines = [_visible(line).rstrip() for line in text.expandtabs(4).splitlines()]
     ticks = "`" * max(3, _longest_run(text) + 1)
     return "\n".join([ticks + language, *lines, ticks])
 
@@ -51,8 +50,9 @@ def link(path: str) -> str:
     return quote(path)
 
 
-def _indentation(line: str) -> str:
-    return " " * (len(line) - len(line.lstrip()))
+def _visible(line: str) -> str:
+    shown = (" " if c.isspace() else c if c.isprintable() or c in _JOINERS else "\ufffd" for c in line)
+    return "".join(shown).replace("<!--", "<! --")
 
 
 def _longest_run(text: str) -> int:

@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 }
 # beyond this many windows in a panel single points hide each other, so cells are coloured by the share kept
 _MOST_POINTS = 4_000
-_MOST_SOURCES = 40
+_MOST_SOURCES = 50
 _MOST_CHARACTERS = 48
 
 
@@ -166,11 +166,10 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     figure, panels = _panels(categories)
     largest = max((np.abs(windows.uniformity).max(initial=0.0) for windows in categories), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
-    cells = None
+    cells, nulls = None, []
     for axes, windows in panels:
         if not len(windows.score):
             continue
-        axes.axvline(null, color=_INK, linestyle=":", linewidth=1.2, zorder=3)
         axes.margins(0.08)
         x, y = windows.strength, windows.uniformity / 10.0**exponent
         if len(x) > _MOST_POINTS:
@@ -182,11 +181,17 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
             axes.scatter(x[windows.kept], y[windows.kept], s=20, color=_KEPT, linewidths=0, alpha=0.85)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        # the points set the scale: a null far from them stands in the legend alone
+        low, high = axes.get_xlim()
+        if low <= null <= high:
+            nulls.append(axes.axvline(null, color=_INK, linestyle=":", linewidth=1.2, zorder=3))
     figure.supxlabel("dependency strength (share of the attention mass that is far)", fontsize=9)
     unit = rf", in units of $10^{{{exponent}}}$" if exponent else ""
     label = f"distribution uniformity\n(minus a variance{unit})"
     figure.supylabel(label, fontsize=9, parse_math=True, multialignment="center")
-    handles = [Line2D([], [], color=_INK, linestyle=":", label=f"uniform attention ({null:.3f})")]
+    where = "" if nulls else ", outside the panels"
+    style = ":" if nulls else "none"
+    handles = [Line2D([], [], color=_INK, linestyle=style, label=f"uniform attention ({null:.3f}{where})")]
     point: dict[str, Any] = dict(linestyle="none", marker="o", markersize=5)
     if any(len(windows.score) <= _MOST_POINTS for windows in categories):
         handles.insert(0, Line2D([], [], markerfacecolor="none", color="#8A8A8A", label="dropped", **point))

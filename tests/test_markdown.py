@@ -48,6 +48,10 @@ def test_an_excerpt_keeps_its_lines_but_not_its_blank_ones_and_wraps_long_ones()
     assert max(map(len, lines)) <= 100 and len(lines) == 6
 
 
+def test_a_fence_keeps_the_spaces_within_a_line():
+    assert markdown.fence("a   b \n\tc\u00a0 d").splitlines() == ["```text", "a   b", "    c  d", "```"]
+
+
 def test_characters_that_do_not_print_are_shown_and_joiners_stay():
     assert markdown.plain("a\x00b\u202ec\u200dd") == "a\ufffdb\ufffdc\u200dd"
 

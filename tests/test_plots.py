@@ -129,18 +129,18 @@ def test_equal_scores_fall_into_one_bin():
 
 
 def test_the_shares_of_the_sources_are_counted_and_the_smallest_pooled():
-    names = [f"source {at:02}" for at in range(45)]
+    names = [f"source {at:02}" for at in range(55)]
     # source n has n + 1 windows, the first of which is kept
     sources = pa.chunked_array([[name for at, name in enumerate(names) for _ in range(at + 1)]])
-    kept = np.concatenate([[True] + [False] * at for at in range(45)])
+    kept = np.concatenate([[True] + [False] * at for at in range(55)])
     with plots._own_style():
         (axes,) = plots._source_figure(sources, kept).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     counts = [text.get_text() for text in axes.texts]
     widths = [bar.get_width() for bar in axes.containers[1]]
-    assert len(labels) == 41
+    assert len(labels) == 51
     assert (labels[0], counts[0], widths[0]) == ("source 05", "1 of 6", pytest.approx(1 / 6))
-    assert (labels[-2], counts[-2]) == ("source 44", "1 of 45")
+    assert (labels[-2], counts[-2]) == ("source 54", "1 of 55")
     assert (labels[-1], counts[-1], widths[-1]) == ("5 smaller sources", "5 of 15", pytest.approx(1 / 3))
 
 
@@ -157,6 +157,15 @@ def test_the_axes_state_unit_and_null(tmp_path):
     assert f"10^{{{exponent}}}" in figure.get_supylabel()
     assert points[:, 1].min() == pytest.approx(windows[0].uniformity.min() / 10.0**exponent)
     assert "min-max units" in plots._score_figure(windows, "min-max units").get_supxlabel()
+
+
+@pytest.mark.parametrize(("null", "shown"), [(0.35, True), (0.9, False)])
+def test_a_null_far_from_the_windows_stands_in_the_legend_only(null, shown):
+    table, report = scored({"code": 30})
+    figure = plots._strength_figure([plots._windows_of(table, "code", None)], null)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert len(axes.lines) == shown and axes.get_xlim()[1] < 0.6
+    assert ("outside the panels" in legend.get_texts()[-1].get_text()) != shown
 
 
 def test_a_missing_column_and_an_unknown_category_are_named(tmp_path):
