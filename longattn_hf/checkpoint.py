@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from longattn_hf.remote import fetch_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -128,7 +136,7 @@ def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreT
         return AutoConfig.from_pretrained(
             location.path, trust_remote_code=trust_remote_code, **location.loading_arguments
         )
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"Cannot read the configuration of {location.name!r}: {error}") from error
 
 
@@ -181,6 +189,8 @@ class Tensors:
 def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Collection[str]]) -> Tensors:
     """Reads some tensors of a safetensors checkpoint, from the files that hold them.
 
+    Of a model on the Hub whose files are not in the cache, the tensors' own bytes are fetched (see `fetch_tensors`).
+
     Args:
         location: The model.
         wanted: Picks from all the tensors' names those to read.
@@ -188,6 +198,10 @@ def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Col
     Raises:
         ValueError: There is no safetensors file, or one is damaged.
     """
+    if location.commit and not _is_downloaded(location, wanted):
+        path = fetch_tensors(location.path, location.commit, wanted, token=location.token)
+        tensors = _tensors_of(path, lambda opened: {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+        return _hashed(tensors)
     try:
         index = json.loads(location.file(_INDEX).read_text())["weight_map"]
         file_of = {name: location.file(index[name]) for name in wanted(index)}
@@ -202,9 +216,25 @@ def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Col
     for path in sorted(set(file_of.values())):
         names = sorted(name for name, file in file_of.items() if file == path)
         tensors |= _tensors_of(path, lambda opened, names=names: {name: opened.get_tensor(name) for name in names})
-    return Tensors(
-        by_name=tensors, sha256=hash_tensors((name, str(t.dtype), t) for name, t in sorted(tensors.items()))
-    )
+    return _hashed(tensors)
+
+
+def _hashed(tensors: dict[str, Tensor]) -> Tensors:
+    stored = ((name, str(tensor.dtype), tensor) for name, tensor in sorted(tensors.items()))
+    return Tensors(by_name=tensors, sha256=hash_tensors(stored))
+
+
+def _is_downloaded(location: Location, wanted: Callable[[Collection[str]], Collection[str]]) -> bool:
+    """Whether the cache holds the model's own files, those of them at least that the wanted tensors are in."""
+
+    def cached(name: str) -> str | None:
+        path = try_to_load_from_cache(location.path, name, revision=location.commit)
+        return path if isinstance(path, str) else None
+
+    if index := cached(_INDEX):
+        file_of = json.loads(Path(index).read_text())["weight_map"]
+        return all(cached(file) for file in {file_of[name] for name in wanted(file_of)})
+    return cached(_SINGLE) is not None
 
 
 def _single_file(location: Location) -> Path:

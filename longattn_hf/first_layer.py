@@ -1,9 +1,12 @@
 """The queries and keys of a causal language model's first attention layer, and nothing else of the model."""
 
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,11 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from longattn_hf.attention_call import AttentionCall, stop_at_attention
-from longattn_hf.checkpoint import locate, read_config, read_safetensors
+from longattn_hf.checkpoint import Location, locate, read_config, read_safetensors
 from longattn_hf.gguf_checkpoint import gguf_rope_scaling, open_gguf, read_gguf
+from longattn_hf.hub_access import commit_folder
+from longattn_hf.layer_files import save_layer
 from longattn_hf.one_layer import build_one_layer, load_one_layer, pick_stored_names
 from longattn_hf.rope import override_rope
 
+_FIRST_PROCESS = os.getpid()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,8 +41,18 @@ class FirstLayer:
             RoPE settings, architecture. Plain JSON values.
     """
 
-    def __init__(self, model: PreTrainedModel, identity: dict[str, Any], *, rope_is_overridden: bool) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        identity: dict[str, Any],
+        *,
+        location: Location,
+        stored_names: Collection[str],
+        rope_is_overridden: bool,
+    ) -> None:
         self._model = model
+        self._location = location
+        self._stored_names = stored_names
         self.identity = identity
         embedding = model.get_input_embeddings()
         self.config: PreTrainedConfig = model.config
@@ -113,7 +129,53 @@ class FirstLayer:
             "rope_scaling": dict(rope_scaling) if rope_scaling else None,
             "architecture": type(network).__name__,
         }
-        return cls(network, identity, rope_is_overridden=rope_theta is not None or rope_scaling is not None)
+        # a layer that was saved on its own has the RoPE it was saved with
+        changes = identity, getattr(config, "first_layer_of", {})
+        changed = any(it.get(key) is not None for it in changes for key in ("rope_theta", "rope_scaling"))
+        stored_names = list(tensors.by_name)
+        return cls(network, identity, location=location, stored_names=stored_names, rope_is_overridden=changed)
+
+    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None) -> None:
+        """Saves the layer as a small model of its own, with the tokenizer and a card; `from_pretrained` loads it.
+
+        The tensors are written as the model stores them, whatever `dtype` they were loaded in. RoPE settings that
+        were given to `from_pretrained` are kept.
+
+        Args:
+            folder: Where to write.
+            repo_id: The repository that the card is to name.
+
+        Raises:
+            ValueError: The layer was read from a GGUF file, which can be copied itself.
+        """
+        save_layer(self._location, self._stored_names, self.config, self.identity, Path(folder), repo_id=repo_id)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload the first layer",
+    ) -> str:
+        """Publishes what `save_pretrained` writes as a model repository, in one commit.
+
+        Args:
+            repo_id: The repository, "owner/name"; it is created where it does not exist.
+            token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`.
+            private: Whether a repository that is created is private.
+            commit_message: The commit's title.
+
+        Returns:
+            The commit's hash.
+
+        Raises:
+            ValueError: The Hub refuses, or the layer was read from a GGUF file.
+            ConnectionError: The Hub cannot be reached.
+        """
+        with TemporaryDirectory(prefix="longattn_hf-") as folder:
+            self.save_pretrained(folder, repo_id=repo_id)
+            return commit_folder(Path(folder), repo_id, message=commit_message, token=token, private=private)
 
     def query_key(self, input_ids: Tensor) -> tuple[Tensor, Tensor, float]:
         """Computes the layer's queries and keys, after RoPE, and the factor that their product is multiplied by.
@@ -184,7 +246,13 @@ def load_first_layer(
     rope_theta: float | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
 ) -> FirstLayer:
-    """Returns `FirstLayer.from_pretrained` of the same arguments, loading it on the first call in a process."""
+    """Returns `FirstLayer.from_pretrained` of the same arguments, loading it on the first call in a process.
+
+    In a forked process, as those of `Dataset.map(num_proc=...)`, torch is told to use one thread.
+    """
+    # OpenMP's threads do not outlive a fork: the next parallel section would wait for them for ever
+    if os.getpid() != _FIRST_PROCESS and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
     scaling = json.dumps(dict(rope_scaling), sort_keys=True) if rope_scaling else None
     return _load_once(model, revision, gguf_file, dtype, device, rope_theta, scaling)
 

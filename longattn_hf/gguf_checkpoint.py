@@ -26,8 +26,9 @@ def open_gguf(location: Location) -> "GGUFReader":
         from gguf import GGUFReader
     except ImportError as error:
         raise ValueError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.17'.") from error
+    path = location.file(location.gguf_file)
     try:
-        return GGUFReader(location.file(location.gguf_file))
+        return GGUFReader(path)
     except _GGUF_ERRORS as error:
         raise ValueError(
             f"The file {location.gguf_file} is damaged or cut short ({error}). Delete it and fetch the model again."
