@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import get_token, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi, get_token, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -99,6 +100,38 @@ def persist(step: Callable[[], T], *, what: str, attempts: int, last_word: str) 
             logger.warning("%s: %s; attempt %d of %d follows in %.0f s", what, reason, attempt + 1, attempts, wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def commit_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    message: str,
+    token: str | None = None,
+    private: bool | None = None,
+    attempts: int = 6,
+) -> str:
+    """Makes a folder's files those of a model repository, in one commit; none where they are there already.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: The Hub refuses: token, permission, name.
+        ConnectionError: Every attempt failed.
+    """
+    api = HfApi(token=usable_token(token))
+
+    def commit() -> str:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = api.repo_info(repo_id).sha
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in paths]
+        return api.create_commit(repo_id, additions, commit_message=message, parent_commit=head).oid
+
+    with bounded_timeouts(300.0):
+        last_word = "Readers see what was there before, or all of this; the same call goes on with what is missing"
+        return persist(commit, what=f"publishing {repo_id}", attempts=attempts, last_word=last_word)
 
 
 def explain(error: BaseException, what: str) -> ValueError | None:

@@ -108,8 +108,8 @@ class Fault:
 
     `action`: "status" answers with `status`; "reset" and "close" drop the connection without an answer, by RST or FIN,
     "lose" handles the request and then drops it; "hang" waits until the server stops; "truncate" and "drop_body" send
-    `keep` bytes of the body, with a true or a too large length; "corrupt" inverts the body's last byte; "call" runs
-    `call` first and then serves the request.
+    `keep` bytes of the body, with a true or a too large length; "corrupt" sets all its bits; "call" runs `call` first
+    and then serves the request.
     """
 
     method: str
@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         length = len(data)
         if fault and fault.action == "corrupt" and data:
-            data = data[:-1] + bytes([data[-1] ^ 0xFF])
+            data = b"\xff" * len(data)
         if fault and fault.action in ("truncate", "drop_body"):
             data = data[: fault.keep]
             length = len(data) if fault.action == "truncate" else length

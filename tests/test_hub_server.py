@@ -65,7 +65,7 @@ def test_faults_happen_as_often_as_asked(hub, clock):
     hub.fault("GET", "/resolve/", "truncate", keep=4)
     assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123"
     hub.fault("GET", "/resolve/", "corrupt")
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"012345678" + bytes([57 ^ 255])
+    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"\xff" * 10
     hub.fault("GET", "/resolve/", "reset")
     with pytest.raises(httpx2.ReadError):
         httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
