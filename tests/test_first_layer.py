@@ -139,6 +139,17 @@ def test_bfloat16_queries_and_keys_are_those_of_the_whole_model(tmp_path, name):
     assert q.dtype == torch.bfloat16 and torch.equal(q, q_whole) and torch.equal(k, k_whole)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_layer_is_bfloat16_unless_told_otherwise_and_float32_is_that_of_the_cpu(tiny_llama):
+    assert FirstLayer.from_pretrained(str(tiny_llama)).query_key(some_ids())[0].dtype == torch.bfloat16
+    on_gpu = FirstLayer.from_pretrained(str(tiny_llama), dtype="float32")
+    on_cpu = FirstLayer.from_pretrained(str(tiny_llama), device="cpu")
+    assert on_gpu.device.type == "cuda" and on_cpu.dtype == torch.float32
+    for ours, theirs in zip(on_gpu.query_key(some_ids())[:2], on_cpu.query_key(some_ids())[:2], strict=True):
+        assert (ours.cpu() - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
 def test_a_multimodal_models_text_part_is_read(tmp_path):
     text = {name: SIZES[name] for name in SIZES if name not in ("bos_token_id", "eos_token_id", "pad_token_id")}
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
@@ -629,7 +640,7 @@ def test_a_hub_model_is_pinned_to_its_commit_and_only_the_needed_shards_are_fetc
 
 
 def test_hub_models_that_cannot_be_had_say_why(hub, tmp_path, tiny_llama):
-    with pytest.raises(ValueError, match="Cannot read config.json of 'me/absent'"):
+    with pytest.raises(ValueError, match="config.json of 'me/absent'"):
         FirstLayer.from_pretrained("me/absent")
     push(tiny_llama, "me/there")
     with pytest.raises(ValueError, match="at revision v9"):
