@@ -5,7 +5,7 @@ was made from. A shard that is there, whole, and carries the fingerprint expecte
 goes on where it stopped, with any number of processes, and ends in the same bytes. Processes share only the folder.
 """
 
-import errno
+import contextlib
 import json
 import os
 from collections import Counter
@@ -64,7 +64,8 @@ def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[st
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if error.errno != errno.EACCES else None
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno,
             f"Cannot write {path}: {error.strerror or error}. Finished shards are kept: make room, or make the folder "
@@ -182,7 +183,9 @@ def _window_part(
     reader: Process,
     progress: tqdm,
 ) -> None:
-    documents = source.stream.shard(num_shards=source.stream.num_shards, index=part)
+    documents = source.stream
+    if documents.num_shards > 1:
+        documents = documents.shard(num_shards=documents.num_shards, index=part)
     if source.max_documents is not None:
         documents = documents.take(source.max_documents)
 
