@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     StrictDataclassError,
@@ -19,6 +18,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from longattn_hf.hub_access import explain
 from longattn_hf.remote import fetch_tensors
 
 if TYPE_CHECKING:
@@ -112,16 +112,8 @@ def _download(repository: str, name: str, revision: str | None, token: str | boo
         ) from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository!r} has no file {name} at revision {revision or 'main'}.") from error
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{repository!r} is gated: accept its terms on its page on the Hub, then log in with `hf auth login`."
-        ) from error
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        raise ValueError(
-            f"Cannot read {name} of {repository!r} at revision {revision or 'main'} (HTTP {status}). Check the "
-            "spelling of both; a private repository needs `hf auth login`."
-        ) from error
+        raise explain(error, f"reading {name} of {repository!r} at revision {revision or 'main'}") from error
 
 
 def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreTrainedConfig":

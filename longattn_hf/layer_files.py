@@ -56,10 +56,11 @@ def save_layer(
         raise ValueError(f"{location.name!r} is a GGUF file: copy the file itself, or load the model's safetensors.")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = read_safetensors(location, lambda _: names)
-    metadata = {"format": "pt"}
-    save_file(tensors.by_name, folder / "model.safetensors", metadata=metadata)
+    save_file(tensors.by_name, folder / "model.safetensors", metadata={"format": "pt"})
     origin = {key: identity[key] for key in ("model", "revision", "sha256", "rope_theta", "rope_scaling")}
     written = config.to_dict() | {"first_layer_of": origin}
+    # where it was loaded from may be a path of this machine
+    written.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     tokenizer = load_tokenizer(location.path, revision=location.commit, token=location.token)
     tokenizer.save_pretrained(folder)

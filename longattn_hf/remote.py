@@ -35,6 +35,8 @@ _THREADS = 4
 _ATTEMPTS = 3
 # safetensors' own limit
 _LARGEST_HEADER = 100_000_000
+# beside what was read: which file holds which tensor, so that names can be picked from offline
+_FILES = "files.json"
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,18 @@ def fetch_tensors(
     folder = cached_assets_path("longattn_hf", namespace=repo_id, subfolder=commit)
     remote = _Remote(repo_id, commit, token)
     try:
-        file_of = _files(remote, folder)
-        names = sorted(wanted(file_of))
-        target = folder / f"{sha256(json.dumps(names).encode()).hexdigest()[:16]}.safetensors"
-        if not target.exists():
-            with WeakFileLock(f"{target}.lock"):
-                if not target.exists():
-                    _download(remote, {name: file_of[name] for name in names}, target)
-        return target
+        if path := _find(folder, wanted):
+            return path
+        with WeakFileLock(folder / ".lock"):
+            # another process may have fetched them while this one waited
+            if path := _find(folder, wanted):
+                return path
+            file_of = _list_tensors(remote)
+            with _replacing(folder / _FILES) as file:
+                file.write(json.dumps(file_of).encode())
+            names = sorted(wanted(file_of))
+            _download(remote, {name: file_of[name] for name in names}, folder / _kept_as(names))
+            return folder / _kept_as(names)
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise ValueError(
             f"The first layer of {repo_id!r} at {commit} is not in the cache, and the Hub cannot be reached. Load it "
@@ -134,26 +140,31 @@ def fetch_tensors(
         ) from error
 
 
-def _files(remote: _Remote, folder: Path) -> dict[str, str]:
+def _find(folder: Path, wanted: Callable[[Collection[str]], Collection[str]]) -> Path | None:
+    if not (folder / _FILES).exists():
+        return None
+    path = folder / _kept_as(sorted(wanted(json.loads((folder / _FILES).read_text()))))
+    return path if path.exists() else None
+
+
+def _kept_as(names: list[str]) -> str:
+    return f"{sha256(json.dumps(names).encode()).hexdigest()[:16]}.safetensors"
+
+
+def _list_tensors(remote: _Remote) -> dict[str, str]:
     """Maps every tensor of the model to the file that holds it."""
-    kept = folder / "files.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
     try:
         path = hf_hub_download(remote.repo_id, _INDEX, revision=remote.commit, token=remote.token)
-        file_of = json.loads(Path(path).read_text())["weight_map"]
+        return dict(json.loads(Path(path).read_text())["weight_map"])
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
-        file_of = _files_without_index(remote)
-    except (KeyError, ValueError) as error:
+        return _list_tensors_of_one_file(remote)
+    except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{_INDEX} of {remote.repo_id!r} at {remote.commit} is not an index: {error!r}") from error
-    with _replacing(kept) as file:
-        file.write(json.dumps(file_of).encode())
-    return file_of
 
 
-def _files_without_index(remote: _Remote) -> dict[str, str]:
+def _list_tensors_of_one_file(remote: _Remote) -> dict[str, str]:
     try:
         return dict.fromkeys(remote.header(_SINGLE)[0], _SINGLE)
     except EntryNotFoundError as error:
@@ -249,7 +260,8 @@ def _size_of(entry: Mapping[str, Any]) -> int:
 @contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `target` when it is complete, and goes when it is not."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # one name for all, under the lock: what a killed process leaves is written over
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
