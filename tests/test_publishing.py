@@ -181,6 +181,13 @@ def test_a_branch_and_a_pull_request_leave_main_alone(hub, release):
     assert publish(release, REPO, create_pr=True).pull_request is None, "main holds it: there is nothing to ask for"
 
 
+def test_a_pull_request_needs_no_permission_to_write(hub, release):
+    hub.create("other/data", {"README.md": b"# Theirs\n"})
+    assert publish(release, "other/data", create_pr=True).pull_request == 1
+    assert not on_the_hub(hub, "other/data")
+    assert load_dataset("other/data", "arxiv", split="train", revision="refs/pr/1").num_rows == 7
+
+
 def test_private_is_made_so_and_never_silently_public(hub, release):
     publish(release, REPO, private=True)
     assert hub.repos["dataset", REPO].private
@@ -449,6 +456,17 @@ def test_a_full_disk_while_writing_shards_says_so_and_sends_nothing(hub, tmp_pat
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "while writing shards to" in done.stderr and "TMPDIR" in done.stderr
     assert not hub.log and not list(tmp_path.iterdir()), "and the half-written shards are gone"
+
+
+def test_a_publish_through_xet_arrives_whole_and_repeats_as_nothing(hub, release, tmp_path):
+    hub.xet_dir = tmp_path / "xet"
+    program = f"from longattn_hf import publish; [print(publish({str(release)!r}, {REPO!r}).commit) for _ in range(2)]"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 1 and len(commits_made(hub)) == 1
+    assert not hub.requests("PUT", "") and hub.requests("GET", "/xet-write-token/")
+    assert on_the_hub(hub) == published_files(release)
 
 
 # what is refused before anything is sent

@@ -12,6 +12,8 @@ from transformers import LlamaForCausalLM
 
 from longattn_hf.first_layer import FirstLayer
 from longattn_hf.remote import fetch_tensors
+from tests.test_first_layer import ARCHITECTURES, save_model
+from tests.tiny import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -342,6 +344,19 @@ def test_a_saved_layer_is_a_small_model_that_loads_alike(hub, tiny_llama, sharde
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
         tmp_path / "layer" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_saved_layer_of_any_architecture_loads_alike(tmp_path, name):
+    kind, settings = ARCHITECTURES[name]
+    save_model(tmp_path / "model", kind, **settings)
+    build_tokenizer().save_pretrained(tmp_path / "model")
+    theirs = FirstLayer.from_pretrained(str(tmp_path / "model"), device="cpu")
+    theirs.save_pretrained(tmp_path / "layer")
+    ours = FirstLayer.from_pretrained(str(tmp_path / "layer"), device="cpu")
+    for mine, other in zip(ours.query_key(IDS)[:2], theirs.query_key(IDS)[:2], strict=True):
+        assert torch.equal(mine, other)
+    assert ours.identity["sha256"] == theirs.identity["sha256"]
 
 
 def test_a_pushed_layer_scores_without_the_model(hub, clock, sharded):
