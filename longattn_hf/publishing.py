@@ -224,12 +224,16 @@ class _Branch:
 
     def _stale(self, there: dict[str, RepoFile], theirs: str) -> list[str]:
         """Shards of an earlier release of our configurations: no reader must get rows of both."""
-        ours = sum(self.release.patterns.values(), [])
-        foreign = []
+        new = sum(self.release.patterns.values(), [])
+        old, foreign = [], []
         for name, configuration in read_configurations(theirs).items():
-            (ours if name in self.release.patterns else foreign).extend(file_patterns(configuration))
+            (old if name in self.release.patterns else foreign).extend(file_patterns(configuration))
         shards = [path for path in there if path.endswith(".parquet") and path not in self.release.files]
-        return [path for path in shards if matches(path, ours) and not matches(path, foreign)]
+        if shared := [path for path in shards if matches(path, new) and matches(path, foreign)]:
+            raise ValueError(
+                f"{self.repo_id} uses {shared[0]} for a configuration that is not of this release: move it"
+            )
+        return [path for path in shards if matches(path, new + old) and not matches(path, foreign)]
 
     def _verify(self, commit: str) -> None:
         """Reads names, content hashes and row counts back, and compares them with the files on disk."""

@@ -155,6 +155,21 @@ def test_a_new_release_replaces_the_shards_of_the_old_one(hub, release, tmp_path
     assert load_dataset(REPO, "arxiv", split="train").num_rows == 3
 
 
+def test_shards_of_other_configurations_stay_and_are_not_mixed_with_ours(hub, release, tmp_path):
+    rows("any", 1).to_parquet(tmp_path / "a.parquet")
+    shard = (tmp_path / "a.parquet").read_bytes()
+    configs = {"arxiv": "shared/*.parquet", "theirs": "shared/b-*.parquet"}
+    entries = [{"config_name": name, "data_files": pattern} for name, pattern in configs.items()]
+    card = f"---\n{yaml.safe_dump({'configs': entries})}---\n"
+    repo = hub.create(REPO, {"README.md": card.encode(), "shared/a-0.parquet": shard, "shared/b-0.parquet": shard})
+    publish(release, REPO)
+    assert on_the_hub(hub) == published_files(release) | {"shared/b-0.parquet": shard}
+    card = repo.files["README.md"].decode().replace("shared/b-*.parquet", "data/book/train-x.parquet")
+    hub.push(repo, {"README.md": card.encode(), "data/book/train-x.parquet": shard})
+    with pytest.raises(ValueError, match="uses data/book/train-x.parquet for a configuration that is not"):
+        publish(release, REPO)
+
+
 def test_a_tag_names_one_release_for_good(hub, release, tmp_path):
     first = publish(release, REPO, tag="v1")
     other = write_release(tmp_path / "new", {"arxiv": 3})
