@@ -1,10 +1,12 @@
 """A build's settings: one flat dataclass, filled from a YAML file and the command line."""
 
 import argparse
+import json
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from typing import Any
 import yaml
 
 from longattn_hf.conventions import get_convention
+
+_SELECTION = ("alpha", "threshold", "fraction", "token_budget", "refuse_overlap", "statistics")
+_CARD = ("pretty_name", "description", "data_version", "language")
+_HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
+_THIS_RUN = ("output_dir", "overwrite", "batch_tokens", *_HUB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +62,14 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """All settings of a build. The first groups are fixed once an output directory holds shards; the last is not.
+    """All settings of a build.
+
+    Those from `alpha` on may change on a scored corpus; the others are fixed once an output directory holds shards.
 
     Attributes:
         name: The data set's name, for its card.
         model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for a file an installed package brings.
         sources: Where the documents come from; see `SourceConfig`.
-        output_dir: Where everything goes; `out/NAME` if None.
-        pretty_name: The card's title.
-        description: The card's first paragraph.
-        data_version: The data set's version.
-        language: Language codes for the card.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         convention: `paper` or `reference_code`.
@@ -79,24 +83,30 @@ class BuildConfig:
         per_head: Keep the scores of each head too.
         on_error: What a bad document or window does: `raise`, or `skip` with a reason and a count.
         documents_per_shard: Documents per resumable piece of work.
-        batch_tokens: Tokens scored together.
-        overwrite: Discard what another configuration left in the output directory.
         alpha: The weight of the distribution uniformity.
         threshold: Keep windows above this score; a number, or one for each category.
         fraction: Keep this share; a number, or one for each category.
         token_budget: Keep this many tokens of each category; a number, or one for each category.
         refuse_overlap: Leave out windows that share tokens with better ones.
         statistics: A `statistics.json` of another build, to score on its scale.
+        pretty_name: The card's title.
+        description: The card's first paragraph.
+        data_version: The data set's version.
+        language: Language codes for the card.
+        output_dir: Where everything goes; `out/NAME` if None.
+        overwrite: Discard what another configuration left in the output directory.
+        batch_tokens: Tokens scored together.
+        push_to_hub: Publish the finished build in this data set repository, `owner/name`.
+        hub_revision: The branch to publish on; main if None.
+        create_pr: Open a pull request there instead.
+        private: Whether a repository that is made is private.
+        tag: The tag of this release there.
+        dry_run: Only say what would be published.
     """
 
     name: str
     model: str
     sources: tuple[SourceConfig, ...]
-    output_dir: str | None = None
-    pretty_name: str | None = None
-    description: str = ""
-    data_version: str = "1.0.0"
-    language: list = field(default_factory=lambda: ["en"])
     revision: str | None = None
     gguf_file: str | None = None
     convention: str = "paper"
@@ -110,14 +120,25 @@ class BuildConfig:
     per_head: bool = False
     on_error: str = "skip"
     documents_per_shard: int = 64
-    batch_tokens: int = 65536
-    overwrite: bool = False
     alpha: float = 0.5
     threshold: float | dict | None = None
     fraction: float | dict | None = None
     token_budget: int | dict | None = None
     refuse_overlap: bool = False
     statistics: str | None = None
+    pretty_name: str | None = None
+    description: str = ""
+    data_version: str = "1.0.0"
+    language: list = field(default_factory=lambda: ["en"])
+    output_dir: str | None = None
+    overwrite: bool = False
+    batch_tokens: int = 65536
+    push_to_hub: str | None = None
+    hub_revision: str | None = None
+    create_pr: bool = False
+    private: bool | None = None
+    tag: str | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self, "the configuration")
@@ -137,6 +158,16 @@ class BuildConfig:
             if fraction is None:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """The settings that windows and scores depend on."""
+        return {n: v for n, v in asdict(self).items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The settings that the finished data set depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _THIS_RUN}
 
     @property
     def resolved_min_distance(self) -> int:
@@ -190,7 +221,7 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
         default_config: The configuration without `--config`.
 
     Returns:
-        The settings, and the words that were given.
+        The settings, and the words that the same data set is built with anywhere: without those of this run alone.
 
     Raises:
         ValueError: As `load_config`, and on an unknown option, naming the nearest.
@@ -198,17 +229,18 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
     parser = argparse.ArgumentParser(description=BuildConfig.__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", default=str(default_config), help="a YAML file of settings")
     for item in fields(BuildConfig):
-        parser.add_argument(f"--{item.name}", type=yaml.safe_load, default=MISSING, help=str(item.type))
+        flag: dict[str, Any] = {"nargs": "?", "const": True} if item.type in (bool, bool | None) else {}
+        parser.add_argument(f"--{item.name}", type=yaml.safe_load, default=MISSING, help=str(item.type), **flag)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         _check_names({word.lstrip("-").split("=")[0]: None for word in unknown[:1]}, BuildConfig, "the command line")
         raise ValueError(f"The command line's {' '.join(unknown)} cannot be read; write --setting VALUE.")
     overrides = {name: value for name, value in vars(given).items() if value is not MISSING and name != "config"}
-    words = [] if given.config == str(default_config) else [f"--config {given.config}"]
-    words += [
-        f"--{name} {yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"
-        for name, value in overrides.items()
-    ]
+    path = Path(given.config)
+    words = [] if path == default_config else ["--config", path.name if path.is_absolute() else path.as_posix()]
+    for name, value in overrides.items():
+        if name not in _THIS_RUN:
+            words += [f"--{name}", shlex.quote(value if isinstance(value, str) else json.dumps(value))]
     return load_config(given.config, overrides), " ".join(words)
 
 

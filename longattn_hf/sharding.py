@@ -145,13 +145,14 @@ def window_sources(
         }
     )
     parts = _parts(sources)
-    progress = tqdm(desc="windows", unit=" documents", disable=process.index > 0)
-    for unit, (number, part) in enumerate(parts):
-        if unit % min(process.count, len(parts)) != process.index % len(parts):
-            continue
+    mine = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
+    progress = tqdm(desc="windows", total=len(mine), unit=" source parts", disable=process.index > 0)
+    documents = 0
+    for unit in mine:
+        number, part = parts[unit]
         source = sources[number]
         readers = -(-(process.count - unit) // len(parts)) if process.count > len(parts) else 1
-        _window_part(
+        documents += _window_part(
             source,
             part,
             replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
@@ -168,8 +169,9 @@ def window_sources(
             ),
             documents_per_shard,
             Process(process.index // len(parts) if readers > 1 else 0, readers),
-            progress,
         )
+        progress.set_postfix(documents=documents, refresh=False)
+        progress.update()
     progress.close()
 
 
@@ -181,8 +183,7 @@ def _window_part(
     made_from: str,
     documents_per_shard: int,
     reader: Process,
-    progress: tqdm,
-) -> None:
+) -> int:
     documents = source.stream
     if documents.num_shards > 1:
         documents = documents.shard(num_shards=documents.num_shards, index=part)
@@ -195,13 +196,13 @@ def _window_part(
     number, facts = 0, read_facts(*shard_at(0))
     while facts is not None:
         if facts["last"]:
-            return
+            return 0
         state, number = facts["state"], number + 1
         facts = read_facts(*shard_at(number))
     if number:
         documents.load_state_dict(state)
     rows = iter(documents)
-    first = next(rows, None)
+    first, windowed = next(rows, None), 0
     while first is not None or number == 0:
         batch = [] if first is None else [first, *islice(rows, documents_per_shard - 1)]
         # the position is noted before the next document is read
@@ -211,8 +212,9 @@ def _window_part(
         if number % reader.count == reader.index and read_facts(path, fingerprint) is None:
             table, counts = _window_batch(batch, transform, source, documents.features)
             write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
-            progress.update(len(batch))
+            windowed += len(batch)
         number += 1
+    return windowed
 
 
 def _window_batch(

@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import distribution, packages_distributions
@@ -32,6 +31,7 @@ from longattn_hf.card import render_card
 from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.config import BuildConfig, SourceConfig, parse_command_line
 from longattn_hf.plots import draw_figures
+from longattn_hf.publishing import publish
 from longattn_hf.scoring import LongAttnScorer
 from longattn_hf.selection import keep_mask
 from longattn_hf.sharding import Process, Source, hash_json, score_windows, window_sources, windowed_shards
@@ -40,19 +40,6 @@ from longattn_hf.standardisation import ScoreStatistics, long_distance_scores
 from longattn_hf.windows import WindowDocuments
 
 CONFIGS = Path(__file__).parent / "configs"
-
-# what may change on a finished corpus without windowing or scoring anything again
-_SELECTION = ("alpha", "threshold", "fraction", "token_budget", "refuse_overlap", "statistics")
-_FREE = (
-    *_SELECTION,
-    "output_dir",
-    "overwrite",
-    "batch_tokens",
-    "pretty_name",
-    "description",
-    "data_version",
-    "language",
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,10 +95,8 @@ def build(config: BuildConfig, words: str, process: Process, wait: Callable[[], 
     table = select(table, config)
     files = output.plan_files(table, config.categories)
     facts = partial(describe, table, shard_of_row, names, windows, files, config=config, words=words, scorer=scorer)
-    fingerprint = hash_json([table_hash(table), asdict(config), words, report.software_versions()])
-    if is_finished(config.folder, fingerprint):
-        say(f"{config.folder} is finished; nothing to do.")
-    else:
+    fingerprint = hash_json([table_hash(table), config.result, words, report.software_versions()])
+    if not is_finished(config.folder, fingerprint):
         staging = config.folder / "work" / "staging"
         if process.index == 0 and staging.exists():
             shutil.rmtree(staging)
@@ -121,6 +106,8 @@ def build(config: BuildConfig, words: str, process: Process, wait: Callable[[], 
         if process.index == 0:
             finish(table, facts, staging, config.folder, fingerprint)
     if process.index == 0:
+        if config.push_to_hub:
+            say(release(config))
         say(summary(json.loads((config.folder / "report.json").read_text())))
         say(f"\n{config.folder}: {scored} windows scored by this process, {time.monotonic() - start:.0f} s in all")
 
@@ -133,8 +120,7 @@ def guard_output(config: BuildConfig) -> None:
         OSError: It cannot be written to.
     """
     claim = config.folder / "work" / "settings.json"
-    settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
-    settings = json.loads(json.dumps(settings))
+    settings = json.loads(json.dumps(config.work))
     try:
         if config.overwrite and config.folder.exists():
             shutil.rmtree(config.folder)
@@ -260,7 +246,10 @@ def describe(
     counts = report.count_documents(names, windows)
     configs = output.describe_files(files, staging)
     layer = scorer.load_layer()
-    settings = {name: value for name, value in asdict(config).items() if name not in ("sources", *_FREE[6:])}
+    hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
+    settings = {name: value for name, value in config.result.items() if name not in hidden}
+    # what the card says of local files is their name
+    local = {name: Path(settings[name]).name for name in ("statistics",) if settings[name]}
     return {
         "name": config.name,
         "pretty_name": config.pretty_name or config.name,
@@ -270,7 +259,9 @@ def describe(
         "tags": ["long-context", "data-selection", "longattn"],
         "command": " ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
         "convention": config.convention,
-        "settings": settings | {"min_distance": config.resolved_min_distance},
+        "settings": settings
+        | local
+        | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
         "software": report.software_versions(),
         "model": {
             **layer.identity,
@@ -299,6 +290,7 @@ def finish(
         path.relative_to(staging).as_posix(): path.stat().st_size for path in staging.rglob("*") if path.is_file()
     }
     output.put_in_place(staging, folder)
+    staging.rmdir()
     (folder / "work" / "finished.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}))
 
 
@@ -311,6 +303,20 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
         )
     except (OSError, json.JSONDecodeError, KeyError):
         return False
+
+
+def release(config: BuildConfig) -> str:
+    """Publishes the finished build, and says what came of it."""
+    done = publish(
+        config.folder,
+        config.push_to_hub,
+        revision=config.hub_revision,
+        create_pr=config.create_pr,
+        private=config.private,
+        tag=config.tag,
+        dry_run=config.dry_run,
+    )
+    return str(done)
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -33,18 +33,27 @@ def test_the_real_recipes_have_the_papers_settings(name):
 def test_a_setting_on_the_command_line_goes_before_the_files(tmp_path):
     path = write(tmp_path, alpha=0.25)
     config, words = parse_command_line(
-        ["--config", str(path), "--window_tokens", "64", "--rope_theta", "2.5e6", "--refuse_overlap", "true"],
+        ["--config", str(path), "--window_tokens", "64", "--rope_theta", "2.5e6", "--refuse_overlap", "--dry_run"],
         default_config=path,
     )
+    assert config.dry_run
     assert (config.window_tokens, config.rope_theta, config.refuse_overlap, config.alpha) == (64, 2.5e6, True, 0.25)
     assert words == "--window_tokens 64 --rope_theta 2.5e6 --refuse_overlap true"
+
+
+def test_the_words_for_the_card_name_no_local_path(tmp_path):
+    path = write(tmp_path)
+    _, words = parse_command_line(
+        ["--config", str(path), "--output_dir", str(tmp_path), "--alpha", "1"], default_config=Path("demo.yaml")
+    )
+    assert words == "--config config.yaml --alpha 1"
 
 
 def test_quotas_by_category_can_be_given_on_the_command_line(tmp_path):
     path = write(tmp_path, fraction=None)
     config, words = parse_command_line(["--token_budget", "{book: 100}"], default_config=path)
     assert config.token_budget == {"book": 100}
-    assert yaml.safe_load(words.removeprefix("--token_budget ").strip("'")) == {"book": 100}
+    assert words == """--token_budget '{"book": 100}'"""
 
 
 def test_reference_code_keeps_the_top_half_by_itself(tmp_path):

@@ -22,13 +22,13 @@ ROWS = [
         "attention.blockwise",
         "attention.fused",
     },
-    {"remote"},
+    {"remote", "config", "sampling"},
     {"checkpoint"},
     {"gguf_checkpoint", "one_layer", "layer_files"},
     {"attention", "windows", "first_layer"},
     {"scoring", "standardisation"},
     {"selection", "sharding", "card_metadata", "staging"},
-    {"report", "plots", "card", "release"},
+    {"report", "plots", "card", "release", "sources", "output"},
     {"publishing"},
 ]
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
