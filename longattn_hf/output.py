@@ -16,7 +16,7 @@ from longattn_hf.sharding import Process
 
 SCORES = "scores"
 
-# a Parquet file of text compresses to a half or less: this stays below the 500 MB that the Hub's tools like
+# a Parquet file of text takes half of it or less: this stays below the 500 MB that the Hub's tools like
 _CHARACTERS_PER_FILE = 300_000_000
 _SCORES_PER_FILE = 1_000_000
 

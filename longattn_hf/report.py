@@ -1,4 +1,4 @@
-"""The facts of a finished build, from its score table: what the card, the figures and the terminal's table are made of.
+"""The facts of a finished build, from its score table: what card, figures and the terminal's table are made of.
 
 A report holds plain values only, no times and no local paths, so equal builds have equal reports.
 """
