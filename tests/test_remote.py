@@ -206,7 +206,7 @@ def test_of_many_processes_one_downloads_and_the_others_wait(hub, tiny_llama):
         f"print(sorted(load_file(fetch_tensors('me/shared', {commit!r}, lambda _: {NEEDED}))))"
     )
     start = [sys.executable, "-c", program]
-    several = [subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    several = [subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in several:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -346,7 +346,8 @@ def test_a_saved_layer_is_a_small_model_that_loads_alike(hub, tiny_llama, sharde
     ).read_bytes()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# those whose checkpoints name or fuse the tensors differently from transformers' modules, or have more of them
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "phi3", "gemma3", "mixtral", "llama4", "deepseek v3"])
 def test_a_saved_layer_of_any_architecture_loads_alike(tmp_path, name):
     kind, settings = ARCHITECTURES[name]
     save_model(tmp_path / "model", kind, **settings)
