@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from longattn_hf.attention import far_attention, far_rows, pick_impl
-from tests.helpers import AttentionLadder, draw
+from longattn_hf.attention import blockwise, far_attention, far_rows, pick_impl
+from tests.helpers import AttentionLadder, assert_exact, draw
 
 
 class TestReference(AttentionLadder):
@@ -107,3 +107,79 @@ def test_a_wrong_argument_is_named(change, message):
 def test_wrong_positions_are_named(positions, message):
     with pytest.raises(ValueError, match=message):
         far_rows(Q, K, min_distance=2, positions=positions)
+
+
+def test_blockwise_does_only_overflowing_rows_again(monkeypatch):
+    redone = []
+    largest_logits = blockwise._Block._largest_logits
+
+    def recording(self):
+        redone.extend(self.positions_R.tolist())
+        return largest_logits(self)
+
+    monkeypatch.setattr(blockwise._Block, "_largest_logits", recording)
+    q, k = draw(tokens=900, gain=3.0)
+    assert_exact(q, k, impl="blockwise", min_distance=100)
+    assert not redone
+    # the logits of these three rows with key 5 exceed those with their own by about 100: exp2 of twice that overflows
+    rows = [130, 400, 899]
+    q[0, 0, rows, 0], k[..., 0] = 800, 0
+    k[0, 0, 5, 0] = 1
+    assert_exact(q, k, impl="blockwise", min_distance=100)
+    assert sorted(redone) == rows
+
+
+def test_blockwise_gives_the_same_bits_on_any_number_of_threads_and_leaves_the_number_alone():
+    q, k = draw(heads=6, key_heads=2, tokens=1500)
+    before = torch.get_num_threads()
+    sums = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            sums.append(far_rows(q, k, min_distance=375, impl="blockwise"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for mass, energy in sums[1:]:
+        assert torch.equal(mass, sums[0][0]) and torch.equal(energy, sums[0][1])
+
+
+def test_an_error_in_a_thread_of_blockwise_reaches_the_caller(monkeypatch):
+    def broken(self):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(blockwise._Block, "mass_and_energy", broken)
+    before = torch.get_num_threads()
+    with pytest.raises(MemoryError, match="no room"):
+        far_attention(*draw(tokens=600), min_distance=2, impl="blockwise")
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+def test_the_callers_gradient_inference_and_autocast_modes_do_not_matter(impl):
+    q, k = draw(heads=2, tokens=300)
+    expected = far_attention(q, k, min_distance=75, impl=impl).far_mass
+    learning = far_attention(q.clone().requires_grad_(), k.clone().requires_grad_(), min_distance=75, impl=impl)
+    with torch.inference_mode():
+        inferring = far_attention(q.clone(), k.clone(), min_distance=75, impl=impl)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        casting = far_attention(q, k, min_distance=75, impl=impl)
+    assert not learning.far_mass.requires_grad
+    for sums in (learning, inferring, casting):
+        assert torch.equal(sums.far_mass, expected)
+    # the result is an ordinary tensor
+    assert (casting.far_mass + 1).sum() > 0
+
+
+def test_blockwise_memory_is_far_from_the_map():
+    program = (
+        "import resource, torch; from longattn_hf.attention import far_attention\n"
+        "torch.set_num_threads(2)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "q, k = torch.ones(1, 3, 32768, 16), torch.ones(1, 1, 32768, 16)\n"
+        "far_attention(q[:, :, :64], k[:, :, :64], min_distance=16, impl='blockwise'); before = peak()\n"
+        "far_attention(q, k, min_distance=30000, impl='blockwise'); print(peak() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # a head's map has 4,096 MiB
+    assert float(done.stdout) < 64, done.stderr

@@ -65,7 +65,7 @@ def far_rows(
                 block = _Block(q_GRD, k_HTE[h], positions_R[rows], min_distance, tile_keys, buffer)
                 mass_BHGR[b, h, :, rows], energy_BHGR[b, h, :, rows] = block.mass_and_energy()
 
-        _run_on_all_threads(work, q_BHRD.device)
+        run_on_all_threads(work, q_BHRD.device)
     return mass_BHGR.flatten(1, 2), energy_BHGR.flatten(1, 2)
 
 
@@ -151,7 +151,7 @@ def _up(count: int) -> int:
     return -(-count // _UNIT) * _UNIT
 
 
-def _run_on_all_threads(work: Callable[[], None], device: torch.device) -> None:
+def run_on_all_threads(work: Callable[[], None], device: torch.device) -> None:
     """Calls `work` once on each of as many CPU threads as torch would use, their operations being single-threaded."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
 
