@@ -14,6 +14,8 @@ DISTRIBUTION_UNIFORMITY = "distribution_uniformity"
 MAP_VARIANCE = "map_variance"
 LONG_DISTANCE_SCORE = "long_distance_score"
 KEPT = "kept"
+#: Ends the name of a score's standard error, a column that sampled rows bring.
+STANDARD_ERROR = "_standard_error"
 
 #: One row a window. Positions count from 0; `end_char` is exclusive; `overlap_tokens` counts the tokens that a window
 #: shares with windows of the same document taken before it.

@@ -80,6 +80,8 @@ class BuildConfig:
         dtype: The weights' dtype; None lets the device decide.
         impl: The attention implementation.
         add_bos: Put BOS before each window; None does as the tokenizer does.
+        row_fraction: Score a random share of the query rows and record standard errors; None scores all, exactly.
+        seed: Of that drawing.
         per_head: Keep the scores of each head too.
         on_error: What a bad document or window does: `raise`, or `skip` with a reason and a count.
         documents_per_shard: Documents per resumable piece of work.
@@ -117,6 +119,8 @@ class BuildConfig:
     dtype: str | None = None
     impl: str = "auto"
     add_bos: bool | None = None
+    row_fraction: float | None = None
+    seed: int = 0
     per_head: bool = False
     on_error: str = "skip"
     documents_per_shard: int = 64

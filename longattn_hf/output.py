@@ -11,7 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
-from longattn_hf.columns import CATEGORY, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SCORE_FEATURES, SKIP_REASON, TEXT
+from longattn_hf.columns import (
+    CATEGORY,
+    ID,
+    INPUT_IDS,
+    KEPT,
+    LONG_DISTANCE_SCORE,
+    SCORE_FEATURES,
+    SKIP_REASON,
+    STANDARD_ERROR,
+    TEXT,
+)
 from longattn_hf.sharding import Process
 
 SCORES = "scores"
@@ -23,7 +33,7 @@ _SCORES_PER_FILE = 1_000_000
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One Parquet file of the finished data set: its configuration, its path in it, and its rows of the score table."""
+    """A Parquet file of the finished data set: its configuration, its path in it, its rows of the score table."""
 
     config: str
     path: str
@@ -116,7 +126,7 @@ def _with_text(
         raise ValueError(
             "The windows' shards changed after they were scored; run the same command again to score them."
         )
-    extra = [name for name in scores.column_names if name.endswith(("_per_head", "_standard_error"))]
+    extra = [name for name in scores.column_names if name.endswith(("_per_head", STANDARD_ERROR))]
     for name in (*added, *extra):
         table = table.append_column(scores.schema.field(name), scores[name])
     return table

@@ -26,7 +26,7 @@ from longattn_hf.columns import (
     SKIP_REASON,
 )
 from longattn_hf.conventions import CONVENTIONS
-from longattn_hf.sharding import read_facts
+from longattn_hf.shards import read_facts
 from longattn_hf.standardisation import long_distance_scores
 
 _EXAMPLES = 2

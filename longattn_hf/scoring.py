@@ -1,7 +1,7 @@
 """`LongAttnScorer`: windows in, dependency strength and distribution uniformity out, as a `datasets.map` callable."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +17,13 @@ from longattn_hf.columns import (
     MAP_VARIANCE,
     SCORE_FEATURES,
     SKIP_REASON,
+    STANDARD_ERROR,
     TEXT,
 )
 from longattn_hf.conventions import Convention, get_convention
 from longattn_hf.first_layer import FirstLayer, load_first_layer
+from longattn_hf.rows import equal_lengths, is_batch, why_unusable
+from longattn_hf.sampling import sampled_far_attention
 from longattn_hf.windows import load_tokenizer_once
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ class LongAttnScorer:
         device: As torch names it; if None, this process's GPU where there is one.
         impl: The attention implementation; see `longattn_hf.far_attention`.
         add_bos: Put the BOS token before the window, once; if None, as the model's tokenizer does.
+        row_fraction: Read only this share of the query rows, drawn at random, and add each score's standard error in
+            `dependency_strength_standard_error` and `distribution_uniformity_standard_error`; None reads all, exactly.
+        seed: Of that drawing.
         per_head: Add `dependency_strength_per_head` and `distribution_uniformity_per_head`, lists over the heads.
         text_column: The column to tokenise where there is no `input_ids`.
         window_tokens: Rows longer than this, before BOS, are refused; None for no limit. `"reference_code"` cuts
@@ -102,6 +108,8 @@ class LongAttnScorer:
     device: str | None = None
     impl: str = "auto"
     add_bos: bool | None = None
+    row_fraction: float | None = None
+    seed: int = 0
     per_head: bool = False
     text_column: str = TEXT
     window_tokens: int | None = None
@@ -110,7 +118,9 @@ class LongAttnScorer:
     version: int = 1
 
     def __post_init__(self) -> None:
-        get_convention(self.convention)
+        rounds = get_convention(self.convention).probability_dtype is not None
+        if self.row_fraction is not None and rounds:
+            raise ValueError(f"convention={self.convention!r} rounds each probability: leave row_fraction at None.")
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
         if self.min_distance is not None and self.min_distance < 0:
@@ -120,7 +130,7 @@ class LongAttnScorer:
         """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU."""
         column = self._column_of(batch)
         values = batch[column]
-        if not _is_batch(values, column == INPUT_IDS):
+        if not is_batch(values, column == INPUT_IDS):
             scored = self({name: [value] for name, value in batch.items()}, rank)
             return {name: column_values[0] for name, column_values in scored.items()}
         layer = self.load_layer(rank)
@@ -140,6 +150,19 @@ class LongAttnScorer:
             rope_theta=self.rope_theta or convention.rope_theta,
             rope_scaling=self.rope_scaling,
         )
+
+    def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
+        """Returns the ids, int64 `[T]`, that the model is given for one window, BOS included where it gets one.
+
+        Raises:
+            ValueError: The window has no usable column.
+        """
+        column = self._column_of(window)
+        batch = {name: [value] for name, value in window.items()}
+        ids, reasons = self._usable_ids(batch, column, batch[column], self.load_layer())
+        if 0 not in ids:
+            raise ValueError(f"The window's column {column!r} is unusable: {reasons[0]}.")
+        return ids[0].astype(np.int64)
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
@@ -164,7 +187,7 @@ class LongAttnScorer:
         """Returns the ids to score by row, and for the other rows the reason why they are not scored."""
         already = batch.get(SKIP_REASON) or [None] * len(values)
         # a row that an earlier stage skipped, with its reason, is no error here
-        reasons = [old or _why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
+        reasons = [old or why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
         good = [row for row, reason in enumerate(reasons) if reason is None]
         if column == INPUT_IDS:
             ids = {row: np.asarray(values[row]) for row in good}
@@ -222,13 +245,13 @@ class LongAttnScorer:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
         convention = get_convention(self.convention)
         rows, results = [], []
-        for group in _equal_lengths(ids, self.batch_tokens):
+        for group in equal_lengths(ids, self.batch_tokens):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
             results.append(self._score_group(stacked, layer, convention))
         if not rows:
             return {}
-        names = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE)
+        names = list(results[0])
         stacked_NBH = torch.stack([torch.cat([result[name] for result in results]) for name in names]).cpu().numpy()
         if not np.isfinite(stacked_NBH).all():
             bad = rows[int(np.argwhere(~np.isfinite(stacked_NBH))[0][1])]
@@ -245,18 +268,39 @@ class LongAttnScorer:
         min_distance = self.min_distance if self.min_distance is not None else num_tokens // 4
         with torch.inference_mode():
             q, k, scale = layer.query_key(ids_BT)
-            rounding = getattr(torch, convention.probability_dtype) if convention.probability_dtype else None
-            far = far_attention(
-                q, k, min_distance=min_distance, scale=scale, impl=self.impl, probability_dtype=rounding
+            if self.row_fraction is None:
+                rounding = getattr(torch, convention.probability_dtype) if convention.probability_dtype else None
+                far = far_attention(
+                    q, k, min_distance=min_distance, scale=scale, impl=self.impl, probability_dtype=rounding
+                )
+                return map_scores(far, num_tokens, min_distance)
+            sampled = sampled_far_attention(
+                q,
+                k,
+                min_distance=min_distance,
+                row_fraction=self.row_fraction,
+                seed=self.seed,
+                scale=scale,
+                impl=self.impl,
             )
-            return map_scores(far, num_tokens, min_distance)
+            scores = map_scores(sampled.far, num_tokens, min_distance)
+            # an error is that of the mean over heads: the same beside each
+            errors = (sampled.dependency_strength_error, sampled.distribution_uniformity_error)
+            return scores | {
+                f"{name}{STANDARD_ERROR}": error_B[:, None].expand_as(scores[name])
+                for name, error_B in zip((DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY), errors, strict=True)
+            }
+
+    def _names(self) -> list[str]:
+        errors = [f"{name}{STANDARD_ERROR}" for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)]
+        return [*SCORE_FEATURES, *(errors if self.row_fraction is not None else [])]
 
     def _columns(
         self, scores: Mapping[int, Mapping[str, np.ndarray]], reasons: list[str | None], layer: FirstLayer
     ) -> dict[str, list]:
         columns: dict[str, list] = {
             name: [float(scores[row][name].mean()) if row in scores else None for row in range(len(reasons))]
-            for name in SCORE_FEATURES
+            for name in self._names()
         }
         if self.per_head:
             for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY):
@@ -273,41 +317,6 @@ def _default_device(rank: int | None) -> str:
         return "cpu"
     local = rank if rank is not None else int(os.environ.get("LOCAL_RANK", 0))
     return f"cuda:{local % torch.cuda.device_count()}"
-
-
-def _is_batch(values: Any, of_ids: bool) -> bool:
-    if values is None or isinstance(values, str | bytes):
-        return False
-    if not of_ids:
-        return isinstance(values, Sequence | np.ndarray)
-    if isinstance(values, np.ndarray | Tensor) and values.dtype != object:
-        return values.ndim == 2
-    return any(row is None or isinstance(row, Sequence | np.ndarray | Tensor) for row in values)
-
-
-def _why_unusable(value: Any, is_ids: bool) -> str | None:
-    if value is None:
-        return "missing"
-    if not is_ids:
-        return None if isinstance(value, str) and value else "empty" if value == "" else "not text"
-    array = np.asarray(value)
-    if array.size == 0:
-        return "empty"
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        return f"not a list of integer token ids ({array.dtype}, {array.ndim} dimensions)"
-    return None
-
-
-def _equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
-    """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
-    group: list[int] = []
-    for row, row_ids in ids.items():
-        if group and (len(row_ids) != len(ids[group[0]]) or (len(group) + 1) * len(row_ids) > batch_tokens):
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
 
 
 #: A scorer with the paper's defaults, for `ds.map(longattn_score)`.

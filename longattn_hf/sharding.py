@@ -5,9 +5,6 @@ was made from. A shard that is there, whole, and carries the fingerprint expecte
 goes on where it stopped, with any number of processes, and ends in the same bytes. Processes share only the folder.
 """
 
-import contextlib
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,62 +22,8 @@ from tqdm.auto import tqdm
 from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
 from longattn_hf.conventions import get_convention
 from longattn_hf.scoring import LongAttnScorer
+from longattn_hf.shards import ROWS_AT_ONCE, hash_json, read_facts, write_shard
 from longattn_hf.windows import WindowDocuments, load_tokenizer_once
-
-_METADATA_KEY = b"longattn_hf"
-_ROWS_AT_ONCE = 32
-
-
-def hash_json(value: object) -> str:
-    """Hashes plain values; the same on every machine and in every process."""
-    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[str, Any] | None = None) -> None:
-    """Writes a table so that `path` either holds all of it or is as it was before.
-
-    Args:
-        path: The shard's file; its folder is made.
-        table: Its rows.
-        fingerprint: Names everything the shard was made from.
-        facts: Plain values kept beside it.
-
-    Raises:
-        OSError: The folder is full or cannot be written to; says how to go on.
-    """
-    metadata = {_METADATA_KEY: json.dumps({"fingerprint": fingerprint, **(facts or {})}, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            pq.write_table(
-                table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}),
-                file,
-                row_group_size=_ROWS_AT_ONCE * 8,
-                compression="zstd",
-                write_page_checksum=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"Cannot write {path}: {error.strerror or error}. Finished shards are kept: make room, or make the folder "
-            "writable, and the same command goes on from there",
-        ) from error
-
-
-def read_facts(path: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """Returns what `write_shard` kept beside a shard; None if it is missing, damaged or of another fingerprint."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        facts = json.loads(metadata[_METADATA_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, json.JSONDecodeError):
-        return None
-    return facts if fingerprint in (None, facts.get("fingerprint")) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +268,7 @@ def _score_batches(path: Path, scorer: LongAttnScorer, progress: tqdm) -> Iterat
     text = {TEXT} if get_convention(scorer.convention).encodes_text_again else set()
     kept = [name for name in file.schema_arrow.names if name not in (TEXT, INPUT_IDS)]
     yield file.schema_arrow.empty_table().select(kept)
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[*kept, INPUT_IDS, *text]):
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*kept, INPUT_IDS, *text]):
         columns: dict[str, Any] = {INPUT_IDS: [ids.values.to_numpy() for ids in batch.column(INPUT_IDS)]}
         if text:
             columns[TEXT] = batch.column(TEXT).to_pylist()

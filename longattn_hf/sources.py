@@ -9,7 +9,8 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 
 from longattn_hf.config import SourceConfig
-from longattn_hf.sharding import Source, hash_json
+from longattn_hf.sharding import Source
+from longattn_hf.shards import hash_json
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from longattn_hf.plots import draw_figures
 from longattn_hf.publishing import publish
 from longattn_hf.scoring import LongAttnScorer
 from longattn_hf.selection import keep_mask
-from longattn_hf.sharding import Process, Source, hash_json, score_windows, window_sources, windowed_shards
+from longattn_hf.sharding import Process, Source, score_windows, window_sources, windowed_shards
+from longattn_hf.shards import hash_json
 from longattn_hf.sources import open_documents, open_source
 from longattn_hf.standardisation import ScoreStatistics, long_distance_scores
 from longattn_hf.windows import WindowDocuments
@@ -203,6 +204,8 @@ def make_scorer(config: BuildConfig, model: str) -> LongAttnScorer:
         dtype=config.dtype,
         impl=config.impl,
         add_bos=config.add_bos,
+        row_fraction=config.row_fraction,
+        seed=config.seed,
         per_head=config.per_head,
         window_tokens=config.window_tokens,
         on_error=config.on_error,

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 ROWS = [
     {
         "columns",
+        "rows",
+        "shards",
         "conventions",
         "null_model",
         "markdown",

@@ -251,3 +251,21 @@ def test_longattn_score_takes_its_model_from_the_environment(tiny_llama):
         env=os.environ | {"LONGATTN_MODEL": str(tiny_llama)},
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_score(tiny_llama):
+    rows = {"input_ids": windows(3, tokens=400)["input_ids"][:]}
+    exact = LongAttnScorer(str(tiny_llama))(rows)
+    assert "dependency_strength_standard_error" not in exact
+    sampled = LongAttnScorer(str(tiny_llama), row_fraction=0.25, seed=1)(rows)
+    for name in SCORES[:2]:
+        for value, estimate, error in zip(exact[name], sampled[name], sampled[f"{name}_standard_error"], strict=True):
+            assert estimate != value and 0 < error < 0.2 * abs(value)
+            assert abs(estimate - value) < 5 * error
+    every = LongAttnScorer(str(tiny_llama), row_fraction=1.0)(rows)
+    np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
+
+
+def test_rounded_probabilities_cannot_be_sampled():
+    with pytest.raises(ValueError, match="'reference_code' rounds each probability: leave row_fraction at None"):
+        LongAttnScorer("m", convention="reference_code", row_fraction=0.5)

@@ -12,12 +12,11 @@ from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.sharding import (
     Process,
     Source,
-    read_facts,
     score_windows,
     window_sources,
     windowed_shards,
-    write_shard,
 )
+from longattn_hf.shards import read_facts, write_shard
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):

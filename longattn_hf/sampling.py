@@ -1,0 +1,221 @@
+"""Far sums from a sample of the query rows: unbiased, with a standard error, for a fraction of the cost.
+
+The rows read exactly are one drawn at random from each run of `1 / row_fraction` consecutive rows. On their own they
+say little, for rows differ by their token far more than windows differ from each other. So every row is first guessed
+from a few keys, at some percent of the map's cost: the guess is summed over all rows, and the sampled rows estimate
+only what it misses (the difference estimator of survey sampling: Sarndal, Swensson and Wretman 1992, section 6.3). How
+far to trust the guess is learned from the other half of the sample, so the estimate is unbiased however poor it is.
+
+Shape suffixes: B batch, H key head, G query heads of a key head, Q all query heads, R sampled rows, F rows with a far
+key, T keys; in the guess n blocks of rows, R rows of a block, S chosen keys, L local keys of a block, D head size.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from longattn_hf.attention import FarAttention, Impl, far_rows, pick_impl
+from longattn_hf.attention.blockwise import run_on_all_threads
+
+# rows that show which keys carry the energy
+_PILOT_ROWS = 128
+# each row's nearest keys, which take most of its near mass, are never guessed
+_LOCAL_KEYS = 64
+_BLOCK_ROWS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledAttention:
+    """Estimates of a layer's far sums.
+
+    Attributes:
+        far: The estimated sums, as `far_attention` returns them; `far.far_energy` may be a little below zero.
+        dependency_strength_error: [B] float64, the standard error of the dependency strength's mean over heads.
+        distribution_uniformity_error: [B] float64, that of the distribution uniformity.
+        num_rows: The rows read exactly.
+    """
+
+    far: FarAttention
+    dependency_strength_error: Tensor
+    distribution_uniformity_error: Tensor
+    num_rows: int
+
+
+def sampled_far_attention(
+    q: Tensor,
+    k: Tensor,
+    *,
+    min_distance: int,
+    row_fraction: float,
+    seed: int = 0,
+    scale: float | None = None,
+    impl: Impl = "auto",
+    guess_keys: int = 512,
+) -> SampledAttention:
+    """Estimates `far_attention` from a share of the rows.
+
+    Args:
+        q: [B, HQ, T, D] queries after position embedding.
+        k: [B, HK, T, D] keys after position embedding.
+        min_distance: As in `far_attention`.
+        row_fraction: The share of the rows to read exactly, in (0, 1]; the inverse is rounded to whole rows.
+        seed: Of the drawing; windows of one length share the rows drawn.
+        scale: As in `far_attention`.
+        impl: What reads the sampled rows, as in `far_attention`.
+        guess_keys: About how many keys guess the other rows; 0 reads the sampled rows alone. The guess's accuracy
+            depends on this number and little on the window's length.
+
+    Returns:
+        The estimates. The mean over all drawings is the exact sum; the uniformity's has a bias far below its error,
+        since it holds the square of the mass.
+
+    Raises:
+        ValueError: If `row_fraction` is not in (0, 1], or as in `far_attention`.
+    """
+    num_tokens = k.shape[2]
+    positions_R, sizes_R = sample_rows(num_tokens, min_distance, row_fraction, seed=seed)
+    positions_R, sizes_R = positions_R.to(q.device), sizes_R.to(q.device)
+    exact = far_rows(q[:, :, positions_R], k, min_distance=min_distance, scale=scale, positions=positions_R, impl=impl)
+    sampled_2BQR = torch.stack(exact).double()
+    guessed_2BQ = sampled_2BQR.new_zeros(sampled_2BQR.shape[:-1])
+    if 0 < guess_keys < num_tokens and _LOCAL_KEYS <= min_distance < num_tokens:
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        guess_2BQF = _guess_all(q, k, min_distance, scale, guess_keys).double()
+        trust_2BQR = _trust(sampled_2BQR, guess_2BQF[..., positions_R - min_distance])
+        run = int(sizes_R.max())
+        padded_2BQF = pad(guess_2BQF, (0, run * len(sizes_R) - guess_2BQF.shape[-1]))
+        guessed_2BQ = (trust_2BQR * padded_2BQF.unflatten(-1, (-1, run)).sum(-1)).sum(-1)
+        sampled_2BQR -= trust_2BQR * guess_2BQF[..., positions_R - min_distance]
+    mass_BQ, energy_BQ = guessed_2BQ + (sampled_2BQR * sizes_R).sum(-1)
+    block = max(num_tokens - min_distance, 1) ** 2
+    # the uniformity's derivatives by mass and energy, for it is not linear in the mass
+    uniformity_BQR = (2 * mass_BQ[..., None] / block * sampled_2BQR[0] - sampled_2BQR[1]) / block
+    return SampledAttention(
+        far=FarAttention(mass_BQ, energy_BQ, pick_impl(impl, q.device)),
+        dependency_strength_error=_standard_error(sampled_2BQR[0].mean(1), sizes_R) / num_tokens,
+        distribution_uniformity_error=_standard_error(uniformity_BQR.mean(1), sizes_R),
+        num_rows=len(positions_R),
+    )
+
+
+def sample_rows(num_tokens: int, min_distance: int, row_fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Draws one row from each run of `1 / row_fraction` consecutive rows that have a far key.
+
+    Returns:
+        int64 [R] the rows' positions, ascending, and float64 [R] how many rows each stands for.
+
+    Raises:
+        ValueError: If `row_fraction` is not in (0, 1].
+    """
+    if not 0 < row_fraction <= 1:
+        raise ValueError(f"row_fraction must be above 0 and at most 1, not {row_fraction!r}")
+    run = round(1 / row_fraction)
+    starts = torch.arange(min(min_distance, num_tokens), num_tokens, run)
+    sizes = (num_tokens - starts).clamp_max(run)
+    chance = torch.rand(len(starts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return starts + (chance * sizes).long(), sizes.double()
+
+
+def _standard_error(sampled_BR: Tensor, sizes_R: Tensor) -> Tensor:
+    """The standard error of the sum over all rows, from the differences between neighbouring runs' draws.
+
+    Neighbours are taken for draws from rows alike; where the runs differ in truth, the error comes out too large.
+    """
+    variance_B = sampled_BR.diff(dim=-1).square().mean(-1) / 2
+    # a run of one row is known for sure, and so without any differences is the sum over no more than such runs
+    unknown = (sizes_R * (sizes_R - 1)).sum()
+    return (variance_B * unknown).sqrt() if unknown > 0 else torch.zeros_like(variance_B)
+
+
+def _trust(exact_R: Tensor, guess_R: Tensor) -> Tensor:
+    """The factor on each run's guess, [..., R]: the slope of exact on guess among every second run, of the others."""
+    slopes = []
+    for half in (1, 0):
+        exact, guess = exact_R[..., half::2].diff(dim=-1), guess_R[..., half::2].diff(dim=-1)
+        spread = guess.square().sum(-1)
+        slopes.append(torch.where(spread > 0, (exact * guess).sum(-1) / spread, 0.0))
+    even = torch.arange(exact_R.shape[-1], device=exact_R.device) % 2 == 0
+    return torch.where(even, slopes[0][..., None], slopes[1][..., None])
+
+
+def _guess_all(q_BQTD: Tensor, k_BHTD: Tensor, min_distance: int, scale: float, num_keys: int) -> Tensor:
+    """Guesses every row with a far key: [2, B, HQ, F] float32, mass and energy."""
+    q_BHGFD = q_BQTD.unflatten(1, (k_BHTD.shape[1], -1))[..., min_distance:, :]
+    guess_2BHGF = torch.empty(2, *q_BHGFD.shape[:-1], device=q_BHGFD.device)
+    num_heads, num_far = q_BHGFD.shape[2:4]
+    # small enough for a core's cache, large enough for a GPU
+    blocks = max(1, 768 // (num_heads * _BLOCK_ROWS)) if q_BHGFD.device.type == "cpu" else 64
+    for b, q_HGFD in enumerate(q_BHGFD):
+        for h, q_GFD in enumerate(q_HGFD):
+            guess = _Guess(q_GFD.float() * scale, k_BHTD[b, h].float(), min_distance, num_keys)
+            starts = iter(range(0, num_far, blocks * _BLOCK_ROWS))
+
+            def work(b: int = b, h: int = h, guess: _Guess = guess, starts: Iterator = starts) -> None:
+                for start in starts:
+                    rows = slice(start, min(start + blocks * _BLOCK_ROWS, num_far))
+                    guess_2BHGF[:, b, h, :, rows] = guess.of(rows)
+
+            run_on_all_threads(work, q_BHGFD.device)
+    return guess_2BHGF.flatten(2, 3)
+
+
+class _Guess:
+    """A key head's guess: a row takes its nearest keys as they are; chosen keys with weights stand for the others."""
+
+    def __init__(self, q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> None:
+        self.q_GFD, self.min_distance = q_GFD, min_distance
+        self.chosen_S, self.weights_S = _choose_keys(q_GFD, k_TD, min_distance, num_keys)
+        self.k_SD = k_TD[self.chosen_S]
+        # each block's nearest keys; the last block may be short
+        missing = -q_GFD.shape[1] % _BLOCK_ROWS
+        k_FD = pad(k_TD[min_distance - _LOCAL_KEYS + 1 :], (0, 0, 0, missing))
+        self.near_NDL = k_FD.unfold(0, _BLOCK_ROWS + _LOCAL_KEYS - 1, _BLOCK_ROWS)
+        self.rows_R1 = torch.arange(_BLOCK_ROWS, device=k_TD.device)[:, None]
+        behind_RL = self.rows_R1 + _LOCAL_KEYS - 1 - torch.arange(self.near_NDL.shape[-1], device=k_TD.device)
+        self.outside_RL = (behind_RL < 0) | (behind_RL >= _LOCAL_KEYS)
+
+    def of(self, rows: slice) -> Tensor:
+        """[2, G, rows] mass and energy; `rows` starts at a block's first row."""
+        first, num_blocks = rows.start // _BLOCK_ROWS, -(-(rows.stop - rows.start) // _BLOCK_ROWS)
+        missing = num_blocks * _BLOCK_ROWS - (rows.stop - rows.start)
+        q_GnRD = pad(self.q_GFD[:, rows], (0, 0, 0, missing)).unflatten(1, (num_blocks, _BLOCK_ROWS))
+        starts_n11 = torch.arange(first, first + num_blocks, device=q_GnRD.device)[:, None, None] * _BLOCK_ROWS
+        positions_nR1 = self.min_distance + starts_n11 + self.rows_R1
+        near_GnRL = (q_GnRD @ self.near_NDL[first : first + num_blocks]).masked_fill_(self.outside_RL, -torch.inf)
+        away_GnRS = q_GnRD @ self.k_SD.T
+        # keys of the future count here: where one drowns all that a row sees, the row is guessed 0
+        largest_GnR1 = torch.maximum(near_GnRL.amax(-1, keepdim=True), away_GnRS.amax(-1, keepdim=True))
+        away_GnRS = away_GnRS.sub_(largest_GnR1).exp_()
+        seen_nRS = self.weights_S * (self.chosen_S <= positions_nR1 - _LOCAL_KEYS)
+        far_nRS = self.weights_S * (self.chosen_S <= positions_nR1 - self.min_distance)
+        total_GnR = near_GnRL.sub_(largest_GnR1).exp_().sum(-1) + (away_GnRS * seen_nRS).sum(-1)
+        mass_GnR = (away_GnRS * far_nRS).sum(-1) / total_GnR
+        energy_GnR = (away_GnRS.square_() * far_nRS).sum(-1) / total_GnR.square()
+        guess_2GnR = torch.stack([mass_GnR, energy_GnR]).masked_fill_(total_GnR == 0, 0)
+        return guess_2GnR.flatten(2, 3)[..., : rows.stop - rows.start]
+
+
+def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> tuple[Tensor, Tensor]:
+    """Chooses keys to stand for all, [S] ascending, and their weights, [S].
+
+    Half of a key's chance is the even one, and half goes by the root mean square of its energy in a few rows looked
+    at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is evenly
+    spaced rather than random, so that the guess depends on nothing but q and k.
+    """
+    num_far, num_tokens = q_GFD.shape[1], len(k_TD)
+    at_P = torch.linspace(0, num_far - 1, min(_PILOT_ROWS, num_far), device=k_TD.device).long()
+    distance_PT = (at_P + min_distance)[:, None] - torch.arange(num_tokens, device=k_TD.device)
+    map_GPT = (q_GFD[:, at_P] @ k_TD.T).masked_fill_(distance_PT < 0, -torch.inf).softmax(-1)
+    far_PT = distance_PT >= min_distance
+    rows_T = far_PT.sum(0).clamp_min(1)
+    importance_T = ((map_GPT.pow_(4) * far_PT).sum((0, 1)) / rows_T).double().sqrt().nan_to_num(nan=0)
+    even = num_keys / num_tokens
+    chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
+    chance_T = chance_T.clamp_max(1)
+    steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
+    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero()[:, 0]
+    return chosen_S, (1 / chance_T[chosen_S]).float()
