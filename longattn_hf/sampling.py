@@ -80,23 +80,25 @@ def sampled_far_attention(
     positions_R, sizes_R = sample_rows(num_tokens, min_distance, row_fraction, seed=seed)
     positions_R, sizes_R = positions_R.to(q.device), sizes_R.to(q.device)
     exact = far_rows(q[:, :, positions_R], k, min_distance=min_distance, scale=scale, positions=positions_R, impl=impl)
-    sampled_2BQR = torch.stack(exact).double()
-    guessed_2BQ = sampled_2BQR.new_zeros(sampled_2BQR.shape[:-1])
+    exact_2BQR = torch.stack(exact).double()
+    sums_2BQ, missed_2BQR = (exact_2BQR * sizes_R).sum(-1), exact_2BQR
     if 0 < guess_keys < num_tokens and _LOCAL_KEYS <= min_distance < num_tokens:
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         guess_2BQF = _guess_all(q, k, min_distance, scale, guess_keys).double()
-        trust_2BQR = _trust(sampled_2BQR, guess_2BQF[..., positions_R - min_distance])
+        guess_2BQR = guess_2BQF[..., positions_R - min_distance]
         run = int(sizes_R.max())
-        padded_2BQF = pad(guess_2BQF, (0, run * len(sizes_R) - guess_2BQF.shape[-1]))
-        guessed_2BQ = (trust_2BQR * padded_2BQF.unflatten(-1, (-1, run)).sum(-1)).sum(-1)
-        sampled_2BQR -= trust_2BQR * guess_2BQF[..., positions_R - min_distance]
-    mass_BQ, energy_BQ = guessed_2BQ + (sampled_2BQR * sizes_R).sum(-1)
+        runs_2BQR = pad(guess_2BQF, (0, run * len(sizes_R) - guess_2BQF.shape[-1])).unflatten(-1, (-1, run)).sum(-1)
+        trust_2BQR = _trust(exact_2BQR, guess_2BQR)
+        sums_2BQ = sums_2BQ + (trust_2BQR * (runs_2BQR - guess_2BQR * sizes_R)).sum(-1)
+        # neighbours are compared below, so here they share one factor
+        missed_2BQR = exact_2BQR - trust_2BQR.mean(-1, keepdim=True) * guess_2BQR
+    mass_BQ, energy_BQ = sums_2BQ
     block = max(num_tokens - min_distance, 1) ** 2
     # the uniformity's derivatives by mass and energy, for it is not linear in the mass
-    uniformity_BQR = (2 * mass_BQ[..., None] / block * sampled_2BQR[0] - sampled_2BQR[1]) / block
+    uniformity_BQR = (2 * mass_BQ[..., None] / block * missed_2BQR[0] - missed_2BQR[1]) / block
     return SampledAttention(
         far=FarAttention(mass_BQ, energy_BQ, pick_impl(impl, q.device)),
-        dependency_strength_error=_standard_error(sampled_2BQR[0].mean(1), sizes_R) / num_tokens,
+        dependency_strength_error=_standard_error(missed_2BQR[0].mean(1), sizes_R) / num_tokens,
         distribution_uniformity_error=_standard_error(uniformity_BQR.mean(1), sizes_R),
         num_rows=len(positions_R),
     )
