@@ -18,6 +18,7 @@ ROWS = [
         "markdown",
         "card_merge",
         "hub_access",
+        "page",
         "attention_call",
         "rope",
         "attention.reference",
@@ -31,7 +32,7 @@ ROWS = [
     {"sampling"},
     {"scoring", "standardisation"},
     {"selection", "sharding", "card_metadata", "staging"},
-    {"report", "plots", "card", "release", "sources", "output"},
+    {"report", "plots", "card", "release", "sources", "output", "token_view"},
     {"publishing"},
 ]
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -1,0 +1,172 @@
+"use strict";
+// small SVG plots; every text is set as text, never as markup
+const LongAttn = {
+  make(name, attributes = {}, ...children) {
+    const svg = ["svg", "g", "rect", "line", "path", "text", "circle", "title"].includes(name);
+    const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (value !== null && value !== undefined) node.setAttribute(key, value);
+    }
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  },
+
+  count(value) {
+    return Math.round(value).toLocaleString("en-US");
+  },
+
+  short(value) {
+    if (value === null || value === undefined) return "-";
+    if (Number.isInteger(value)) return LongAttn.count(value);
+    const size = Math.abs(value);
+    return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(4))) : value.toExponential(3);
+  },
+
+  table({ head, rows, numbers = [], label }) {
+    const cell = (tag, value, at) =>
+      LongAttn.make(tag, { class: numbers.includes(at) ? "la-number" : null, scope: tag === "th" ? "col" : null },
+        value instanceof Node ? value : typeof value === "number" ? LongAttn.short(value) : String(value ?? "-"));
+    return LongAttn.make("div", { class: "la-scroll", tabindex: 0, role: "region", "aria-label": label },
+      LongAttn.make("table", { "aria-label": label },
+        LongAttn.make("thead", {}, LongAttn.make("tr", {}, ...head.map((name, at) => cell("th", name, at)))),
+        LongAttn.make("tbody", {}, ...rows.map((row) =>
+          LongAttn.make("tr", {}, ...row.map((value, at) => cell("td", value, at)))))));
+  },
+
+  // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys
+  histogram({ label, unit, edges, kept, dropped, cut = null, onCut = null }) {
+    const { make, count, short } = LongAttn;
+    const width = 330, height = 150, left = 40, bottom = 30, top = 12;
+    const low = edges[0], high = edges[edges.length - 1];
+    const most = Math.max(1, ...kept.map((value, at) => value + dropped[at]));
+    const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - 6);
+    const y = (value) => height - bottom - (value / most) * (height - bottom - top);
+    const all = kept.reduce((sum, value) => sum + value, 0), none = dropped.reduce((sum, value) => sum + value, 0);
+    const spoken = `${label}: ${count(all)} of ${count(all + none)} windows kept, from ${short(low)} to ${short(high)}` +
+      (cut === null ? "" : `, cut at ${short(cut)}`);
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut ? "group" : "img", "aria-label": spoken });
+    const tip = make("div", { class: "la-tip", "aria-hidden": "true" }, "\u00a0");
+    svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(0), y2: y(0) }));
+    kept.forEach((value, at) => {
+      const x0 = x(edges[at]), step = x(edges[at + 1]) - x0, gap = step > 4 ? 0.5 : 0;
+      const bar = (kind, from, to) => to > from && svg.append(make("rect",
+        { class: `la-fill-${kind}`, x: x0 + gap, width: Math.max(step - 2 * gap, 0.5), y: y(to), height: y(from) - y(to) }));
+      bar("kept", 0, value);
+      bar("dropped", value, value + dropped[at]);
+      const hit = make("rect", { class: "la-hit", x: x0, width: Math.max(step, 0.5), y: top, height: height - bottom - top });
+      hit.addEventListener("pointerenter", () => {
+        tip.textContent = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(value)} kept, ${count(dropped[at])} dropped`;
+      });
+      svg.append(hit);
+    });
+    for (const [value, anchor] of [[low, "start"], [(low + high) / 2, "middle"], [high, "end"]]) {
+      svg.append(make("text", { x: x(value), y: height - 14, "text-anchor": anchor }, short(value)));
+    }
+    svg.append(make("text", { x: left - 4, y: y(most) + 4, "text-anchor": "end" }, count(most)),
+      make("text", { x: left - 4, y: y(0), "text-anchor": "end" }, "0"),
+      make("text", { x: (left + width) / 2, y: height - 1, "text-anchor": "middle" }, unit));
+    if (cut !== null) LongAttn.addCut(svg, { cut, low, high, x, top, bottom: y(0), label, onCut, left, right: width - 6, tip });
+    return make("div", { class: "la-histogram" }, svg, tip);
+  },
+
+  addCut(svg, { cut, low, high, x, top, bottom, label, onCut, left, right, tip }) {
+    const { make, short } = LongAttn;
+    const clamp = (value) => Math.min(Math.max(value, low), high);
+    const line = make("line", { class: "la-line-cut", y1: top - 8, y2: bottom });
+    svg.append(line);
+    const handle = onCut && make("circle", {
+      class: "la-handle", cy: top - 6, r: 6, tabindex: 0, role: "slider", "aria-orientation": "horizontal",
+      "aria-label": `Cut of ${label}`, "aria-valuemin": low, "aria-valuemax": high,
+    });
+    let at = cut;
+    const place = (value) => {
+      at = value;
+      const where = x(clamp(value));
+      line.setAttribute("x1", where);
+      line.setAttribute("x2", where);
+      if (!handle) return;
+      handle.setAttribute("cx", where);
+      handle.setAttribute("aria-valuenow", value);
+      handle.setAttribute("aria-valuetext", short(value));
+    };
+    place(cut);
+    if (!handle) return;
+    svg.append(handle);
+    handle.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      handle.setPointerCapture(event.pointerId);
+      handle.focus();
+      const box = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / box.width;
+      const move = (moved) => {
+        const share = ((moved.clientX - box.left) * scale - left) / (right - left);
+        place(clamp(low + share * (high - low)));
+        tip.textContent = `keep above ${short(at)}`;
+      };
+      handle.addEventListener("pointermove", move);
+      handle.addEventListener("pointerup", () => {
+        handle.removeEventListener("pointermove", move);
+        onCut(at);
+      }, { once: true });
+    });
+    handle.addEventListener("keydown", (event) => {
+      const step = (high - low) / 100;
+      const moves = { ArrowLeft: -step, ArrowDown: -step, ArrowRight: step, ArrowUp: step, PageUp: 10 * step, PageDown: -10 * step };
+      const target = event.key === "Home" ? low : event.key === "End" ? high : event.key in moves ? at + moves[event.key] : null;
+      if (target === null) return;
+      event.preventDefault();
+      place(clamp(target));
+      onCut(at);
+    });
+  },
+
+  // attention mass by distance, bars of equal width for the bins of a logarithmic scale, and uniform attention as steps
+  profile({ edges, attention, uniform, minDistance }) {
+    const { make, count, short } = LongAttn;
+    const width = 420, height = 190, left = 44, bottom = 36, top = 10;
+    const bins = attention.length, step = (width - left - 6) / bins;
+    const most = Math.max(...attention, ...uniform);
+    const y = (value) => height - bottom - (value / most) * (height - bottom - top);
+    const far = edges.findIndex((edge) => edge >= minDistance);
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": "Share of the attention by distance in tokens, beside that of uniform attention" });
+    const tip = make("div", { class: "la-tip", "aria-hidden": "true" }, "\u00a0");
+    svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(0), y2: y(0) }));
+    let path = "";
+    attention.forEach((value, at) => {
+      const x = left + at * step;
+      svg.append(make("rect", { class: at >= far && far >= 0 ? "la-fill-kept" : "la-fill-dropped",
+        x: x + 0.5, width: Math.max(step - 1, 0.5), y: y(value), height: y(0) - y(value) }));
+      path += `${at ? "L" : "M"}${x},${y(uniform[at])}H${x + step}`;
+    });
+    svg.append(make("path", { class: "la-line-second", d: path }));
+    attention.forEach((value, at) => {
+      const hit = make("rect", { class: "la-hit", x: left + at * step, width: step, y: top, height: height - bottom - top });
+      hit.addEventListener("pointerenter", () => {
+        const span = edges[at + 1] - edges[at] === 1 ? count(edges[at]) : `${count(edges[at])} to ${count(edges[at + 1] - 1)}`;
+        tip.textContent = `${span} tokens back: ${(100 * value).toFixed(2)} %, uniform ${(100 * uniform[at]).toFixed(2)} %`;
+      });
+      svg.append(hit);
+    });
+    const every = Math.ceil(bins / 7);
+    for (let at = 0; at < bins; at += every) {
+      svg.append(make("text", { x: left + at * step, y: height - 20, "text-anchor": "middle" }, count(edges[at])));
+    }
+    svg.append(make("text", { x: left - 4, y: y(most) + 8, "text-anchor": "end" }, `${short(Number((100 * most).toPrecision(3)))} %`),
+      make("text", { x: left - 4, y: y(0), "text-anchor": "end" }, "0"),
+      make("text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, "distance in tokens"));
+    return make("div", {}, svg, tip);
+  },
+
+  legend(...keys) {
+    return LongAttn.make("div", { class: "la-legend" },
+      ...keys.map(([kind, text]) => LongAttn.make("span", { class: `la-key la-key-${kind}` }, text)));
+  },
+
+  // standalone pages follow the system's light or dark setting; inside another page that page decides
+  followSystemTheme() {
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const follow = () => document.documentElement.classList.toggle("dark", dark.matches);
+    dark.addEventListener("change", follow);
+    follow();
+  },
+};
