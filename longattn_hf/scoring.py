@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.attention import FarAttention, far_attention
+from longattn_hf.attention import FarAttention, far_attention, pick_impl
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
     DISTRIBUTION_UNIFORMITY,
@@ -20,7 +20,7 @@ from longattn_hf.columns import (
     STANDARD_ERROR,
     TEXT,
 )
-from longattn_hf.conventions import Convention, get_convention
+from longattn_hf.conventions import get_convention
 from longattn_hf.first_layer import FirstLayer, load_first_layer
 from longattn_hf.rows import equal_lengths, is_batch, why_unusable
 from longattn_hf.sampling import sampled_far_attention
@@ -164,6 +164,15 @@ class LongAttnScorer:
             raise ValueError(f"The window's column {column!r} is unusable: {reasons[0]}.")
         return ids[0].astype(np.int64)
 
+    def pick_impl(self, device: torch.device) -> str:
+        """Names the attention implementation that this scorer uses on a device."""
+        return pick_impl(self.impl, device, probability_dtype=self._probability_dtype)
+
+    @property
+    def _probability_dtype(self) -> torch.dtype | None:
+        name = get_convention(self.convention).probability_dtype
+        return getattr(torch, name) if name else None
+
     @property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The model's tokenizer, loaded on the first use in a process."""
@@ -243,12 +252,11 @@ class LongAttnScorer:
 
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
-        convention = get_convention(self.convention)
         rows, results = [], []
         for group in equal_lengths(ids, self.batch_tokens):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
-            results.append(self._score_group(stacked, layer, convention))
+            results.append(self._score_group(stacked, layer))
         if not rows:
             return {}
         names = list(results[0])
@@ -261,7 +269,7 @@ class LongAttnScorer:
             )
         return {row: dict(zip(names, stacked_NBH[:, at], strict=True)) for at, row in enumerate(rows)}
 
-    def _score_group(self, ids_BT: Tensor, layer: FirstLayer, convention: Convention) -> dict[str, Tensor]:
+    def _score_group(self, ids_BT: Tensor, layer: FirstLayer) -> dict[str, Tensor]:
         if layer.device.type == "cuda":
             ids_BT = ids_BT.pin_memory().to(layer.device, non_blocking=True)
         num_tokens = ids_BT.shape[1]
@@ -269,9 +277,13 @@ class LongAttnScorer:
         with torch.inference_mode():
             q, k, scale = layer.query_key(ids_BT)
             if self.row_fraction is None:
-                rounding = getattr(torch, convention.probability_dtype) if convention.probability_dtype else None
                 far = far_attention(
-                    q, k, min_distance=min_distance, scale=scale, impl=self.impl, probability_dtype=rounding
+                    q,
+                    k,
+                    min_distance=min_distance,
+                    scale=scale,
+                    impl=self.impl,
+                    probability_dtype=self._probability_dtype,
                 )
                 return map_scores(far, num_tokens, min_distance)
             sampled = sampled_far_attention(

@@ -264,7 +264,11 @@ def describe(
         "convention": config.convention,
         "settings": settings
         | local
-        | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
+        | {
+            "model": model_name(config.model),
+            "min_distance": config.resolved_min_distance,
+            "impl": scorer.pick_impl(layer.device),
+        },
         "software": report.software_versions(),
         "model": {
             **layer.identity,

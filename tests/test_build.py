@@ -366,6 +366,37 @@ def test_a_later_corpus_can_be_put_on_an_earlier_ones_scale(recipe, undisturbed,
     assert first["long_distance_score"] == second["long_distance_score"]
 
 
+def test_sampled_rows_and_heads_are_recorded_as_columns_and_in_the_card(recipe, tmp_path):
+    run(recipe, tmp_path / "out", row_fraction=0.25, per_head=True)
+    for config in ("book", "scores"):
+        row = load_dataset(str(tmp_path / "out"), config, split="train")[0]
+        assert row["dependency_strength_standard_error"] > 0 and row["distribution_uniformity_standard_error"] > 0
+        assert len(row["dependency_strength_per_head"]) == 4
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["row_fraction"] == 0.25 and report["settings"]["impl"] == "blockwise"
+    assert "The scores are estimates" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe, undisturbed, tmp_path):
+    run(recipe, tmp_path / "out", fraction=None, convention="reference_code")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"]["dtype"] == "float16" and report["settings"]["impl"] == "reference"
+    assert report["agreement"]["other_convention"] == "paper"
+    scores = load_dataset(str(tmp_path / "out"), "scores", split="train").to_pandas()
+    exact = load_dataset(str(undisturbed), "scores", split="train").to_pandas()
+    for category, windows in scores.groupby("category"):
+        assert windows["kept"].sum() == -(-len(windows) // 2)
+        span = [windows[name].agg(["min", "max"]) for name in ("dependency_strength", "map_variance")]
+        unit = [
+            (windows[name] - low) / (high - low)
+            for name, (low, high) in zip(("dependency_strength", "map_variance"), span, strict=True)
+        ]
+        expected = (unit[0] - 0.5 * unit[1]).to_numpy()
+        assert windows["long_distance_score"].to_numpy() == pytest.approx(expected, abs=1e-12), category
+    assert scores["id"].tolist() == exact["id"].tolist()
+    assert (scores["dependency_strength"] != exact["dependency_strength"]).any()
+
+
 def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path):
     peaks = []
     for count in (1_000, 10_000):
