@@ -23,12 +23,14 @@ from longattn_hf.columns import (
     TEXT,
 )
 from longattn_hf.sharding import Process
+from longattn_hf.staging import write_parquet
 
 SCORES = "scores"
 
 # a Parquet file of text takes half of it or less: this stays below the 500 MB that the Hub's tools like
 _CHARACTERS_PER_FILE = 300_000_000
 _SCORES_PER_FILE = 1_000_000
+_GO_ON = "make room, or make the folder writable, and the same command goes on from the scores"
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,7 @@ def write_files(
             table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
         else:
             table = _with_text(table, file.rows, shard_of_row, names, windows)
-        path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset(table).to_parquet(path)
+        write_parquet(Dataset(table), folder / file.path, hint=_GO_ON)
 
 
 def _with_text(

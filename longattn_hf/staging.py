@@ -1,7 +1,5 @@
 """A dataset in memory as the files of a Hub repository: Parquet shards and a short card."""
 
-import errno
-import os
 import re
 from collections.abc import Iterator
 from io import BytesIO
@@ -34,35 +32,47 @@ def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
 
     Raises:
         ValueError: A category cannot name a configuration.
-        OSError: The folder's disk is full; says which folder.
+        OSError: As `write_parquet`.
     """
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
     infos, configs = DatasetInfosDict(), MetadataConfigs()
-    try:
-        for split, whole in splits.items():
-            for name, part in _configurations(whole):
-                paths = _write_shards(part, folder / "data" / name, split)
-                pattern = {"split": split, "path": f"data/{name}/{split}-*.parquet"}
-                configs.setdefault(name, {"data_files": []})["data_files"].append(pattern)
-                info = infos.setdefault(
-                    name, DatasetInfo(config_name=name, features=part.features, splits=SplitDict())
-                )
-                size = sum(path.stat().st_size for path in paths)
-                info.splits.add(SplitInfo(split, num_bytes=_size_in_memory(part), num_examples=len(part)))
-                info.download_size = (info.download_size or 0) + size
-                info.dataset_size = (info.dataset_size or 0) + _size_in_memory(part)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free some space, or let TMPDIR name another disk"
-            raise OSError(
-                error.errno, f"{os.strerror(error.errno)} while writing shards to {folder}: {hint}"
-            ) from error
-        raise
+    for split, whole in splits.items():
+        for name, part in _configurations(whole):
+            paths = _write_shards(part, folder / "data" / name, split)
+            pattern = {"split": split, "path": f"data/{name}/{split}-*.parquet"}
+            configs.setdefault(name, {"data_files": []})["data_files"].append(pattern)
+            info = infos.setdefault(name, DatasetInfo(config_name=name, features=part.features, splits=SplitDict()))
+            size = sum(path.stat().st_size for path in paths)
+            info.splits.add(SplitInfo(split, num_bytes=_size_in_memory(part), num_examples=len(part)))
+            info.download_size = (info.download_size or 0) + size
+            info.dataset_size = (info.dataset_size or 0) + _size_in_memory(part)
     data = DatasetCardData()
     infos.to_dataset_card_data(data)
     configs.to_dataset_card_data(data)
     body = f"# Long documents\n\n{BEGIN}\nPublished with `longattn_hf`.\n{END}\n"
     (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
+    """Writes a dataset as one Parquet file, with `datasets`' row groups, page index and metadata.
+
+    Args:
+        dataset: The rows.
+        path: The file; its folder is made.
+        hint: Said where it cannot be written: what to do.
+
+    Raises:
+        OSError: The disk is full or cannot be written to; says where, and the hint.
+    """
+    # by way of memory: where a disk is full, Arrow ends the process if `to_parquet` writes to a file itself
+    buffer = BytesIO()
+    dataset.to_parquet(buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error} while writing {path}: {hint}") from error
 
 
 def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
@@ -80,15 +90,12 @@ def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
 
 
 def _write_shards(dataset: Dataset, folder: Path, split: str) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     count = max(1, ceil(_size_in_memory(dataset) / MAX_SHARD_BYTES))
     while True:
         paths = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
         for index, path in enumerate(paths):
-            # by way of memory: where a disk is full, Arrow ends the process if it writes to a file itself
-            buffer = BytesIO()
-            dataset.shard(count, index, contiguous=True).to_parquet(buffer)
-            path.write_bytes(buffer.getbuffer())
+            part = dataset.shard(count, index, contiguous=True)
+            write_parquet(part, path, hint="free some space, or let TMPDIR name another disk")
         # rows of very unequal length can still gather in one shard
         if count >= len(dataset) or all(path.stat().st_size <= MAX_SHARD_BYTES for path in paths):
             return paths
