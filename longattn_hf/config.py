@@ -57,7 +57,7 @@ class SourceConfig:
     max_documents: int | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self, f"source {self.path!r}")
+        check_types(self, f"source {self.path!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class BuildConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        _check_types(self, "the configuration")
+        check_types(self, "the configuration")
         if not self.sources:
             raise ValueError("The configuration names no sources; give at least one with category and path.")
         if self.window_tokens < 1 or self.documents_per_shard < 1:
@@ -208,12 +208,12 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
     values |= overrides or {}
-    _check_names(values, BuildConfig, str(path))
+    check_names(values, BuildConfig, str(path))
     sources = values.get("sources") or []
     if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
         raise ValueError(f"sources in {path} must be a list of mappings with category and path.")
     for source in sources:
-        _check_names(source, SourceConfig, f"a source of {path}")
+        check_names(source, SourceConfig, f"a source of {path}")
     return BuildConfig(**(values | {"sources": tuple(SourceConfig(**source) for source in sources)}))
 
 
@@ -237,7 +237,7 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
         parser.add_argument(f"--{item.name}", type=yaml.safe_load, default=MISSING, help=str(item.type), **flag)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        _check_names({word.lstrip("-").split("=")[0]: None for word in unknown[:1]}, BuildConfig, "the command line")
+        check_names({word.lstrip("-").split("=")[0]: None for word in unknown[:1]}, BuildConfig, "the command line")
         raise ValueError(f"The command line's {' '.join(unknown)} cannot be read; write --setting VALUE.")
     overrides = {name: value for name, value in vars(given).items() if value is not MISSING and name != "config"}
     path = Path(given.config)
@@ -248,7 +248,8 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
     return load_config(given.config, overrides), " ".join(words)
 
 
-def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
+def check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
+    """Checks that the values' names are fields of a dataclass, and that none without a default is missing."""
     known = {item.name: item for item in fields(kind)}
     for name in values:
         if name not in known:
@@ -262,7 +263,7 @@ def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
 
 
-def _check_types(config: Any, where: str) -> None:
+def check_types(config: Any, where: str) -> None:
     """Checks each field against its annotation; numbers that YAML reads as text, such as 2.5e6, are converted."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
