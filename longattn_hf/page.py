@@ -1,4 +1,4 @@
-"""Self-contained web pages: the package's own styles and scripts put inline, data as JSON, text of any origin as text."""
+"""Self-contained web pages: the package's styles and scripts inline, data as JSON, text of any origin as text."""
 
 import html
 import json
@@ -19,7 +19,7 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Writes characters that act instead of being seen as what they are: ESC as U+241B, a text direction as <U+202E>."""
+    """Writes characters that act instead of being seen as what they are: ESC as U+241B, a direction as <U+202E>."""
 
     def show(match: re.Match[str]) -> str:
         code = ord(match[0])

@@ -12,7 +12,7 @@ from longattn_hf.staging import MAX_SHARD_BYTES
 
 CARD = "README.md"
 # what of an output directory is published; its work/ is private
-_PUBLISHED = (CARD, "report.json", "figures/**/*", "data/**/*", "scores/**/*")
+_PUBLISHED = (CARD, "report.json", "report.html", "figures/**/*", "data/**/*", "scores/**/*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,11 @@ class Release:
 
     def check_free_of(self, *secrets: str) -> None:
         """Refuses to publish a text that quotes the token or this machine's path."""
-        texts = {path: file.path.read_text("utf-8") for path, file in self.files.items() if path.endswith(".json")}
+        texts = {
+            path: file.path.read_text("utf-8")
+            for path, file in self.files.items()
+            if path.endswith((".json", ".html"))
+        }
         for path, text in (texts | {CARD: self.card}).items():
             if any(secret in text for secret in secrets):
                 raise ValueError(

@@ -30,6 +30,7 @@ from longattn_hf import output, report
 from longattn_hf.card import render_card
 from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.config import BuildConfig, SourceConfig, parse_command_line
+from longattn_hf.html_report import write_report_page
 from longattn_hf.plots import draw_figures
 from longattn_hf.publishing import publish
 from longattn_hf.scoring import LongAttnScorer
@@ -287,9 +288,10 @@ def describe(
 def finish(
     table: pa.Table, facts: Callable[[Path], dict[str, Any]], staging: Path, folder: Path, fingerprint: str
 ) -> None:
-    """Writes figures, statistics, report and card beside the staged files, and puts everything in place."""
+    """Writes figures, page, statistics, report and card beside the staged files, and puts everything in place."""
     found = facts(staging)
     found["figures"] = draw_figures(table, found, staging)
+    found["page"] = write_report_page(table, found, staging)
     ScoreStatistics.of(table).save(staging / "statistics.json")
     (staging / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (staging / "README.md").write_text(render_card(found), encoding="utf-8")

@@ -1,14 +1,19 @@
 import atexit
 import os
+import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hub_server import Hub, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # one local Hub for the whole run; each test that asks for `hub` finds it empty
 _SERVER = serve()
@@ -88,3 +93,17 @@ def hub(monkeypatch) -> Iterator[Hub]:
     yield _HUB
     _HUB.stopped.set()
     huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A real browser without a window, of the system's packages."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        # a container's root has no sandbox to drop into
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

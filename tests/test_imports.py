@@ -19,6 +19,7 @@ ROWS = [
         "card_merge",
         "hub_access",
         "page",
+        "histograms",
         "attention_call",
         "rope",
         "attention.reference",
@@ -33,7 +34,7 @@ ROWS = [
     {"scoring", "standardisation"},
     {"selection", "sharding", "card_metadata", "staging"},
     {"report", "plots", "card", "release", "sources", "output", "token_view"},
-    {"publishing"},
+    {"publishing", "html_report"},
 ]
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
 
