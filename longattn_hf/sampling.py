@@ -22,7 +22,7 @@ from longattn_hf.attention import FarAttention, Impl, far_rows, pick_impl
 from longattn_hf.attention.blockwise import run_on_all_threads
 
 # rows that show which keys carry the energy
-_PILOT_ROWS = 128
+_PILOT_ROWS = 256
 # each row's nearest keys, which take most of its near mass, are never guessed
 _LOCAL_KEYS = 64
 _BLOCK_ROWS = 128
@@ -204,9 +204,9 @@ class _Guess:
 def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> tuple[Tensor, Tensor]:
     """Chooses keys to stand for all, [S] ascending, and their weights, [S].
 
-    Half of a key's chance is the even one, and half goes by the root mean square of its energy in a few rows looked
-    at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is evenly
-    spaced rather than random, so that the guess depends on nothing but q and k.
+    A quarter of a key's chance is the even one, and the rest goes by the root mean square of its energy in a few rows
+    looked at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is
+    evenly spaced rather than random, so that the guess depends on nothing but q and k.
     """
     num_far, num_tokens = q_GFD.shape[1], len(k_TD)
     at_P = torch.linspace(0, num_far - 1, min(_PILOT_ROWS, num_far), device=k_TD.device).long()
@@ -216,7 +216,7 @@ def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) 
     rows_T = far_PT.sum(0).clamp_min(1)
     importance_T = ((map_GPT.pow_(4) * far_PT).sum((0, 1)) / rows_T).double().sqrt().nan_to_num(nan=0)
     even = num_keys / num_tokens
-    chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
+    chance_T = even * (0.25 + 0.75 * importance_T / importance_T.mean().clamp_min(1e-300))
     chance_T = chance_T.clamp_max(1)
     steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
     chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero()[:, 0]
