@@ -1,7 +1,7 @@
 """Where a model's files are, and reading a few named tensors out of them: safetensors or GGUF, local or on the Hub."""
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longattn_hf.hub_access import explain
-from longattn_hf.remote import fetch_tensors
+from longattn_hf.remote import Rows, fetch_tensors, refuse_other_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -178,17 +178,18 @@ class Tensors:
     sha256: str
 
 
-def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Collection[str]]) -> Tensors:
+def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Mapping[str, Rows]]) -> Tensors:
     """Reads some tensors of a safetensors checkpoint, from the files that hold them.
 
     Of a model on the Hub whose files are not in the cache, the tensors' own bytes are fetched (see `fetch_tensors`).
 
     Args:
         location: The model.
-        wanted: Picks from all the tensors' names those to read.
+        wanted: Picks from all the tensors' names those to read, with the rows of each: the first so many of so many;
+            None for all.
 
     Raises:
-        ValueError: There is no safetensors file, or one is damaged.
+        ValueError: There is no safetensors file, one is damaged, or a tensor has another number of rows.
     """
     if location.commit and not _is_downloaded(location, wanted):
         path = fetch_tensors(location.path, location.commit, wanted, token=location.token)
@@ -196,19 +197,31 @@ def read_safetensors(location: Location, wanted: Callable[[Collection[str]], Col
         return _hashed(tensors)
     try:
         index = json.loads(location.file(_INDEX).read_text())["weight_map"]
-        file_of = {name: location.file(index[name]) for name in wanted(index)}
+        picked = wanted(index)
+        file_of = {name: location.file(index[name]) for name in picked}
     except FileNotFoundError as missing:
         if _INDEX not in str(missing):
             raise ValueError(f"A shard that {_INDEX} names is missing: {missing} Fetch the model again.") from missing
         path = _single_file(location)
-        file_of = dict.fromkeys(wanted(_tensors_of(path, lambda opened: list(opened.keys()))), path)
+        picked = wanted(_tensors_of(path, lambda opened: list(opened.keys())))
+        file_of = dict.fromkeys(picked, path)
     except (KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{_INDEX} of {location.name!r} is damaged ({error!r}). Fetch the model again.") from error
     tensors = {}
     for path in sorted(set(file_of.values())):
-        names = sorted(name for name, file in file_of.items() if file == path)
-        tensors |= _tensors_of(path, lambda opened, names=names: {name: opened.get_tensor(name) for name in names})
+        mine = {name: picked[name] for name, file in sorted(file_of.items()) if file == path}
+        tensors |= _tensors_of(
+            path, lambda opened, mine=mine: {name: _read_rows(opened, name, rows) for name, rows in mine.items()}
+        )
     return _hashed(tensors)
+
+
+def _read_rows(opened: Any, name: str, rows: Rows) -> Tensor:
+    if rows is None:
+        return opened.get_tensor(name)
+    lines = opened.get_slice(name)
+    refuse_other_rows(name, lines.get_shape(), rows)
+    return lines[: rows[0]]
 
 
 def _hashed(tensors: dict[str, Tensor]) -> Tensors:
@@ -216,7 +229,7 @@ def _hashed(tensors: dict[str, Tensor]) -> Tensors:
     return Tensors(by_name=tensors, sha256=hash_tensors(stored))
 
 
-def _is_downloaded(location: Location, wanted: Callable[[Collection[str]], Collection[str]]) -> bool:
+def _is_downloaded(location: Location, wanted: Callable[[Collection[str]], Mapping[str, Rows]]) -> bool:
     """Whether the cache holds the model's own files, those of them at least that the wanted tensors are in."""
 
     def cached(name: str) -> str | None:

@@ -55,7 +55,7 @@ def save_layer(
     if location.gguf_file:
         raise ValueError(f"{location.name!r} is a GGUF file: copy the file itself, or load the model's safetensors.")
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = read_safetensors(location, lambda _: names)
+    tensors = read_safetensors(location, lambda _: dict.fromkeys(names))
     save_file(tensors.by_name, folder / "model.safetensors", metadata={"format": "pt"})
     origin = {key: identity[key] for key in ("model", "revision", "sha256", "rope_theta", "rope_scaling")}
     written = config.to_dict() | {"first_layer_of": origin}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -22,11 +23,12 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from longattn_hf.attention_call import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
+from longattn_hf.remote import Rows
 
 
 def build_one_layer(
     config: PreTrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, set[str]]:
+) -> tuple[PreTrainedModel, dict[str, Rows]]:
     """Builds a model of one layer on the meta device, with the modules that its first map does not need idle.
 
     Args:
@@ -35,7 +37,9 @@ def build_one_layer(
         trust_remote_code: Whether to run modelling code from the model's repository.
 
     Returns:
-        The model, and the names of the parameters and stored buffers that its first queries and keys depend on.
+        The model, and what its first queries and keys depend on: the names of parameters and stored buffers, each with
+        the rows that count: of the matrix of a fused projection whose queries and keys come before its values, as
+        Phi-3's, the first so many of so many; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
 
     Raises:
         ValueError: The model's first layer is not causal softmax attention called by transformers' interface.
@@ -67,12 +71,12 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bo
         ) from error
 
 
-def _trace(network: PreTrainedModel) -> tuple[set[str], dict[str, int]]:
+def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
     """Finds what the first queries and keys depend on.
 
     Returns:
-        The names of the parameters and stored buffers they depend on, and the names, with the widths of their outputs,
-        of the modules that run before them and hold none of those.
+        The names of the parameters and stored buffers they depend on, with the rows that count, and the names, with
+        the widths of their outputs, of the modules that run before them and hold none of those.
     """
     network.eval()
     ran: list[tuple[nn.Module, Tensor]] = []
@@ -105,23 +109,52 @@ def _trace(network: PreTrainedModel) -> tuple[set[str], dict[str, int]]:
     idle = {
         name_of[module]: output.shape[-1]
         for module, output in ran
-        if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & needed
+        if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & needed.keys()
     }
     return needed, idle
 
 
-def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> set[str]:
-    found, seen = set(), set()
+def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:
+    found: dict[str, Rows] = {}
+    seen = set()
     stack = [call.q.grad_fn, call.k.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        stack += [earlier for earlier, _ in node.next_functions]
         if hasattr(node, "variable"):
-            found.add(name_of[id(node.variable)])
-    return found
+            found[name_of[id(node.variable)]] = None
+        elif (product := _product_cut_by(node)) is not None:
+            # what is cut off a product's end stands in the last rows of its matrix
+            *others, (transposed, _) = product.next_functions
+            matrix = transposed.next_functions[0][0].variable
+            stop = min(node._saved_end, matrix.shape[0])
+            used = found.get(name_of[id(matrix)], (0, matrix.shape[0]))
+            found[name_of[id(matrix)]] = used and (max(used[0], stop), matrix.shape[0])
+            stack += [earlier for earlier, _ in others]
+        else:
+            stack += [earlier for earlier, _ in node.next_functions]
+    return {name: None if rows and rows[0] == rows[1] else rows for name, rows in found.items()}
+
+
+def _product_cut_by(node: Node) -> Node | None:
+    """The product `x @ weight.T` of which a node keeps some columns; None where it does anything else."""
+    if node.name() != "SliceBackward0":
+        return None
+    sizes = node._saved_self_sym_sizes
+    if node._saved_dim != len(sizes) - 1 or node._saved_step != 1:
+        return None
+    product = node.next_functions[0][0]
+    while product.name() in ("ViewBackward0", "UnsafeViewBackward0"):
+        if product._saved_self_sym_sizes[-1] != sizes[-1]:
+            return None
+        product = product.next_functions[0][0]
+    if product.name() not in ("MmBackward0", "AddmmBackward0"):
+        return None
+    transposed = product.next_functions[-1][0]
+    is_weight = transposed is not None and transposed.name() == "TBackward0"
+    return product if is_weight and hasattr(transposed.next_functions[0][0], "variable") else None
 
 
 class _Idle(nn.Module):
@@ -135,27 +168,32 @@ class _Idle(nn.Module):
         return hidden.new_zeros(()).expand(*hidden.shape[:-1], self.width)
 
 
-def pick_stored_names(network: PreTrainedModel, needed: Collection[str], names: Collection[str]) -> list[str]:
-    """Picks from a checkpoint's names those that the `needed` parameters are made of, by transformers' renaming."""
+def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str]) -> dict[str, Rows]:
+    """Picks from a checkpoint's names those that the `needed` parameters are made of, by transformers' renaming.
+
+    Returns:
+        The names, with the rows to read of each; None for all.
+    """
     mapping = get_model_conversion_mapping(network)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     targets_of = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
     prefix, state = network.base_model_prefix, network.state_dict()
-    picked = []
+    picked: dict[str, Rows] = {}
     for name in names:
         renamed, source = rename_source_key(name, renamings, converters, prefix, state)
         if renamed not in state and name in state:
             renamed, source = rename_source_key(name, [], [], prefix, state)
         first, *others = targets_of.get(source, [renamed])
         if not {renamed, *(renamed.replace(first, other) for other in others)}.isdisjoint(needed):
-            picked.append(name)
+            # a tensor that is converted on its way is read whole
+            picked[name] = None if source in targets_of else needed[renamed]
     return picked
 
 
 def load_one_layer(
     network: PreTrainedModel,
-    needed: Collection[str],
+    needed: Mapping[str, Rows],
     tensors: dict[str, Tensor],
     device: torch.device,
     *,
@@ -165,8 +203,9 @@ def load_one_layer(
 
     Args:
         network: The model on the meta device; the parameters it does not need stay there.
-        needed: The names of those it does.
-        tensors: By their names in the checkpoint, or, with `renamed`, in the network.
+        needed: The names of those it does, with the rows that count.
+        tensors: By their names in the checkpoint, or, with `renamed`, in the network, with the rows that
+            `pick_stored_names` picks.
         device: Where to put them.
         renamed: Whether the tensors bear the network's names, in its layout.
 
@@ -178,6 +217,9 @@ def load_one_layer(
             raise ValueError(
                 f"The checkpoint's {name} is quantised ({tensor.dtype}). Give the unquantised model, or a GGUF file."
             )
+    if not renamed:
+        cut = {name: rows for name, rows in pick_stored_names(network, needed, tensors).items() if rows}
+        tensors = tensors | {name: _with_zeros_below(tensors[name], rows) for name, (_, rows) in cut.items()}
     # the settings hold the dtypes that some models keep for some parameters
     settings = LoadStateDictConfig(
         device_map={"": device},
@@ -204,6 +246,10 @@ def load_one_layer(
     # what has been loaded is marked so, and left as it is
     network.initialize_weights()
     network.requires_grad_(False)
+
+
+def _with_zeros_below(tensor: Tensor, rows: int) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
 
 
 @contextmanager

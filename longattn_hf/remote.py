@@ -7,7 +7,7 @@ commit and a hash of the tensors' names; it serves all later reads, offline too.
 import json
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +35,8 @@ _THREADS = 4
 _ATTEMPTS = 3
 # safetensors' own limit
 _LARGEST_HEADER = 100_000_000
+#: What to read of a tensor: the first so many of so many rows; None for all of it.
+Rows = tuple[int, int] | None
 # beside what was read: which file holds which tensor, so that names can be picked from offline
 _FILES = "files.json"
 
@@ -92,18 +94,20 @@ class _Remote:
 def fetch_tensors(
     repo_id: str,
     commit: str,
-    wanted: Callable[[Collection[str]], Collection[str]],
+    wanted: Callable[[Collection[str]], Mapping[str, Rows]],
     *,
     token: str | bool | None = None,
 ) -> Path:
     """Returns a local safetensors file with some tensors of a model on the Hub, and fetches it if there is none yet.
 
-    Processes that ask for the same at once share one download: the others wait.
+    Processes that ask for the same at once share one download: the others wait. A download that is stopped or killed
+    leaves nothing that would be taken for whole, and the next one starts from its beginning.
 
     Args:
         repo_id: The model's repository.
         commit: Its full commit hash.
-        wanted: Picks from all the tensors' names those to read.
+        wanted: Picks from all the tensors' names those to read, with the rows of each. The rows that are left out are
+            not fetched, and the local file's tensor has none of them.
         token: As for `huggingface_hub`.
 
     Raises:
@@ -122,9 +126,9 @@ def fetch_tensors(
             file_of = _list_tensors(remote)
             with _replacing(folder / _FILES) as file:
                 file.write(json.dumps(file_of).encode())
-            names = sorted(wanted(file_of))
-            _download(remote, {name: file_of[name] for name in names}, folder / _kept_as(names))
-            return folder / _kept_as(names)
+            picked = wanted(file_of)
+            _download(remote, {name: file_of[name] for name in picked}, picked, folder / _kept_as(picked))
+            return folder / _kept_as(picked)
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise ValueError(
             f"The first layer of {repo_id!r} at {commit} is not in the cache, and the Hub cannot be reached. Load it "
@@ -140,15 +144,15 @@ def fetch_tensors(
         ) from error
 
 
-def _find(folder: Path, wanted: Callable[[Collection[str]], Collection[str]]) -> Path | None:
+def _find(folder: Path, wanted: Callable[[Collection[str]], Mapping[str, Rows]]) -> Path | None:
     if not (folder / _FILES).exists():
         return None
-    path = folder / _kept_as(sorted(wanted(json.loads((folder / _FILES).read_text()))))
+    path = folder / _kept_as(wanted(json.loads((folder / _FILES).read_text())))
     return path if path.exists() else None
 
 
-def _kept_as(names: list[str]) -> str:
-    return f"{sha256(json.dumps(names).encode()).hexdigest()[:16]}.safetensors"
+def _kept_as(picked: Mapping[str, Rows]) -> str:
+    return f"{sha256(json.dumps(picked, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
 
 
 def _list_tensors(remote: _Remote) -> dict[str, str]:
@@ -174,16 +178,29 @@ def _list_tensors_of_one_file(remote: _Remote) -> dict[str, str]:
         ) from error
 
 
-def _download(remote: _Remote, file_of: Mapping[str, str], target: Path) -> None:
+def refuse_other_rows(name: str, shape: Sequence[int], rows: tuple[int, int]) -> None:
+    """Checks that a stored tensor has as many rows as those to read were counted in."""
+    if not shape or shape[0] != rows[1]:
+        raise ValueError(
+            f"The checkpoint's {name} has the shape {list(shape)}, but its configuration says {rows[1]} rows. The "
+            "files do not belong together: fetch the model again."
+        )
+
+
+def _download(remote: _Remote, file_of: Mapping[str, str], picked: Mapping[str, Rows], target: Path) -> None:
     """Reads the tensors' bytes into a new safetensors file, in the order in which they stand at their source."""
     entries, spans = {}, []
     for file in sorted(set(file_of.values())):
         header, data_start = remote.header(file)
         mine = sorted((name for name in header if file_of.get(name) == file), key=lambda n: header[n]["data_offsets"])
         for name in mine:
-            start, stop = header[name]["data_offsets"]
+            shape, (start, stop) = header[name]["shape"], header[name]["data_offsets"]
+            if rows := picked[name]:
+                refuse_other_rows(name, shape, rows)
+                shape = [rows[0], *shape[1:]]
+                stop = start + (stop - start) // rows[1] * rows[0]
             at = spans[-1].at + spans[-1].size if spans else 0
-            entries[name] = header[name] | {"data_offsets": [at, at + stop - start]}
+            entries[name] = header[name] | {"shape": shape, "data_offsets": [at, at + stop - start]}
             spans.append(_Span(file, data_start + start, stop - start, at))
     if absent := sorted(set(file_of) - set(entries)):
         raise remote.damaged(file_of[absent[0]], f"it lacks the tensor {absent[0]}, which the index says it holds")

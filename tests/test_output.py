@@ -16,7 +16,8 @@ def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_no_abort(tmp_path):
         "table = pa.table(columns | {'start_char': [0] * 5000, 'end_char': [9] * 5000})\n"
         "files = [file for file in plan_files(table, []) if file.config == 'scores']\n"
         "real = open\n"
-        "builtins.open = lambda path, mode='r', *rest: real('/dev/full' if 'train-' in str(path) else path, mode, *rest)\n"
+        "full = lambda path, *rest: real('/dev/full' if 'train-' in str(path) else path, *rest)\n"
+        "builtins.open = full\n"
         "try: write_files(files, table, np.zeros(5000, int), ['a'], Path(), Path('out'), process=Process())\n"
         "except OSError as error: print(error.errno, error)\n"
     )

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_of_a_70b_checkpoint_one_part_in_sixty_is_asked_for(hub, tmp_path):
         index |= dict.fromkeys(mine, file)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     repo = upload(hub, tmp_path, "me/big")
-    path = fetch_tensors("me/big", repo.refs["refs/heads/main"], lambda names: [n for n in names if n in NEEDED])
+    path = fetch_tensors("me/big", repo.refs["refs/heads/main"], lambda _: dict.fromkeys(NEEDED))
     found = load_file(path)
     assert set(found) == set(NEEDED)
     for name, tensor in found.items():
@@ -159,14 +160,86 @@ def test_neighbours_come_in_one_request_and_large_tensors_in_pieces(hub, tmp_pat
     repo = upload(hub, tmp_path, "me/parts")
     commit = repo.refs["refs/heads/main"]
     start = header_of(repo.files["model.safetensors"])[1]
-    assert set(load_file(fetch_tensors("me/parts", commit, lambda _: ["a", "b", "d"]))) == {"a", "b", "d"}
+    assert set(load_file(fetch_tensors("me/parts", commit, lambda _: dict.fromkeys("abd")))) == {"a", "b", "d"}
     data = [(first - start, last - start) for _, first, last, _ in ranges(hub) if first >= start]
     assert data == [(0, 511), (768, 1023)]
     hub.log.clear()
     monkeypatch.setattr("longattn_hf.remote._PIECE_BYTES", 100)
-    found = load_file(fetch_tensors("me/parts", commit, lambda _: ["e"]))
+    found = load_file(fetch_tensors("me/parts", commit, lambda _: {"e": None}))
     assert found["e"].tolist() == [4.0] * 64
     assert [last - first + 1 for _, first, last, _ in ranges(hub) if first >= start] == [100, 100, 56]
+
+
+def byte_ranges(data, name, rows=slice(None)):
+    """Where the rows of a tensor stand in a safetensors file: the first byte, and the one behind the last."""
+    header, start = header_of(data)
+    (first, stop), count = header[name]["data_offsets"], header[name]["shape"][0]
+    width = (stop - first) // count
+    lines = range(count)[rows]
+    return start + first + lines[0] * width, start + first + (lines[-1] + 1) * width
+
+
+@pytest.mark.parametrize("shards", [None, "30KB"], ids=["single", "sharded"])
+def test_of_a_fused_projection_the_rows_of_the_queries_and_keys_are_fetched_and_no_byte_of_the_values(
+    hub, tmp_path, shards
+):
+    # 4 query heads and 2 key heads of 16: of 128 rows, 64 make queries, 32 keys and 32 values
+    model = save_model(tmp_path / "one", "Phi3")
+    model.save_pretrained(tmp_path / "phi3", **({"max_shard_size": shards} if shards else {}))
+    repo = upload(hub, tmp_path / "phi3", f"me/phi3-{shards}")
+    layer = FirstLayer.from_pretrained(f"me/phi3-{shards}", device="cpu")
+    local = FirstLayer.from_pretrained(str(tmp_path / "one"), device="cpu")
+    assert layer.identity["sha256"] == local.identity["sha256"]
+    for ours, theirs in zip(layer.query_key(IDS)[:2], local.query_key(IDS)[:2], strict=True):
+        assert torch.equal(ours, theirs)
+    at = "model.layers.0.self_attn.qkv_proj.weight"
+    fetched = {}
+    for file, first, last, _ in ranges(hub):
+        fetched.setdefault(file, set()).update(range(first, last + 1))
+    wanted = {at: slice(0, 96), "model.embed_tokens.weight": slice(None)}
+    wanted["model.layers.0.input_layernorm.weight"] = slice(None)
+    for file, data in repo.files.items():
+        if file.endswith(".safetensors"):
+            header, start = header_of(data)
+            mine = {name: rows for name, rows in wanted.items() if name in header}
+            bytes_of = [set(range(*byte_ranges(data, name, rows))) for name, rows in mine.items()]
+            asked = {byte for byte in fetched.get(file, ()) if byte >= start}
+            assert asked == set().union(*bytes_of), file
+            if at in header:
+                values = set(range(*byte_ranges(data, at, slice(96, 128))))
+                assert len(values) == 32 * 64 * 4 and not values & fetched[file]
+
+
+def test_the_values_of_a_fused_projection_change_neither_the_layer_nor_its_identity(tmp_path):
+    model = save_model(tmp_path / "one", "Phi3")
+    before = FirstLayer.from_pretrained(str(tmp_path / "one"), device="cpu")
+    matrix = model.model.layers[0].self_attn.qkv_proj.weight
+    for rows, same in ((slice(96, 128), True), (slice(95, 96), False)):
+        with torch.no_grad():
+            matrix[rows] += 1
+        model.save_pretrained(tmp_path / "two")
+        after = FirstLayer.from_pretrained(str(tmp_path / "two"), device="cpu")
+        assert (after.identity["sha256"] == before.identity["sha256"]) is same
+        assert torch.equal(after.query_key(IDS)[1], before.query_key(IDS)[1]) is same
+
+
+@pytest.mark.parametrize("place", ["a folder", "the Hub"])
+def test_a_fused_projection_of_another_size_than_the_configurations_is_refused(hub, tmp_path, place):
+    save_model(tmp_path / "one", "Phi3")
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 4}))
+    upload(hub, tmp_path / "one", "me/phi3-of-another-size")
+    with pytest.raises(ValueError, match=r"qkv_proj.weight has the shape \[128, 64\].* says 192 rows"):
+        FirstLayer.from_pretrained(str(tmp_path / "one") if place == "a folder" else "me/phi3-of-another-size")
+
+
+def test_where_heads_hold_queries_keys_and_values_in_turn_all_rows_are_fetched(hub, tmp_path):
+    save_model(tmp_path / "neox", "GPTNeoX", rotary_pct=0.25)
+    repo = upload(hub, tmp_path / "neox", "me/neox")
+    FirstLayer.from_pretrained("me/neox", device="cpu")
+    first, stop = byte_ranges(repo.files["model.safetensors"], "gpt_neox.layers.0.attention.query_key_value.weight")
+    asked = {byte for _, low, high, _ in ranges(hub) for byte in range(low, high + 1)}
+    assert set(range(first, stop)) <= asked
 
 
 def test_a_model_that_the_cache_holds_whole_is_read_from_there(hub, tiny_llama):
@@ -203,7 +276,7 @@ def test_of_many_processes_one_downloads_and_the_others_wait(hub, tiny_llama):
     commit = repo.refs["refs/heads/main"]
     program = (
         "from longattn_hf.remote import fetch_tensors; from safetensors.torch import load_file\n"
-        f"print(sorted(load_file(fetch_tensors('me/shared', {commit!r}, lambda _: {NEEDED}))))"
+        f"print(sorted(load_file(fetch_tensors('me/shared', {commit!r}, lambda _: dict.fromkeys({NEEDED})))))"
     )
     start = [sys.executable, "-c", program]
     several = [subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -222,7 +295,8 @@ def test_a_killed_download_leaves_nothing_that_would_be_read(hub, tiny_llama):
     commit = repo.refs["refs/heads/main"]
     fault = hub.fault("GET", "safetensors$", "hang", skip=5)
     program = (
-        f"from longattn_hf.remote import fetch_tensors; fetch_tensors('me/killed', {commit!r}, lambda _: {NEEDED})"
+        "from longattn_hf.remote import fetch_tensors\n"
+        f"fetch_tensors('me/killed', {commit!r}, lambda _: dict.fromkeys({NEEDED}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
     assert hub.hanging.wait(60) and fault.done
@@ -230,8 +304,31 @@ def test_a_killed_download_leaves_nothing_that_would_be_read(hub, tiny_llama):
     process.wait()
     folder = cached_assets_path("longattn_hf", namespace="me/killed", subfolder=commit)
     assert not list(folder.glob("[!.]*.safetensors")) and len(list(folder.glob(".*.tmp"))) == 1
-    path = fetch_tensors("me/killed", commit, lambda _: NEEDED)
+    path = fetch_tensors("me/killed", commit, lambda _: dict.fromkeys(NEEDED))
     assert sorted(load_file(path)) == NEEDED and not list(folder.glob(".*.tmp"))
+
+
+def test_a_download_killed_before_it_is_put_in_its_place_leaves_nothing_that_would_be_read(hub, tiny_llama):
+    commit = upload(hub, tiny_llama, "me/unplaced").refs["refs/heads/main"]
+    # all is written: the process dies at the rename of the tensors' file
+    program = (
+        "import os, signal; from longattn_hf.remote import fetch_tensors\n"
+        "rename = os.replace\n"
+        "def die_at_the_tensors(source, target):\n"
+        "    if str(target).endswith('.safetensors'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(source, target)\n"
+        "os.replace = die_at_the_tensors\n"
+        f"fetch_tensors('me/unplaced', {commit!r}, lambda _: dict.fromkeys({NEEDED}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    folder = cached_assets_path("longattn_hf", namespace="me/unplaced", subfolder=commit)
+    assert not list(folder.glob("[!.]*.safetensors"))
+    (left,) = folder.glob(".*.tmp")
+    assert set(load_file(left)) == set(NEEDED), "it was complete"
+    hub.log.clear()
+    assert sorted(load_file(fetch_tensors("me/unplaced", commit, lambda _: dict.fromkeys(NEEDED)))) == NEEDED
+    assert ranges(hub) and not list(folder.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +346,7 @@ def test_a_fault_that_passes_is_not_noticed(hub, clock, tiny_llama, settings):
     repo = upload(hub, tiny_llama, "me/faulty")
     for skip in (0, 5):
         hub.fault("GET", "safetensors$", skip=skip, **settings)
-    path = fetch_tensors("me/faulty", repo.refs["refs/heads/main"], lambda _: NEEDED)
+    path = fetch_tensors("me/faulty", repo.refs["refs/heads/main"], lambda _: dict.fromkeys(NEEDED))
     theirs = load_file(tiny_llama / "model.safetensors")
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in load_file(path).items())
 
