@@ -217,6 +217,17 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return BuildConfig(**(values | {"sources": tuple(SourceConfig(**source) for source in sources)}))
 
 
+def hide_paths(value: Any) -> Any:
+    """Reduces each path in a setting that leads out of the working directory to its last name, as cards show it."""
+    if isinstance(value, Mapping):
+        return {name: hide_paths(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_paths(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "../")):
+        return Path(value).name
+    return value
+
+
 def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path) -> tuple[BuildConfig, str]:
     """Reads `--config FILE` and `--any_setting VALUE`.
 
@@ -241,9 +252,10 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
         raise ValueError(f"The command line's {' '.join(unknown)} cannot be read; write --setting VALUE.")
     overrides = {name: value for name, value in vars(given).items() if value is not MISSING and name != "config"}
     path = Path(given.config)
-    words = [] if path == default_config else ["--config", path.name if path.is_absolute() else path.as_posix()]
+    words = [] if path == default_config else ["--config", hide_paths(path.as_posix())]
     for name, value in overrides.items():
         if name not in _THIS_RUN:
+            value = hide_paths(value)
             words += [f"--{name}", shlex.quote(value if isinstance(value, str) else json.dumps(value))]
     return load_config(given.config, overrides), " ".join(words)
 

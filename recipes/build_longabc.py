@@ -27,7 +27,7 @@ from datasets.utils import disable_progress_bars
 from longattn_hf import output, report
 from longattn_hf.card import render_card
 from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
-from longattn_hf.config import BuildConfig, SourceConfig, parse_command_line
+from longattn_hf.config import BuildConfig, SourceConfig, hide_paths, parse_command_line
 from longattn_hf.html_report import write_report_page
 from longattn_hf.packaged_models import model_name, resolve_model
 from longattn_hf.plots import draw_figures
@@ -36,7 +36,7 @@ from longattn_hf.scoring import LongAttnScorer
 from longattn_hf.selection import keep_mask
 from longattn_hf.sharding import Process, Source, score_windows, window_sources, windowed_shards
 from longattn_hf.shards import hash_json
-from longattn_hf.sources import open_documents, open_source
+from longattn_hf.sources import open_documents, open_source, pin_sources
 from longattn_hf.standardisation import ScoreStatistics, long_distance_scores
 from longattn_hf.windows import WindowDocuments
 
@@ -74,6 +74,7 @@ def build(config: BuildConfig, words: str, process: Process, wait: Callable[[], 
     windows, scores = config.folder / "work" / "windows", config.folder / "work" / "scores"
     if process.index == 0:
         guard_output(config)
+        pin_sources(config.sources, pins(config))
     wait()
     sources = open_sources(config)
     model = resolve_model(config.model)
@@ -157,7 +158,12 @@ def open_sources(config: BuildConfig) -> list[Source]:
             return open_source(source)
         return open_documents(source, [row for row in demo if row["category"] == source.category])
 
-    return [open_one(source) for source in config.sources]
+    return [open_one(source) for source in pin_sources(config.sources, pins(config))]
+
+
+def pins(config: BuildConfig) -> Path:
+    """The file that keeps the commits of the sources on the Hub."""
+    return config.folder / "work" / "sources.json"
 
 
 def make_scorer(config: BuildConfig, model: str) -> LongAttnScorer:
@@ -219,9 +225,9 @@ def describe(
     configs = output.describe_files(files, staging)
     layer = scorer.load_layer()
     hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
-    settings = {name: value for name, value in config.result.items() if name not in hidden}
-    # what the card says of local files is their name
-    local = {name: Path(settings[name]).name for name in ("statistics",) if settings[name]}
+    settings = {name: hide_paths(value) for name, value in config.result.items() if name not in hidden}
+    if commits := json.loads(pins(config).read_text()) if pins(config).exists() else {}:
+        settings["source_commits"] = commits
     return {
         "name": config.name,
         "pretty_name": config.pretty_name or config.name,
@@ -232,12 +238,7 @@ def describe(
         "command": " ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
         "convention": config.convention,
         "settings": settings
-        | local
-        | {
-            "model": model_name(config.model),
-            "min_distance": config.resolved_min_distance,
-            "impl": scorer.pick_impl(layer.device),
-        },
+        | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
         "software": report.software_versions(),
         "model": {
             **layer.identity,

@@ -387,6 +387,12 @@ def repo_info(request, body, kind, id, rev="main"):
     return flags | times | {"id": id, "sha": commit.oid, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings}
 
 
+@route("GET", f"{API}/auth-check")
+def auth_check(request, body, kind, id):
+    request.repo(kind, id, content=True)
+    return {}
+
+
 @route("GET", f"{API}/tree/{REVISION}(?:/(?P<path>.*))?")
 def tree(request, body, kind, id, rev, path=""):
     files = request.repo(kind, id).resolve(rev).tree
