@@ -238,7 +238,11 @@ def describe(
         "command": " ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
         "convention": config.convention,
         "settings": settings
-        | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
+        | {
+            "model": model_name(config.model),
+            "min_distance": config.resolved_min_distance,
+            "impl": scorer.pick_impl(layer.device),
+        },
         "software": report.software_versions(),
         "model": {
             **layer.identity,
