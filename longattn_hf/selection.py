@@ -38,7 +38,7 @@ def keep_mask(
     scores = get_column(table, LONG_DISTANCE_SCORE).to_numpy().astype(np.float64)
     tokens = get_column(table, "num_tokens").to_numpy()
     best_first = np.lexsort((get_column(table, ID).to_numpy(zero_copy_only=False).astype(str), -scores))
-    conflicts = _overlapping_pairs(table) if refuse_overlap else {}
+    conflicts = _overlapping_pairs(table) if refuse_overlap else np.empty((0, 2), dtype=np.int64)
     keep = np.zeros(len(table), dtype=bool)
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
         limit = _limit_of(group, how, limits)
@@ -72,37 +72,40 @@ def _limit_of(group: str, how: str, limits: float | Mapping[str, float]) -> floa
     return limits
 
 
-def _overlapping_pairs(table: pa.Table) -> dict[int, list[int]]:
-    """Lists, for each window that shares tokens with others of its document, those others."""
+def _overlapping_pairs(table: pa.Table) -> np.ndarray:
+    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`."""
     start = get_column(table, "start_token").to_numpy()
     end = start + get_column(table, "num_tokens").to_numpy()
     owners = [name for name in (DOC_ID, "source", CATEGORY) if name in table.column_names]
     codes = [table.column(name).combine_chunks().dictionary_encode().indices.to_numpy() for name in owners]
     order = np.lexsort((start, *codes))
-    same = np.all([code[order][1:] == code[order][:-1] for code in codes], axis=0)
-    pairs: dict[int, list[int]] = {}
-    for at in np.flatnonzero(same & (start[order][1:] < end[order][:-1])):
-        last = at
-        # windows are sorted by start, so those that begin before this one ends stand right behind it
-        while last < len(same) and same[last] and start[order[last + 1]] < end[order[at]]:
-            last += 1
-            pairs.setdefault(order[at], []).append(order[last])
-            pairs.setdefault(order[last], []).append(order[at])
-    return pairs
+    start, end, codes = start[order], end[order], [code[order] for code in codes]
+    pairs = []
+    # sorted by start, a window that overlaps the one `apart` places before it overlaps those between them too
+    for apart in range(1, len(order)):
+        touch = np.all([code[apart:] == code[:-apart] for code in codes], axis=0) & (start[apart:] < end[:-apart])
+        at = np.flatnonzero(touch)
+        if not len(at):
+            break
+        pairs.append(np.stack([order[at], order[at + apart]], axis=1))
+    return np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
 
 
-def _without_conflicts(order: np.ndarray, conflicts: Mapping[int, list[int]]) -> np.ndarray:
+def _without_conflicts(order: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Drops each window that overlaps a better one that stays."""
-    if not conflicts:
-        return order
-    refused: set[int] = set()
-    taken = np.ones(len(order), dtype=bool)
-    for at, window in enumerate(order):
-        if window in refused:
-            taken[at] = False
-        elif window in conflicts:
-            refused.update(conflicts[window])
-    return order[taken]
+    rank = np.full(max(order.max(initial=-1), pairs.max(initial=-1)) + 1, len(order))
+    rank[order] = np.arange(len(order))
+    pairs = pairs[(rank[pairs] < len(order)).all(axis=1)]
+    better, worse = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1]).T
+    refused = np.zeros(len(rank), dtype=bool)
+    # a window that no better one can refuse any more stays, and refuses all that it overlaps
+    while len(better):
+        open_to_refusal = np.zeros(len(rank), dtype=bool)
+        open_to_refusal[worse] = True
+        refused[worse[~open_to_refusal[better]]] = True
+        live = ~refused[better] & ~refused[worse]
+        better, worse = better[live], worse[live]
+    return order[~refused[order]]
 
 
 def add_long_distance_score(
