@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.attention import FarAttention, far_attention, pick_impl
+from longattn_hf.attention import far_attention, pick_impl
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
     DISTRIBUTION_UNIFORMITY,
     INPUT_IDS,
-    MAP_VARIANCE,
     SCORE_FEATURES,
     SKIP_REASON,
     STANDARD_ERROR,
@@ -22,6 +21,7 @@ from longattn_hf.columns import (
 )
 from longattn_hf.conventions import get_convention
 from longattn_hf.first_layer import FirstLayer, load_first_layer
+from longattn_hf.map_scores import map_scores
 from longattn_hf.rows import equal_lengths, is_batch, why_unusable
 from longattn_hf.sampling import sampled_far_attention
 from longattn_hf.windows import load_tokenizer_once
@@ -31,31 +31,6 @@ if TYPE_CHECKING:
 
 #: Llama-3.1's first layer is what the paper scores with; LONGATTN_MODEL names another model for `longattn_score`.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
-
-
-def map_scores(far: FarAttention, num_tokens: int, min_distance: int) -> dict[str, Tensor]:
-    """Turns the far sums of an attention map into the paper's two scores (arXiv:2502.16860, Eqs. 5 and 7).
-
-    Args:
-        far: The sums S1 and S2 over the far region of each head's map, `[B, HQ]`.
-        num_tokens: L, the rows of the map.
-        min_distance: k, the least distance of a far pair.
-
-    Returns:
-        float64 `[B, HQ]` each: `dependency_strength` = S1 / L in [0, 1]; `distribution_uniformity` = minus the
-        variance over the (L-k)^2 entries of the far block, at most 0; `map_variance`, the unbiased variance over all
-        L^2 entries of the masked map, at least 0.
-    """
-    mass, energy = far.far_mass, far.far_energy
-    block, whole = max(num_tokens - min_distance, 1) ** 2, num_tokens**2
-    # rounding can leave a variance of equal entries a hair below zero
-    block_variance = ((energy - mass**2 / block) / block).clamp_min(0)
-    map_variance = ((energy - mass**2 / whole) / max(whole - 1, 1)).clamp_min(0)
-    return {
-        DEPENDENCY_STRENGTH: mass / num_tokens,
-        DISTRIBUTION_UNIFORMITY: -block_variance,
-        MAP_VARIANCE: map_variance,
-    }
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 from longattn_hf.attention import FarAttention, far_rows
 from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SCORE_FEATURES
 from longattn_hf.conventions import get_convention
+from longattn_hf.map_scores import map_scores
 from longattn_hf.page import render_page, visible
-from longattn_hf.scoring import LongAttnScorer, map_scores
+from longattn_hf.scoring import LongAttnScorer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

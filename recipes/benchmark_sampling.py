@@ -29,7 +29,7 @@ from longattn_hf.attention import FarAttention, far_attention  # noqa: E402
 from longattn_hf.checkpoint import load_tokenizer  # noqa: E402
 from longattn_hf.first_layer import FirstLayer  # noqa: E402
 from longattn_hf.sampling import sampled_far_attention  # noqa: E402
-from longattn_hf.scoring import map_scores  # noqa: E402
+from longattn_hf.map_scores import map_scores  # noqa: E402
 
 ALPHA = 0.5
 

@@ -21,7 +21,7 @@ from datasets import Dataset, load_dataset
 
 from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.config import load_config
-from longattn_hf.scoring import map_scores
+from longattn_hf.map_scores import map_scores
 from longattn_hf.sharding import Process
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "build_longabc.py"

@@ -26,14 +26,14 @@ ROWS = [
         "attention.blockwise",
         "attention.fused",
     },
-    {"remote", "config"},
+    {"remote", "config", "packaged_models"},
     {"checkpoint"},
     {"gguf_checkpoint", "one_layer", "layer_files"},
     {"attention", "windows", "first_layer"},
-    {"sampling"},
+    {"sampling", "map_scores"},
     {"scoring", "standardisation"},
     {"selection", "sharding", "card_metadata", "staging"},
-    {"report", "plots", "card", "release", "sources", "output", "token_view"},
+    {"report", "plots", "card", "release", "sources", "output", "token_view", "scored_corpus"},
     {"publishing", "html_report"},
 ]
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
-from longattn_hf.scoring import map_scores
+from longattn_hf.map_scores import map_scores
 from tests.tiny import build_tokenizer, save_tiny_llama
 
 SCORES = ("dependency_strength", "distribution_uniformity", "map_variance")
