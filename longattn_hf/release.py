@@ -12,7 +12,7 @@ from longattn_hf.staging import MAX_SHARD_BYTES
 
 CARD = "README.md"
 # what of an output directory is published; its work/ is private
-_PUBLISHED = (CARD, "report.json", "report.html", "figures/**/*", "data/**/*", "scores/**/*")
+_PUBLISHED = (CARD, "report.json", "report.html", "statistics.json", "figures/**/*", "data/**/*", "scores/**/*")
 
 
 @dataclass(frozen=True, kw_only=True)
