@@ -44,9 +44,17 @@ def bounded_timeouts(seconds: float) -> Iterator[None]:
         # the library tells its factory to nobody, and the user's own (a proxy, a certificate) has to stay in use
         previous = _http._GLOBAL_CLIENT_FACTORY
 
+        limits = httpx2.Timeout(seconds, connect=min(seconds, 30.0)).as_dict()
+
+        def limit(request: httpx2.Request) -> None:
+            given = request.extensions.get("timeout") or {}
+            within = {kind: min(given.get(kind) or most, most) for kind, most in limits.items()}
+            request.extensions = {**request.extensions, "timeout": within}
+
         def factory() -> httpx2.Client:
             client = previous()
-            client.timeout = httpx2.Timeout(seconds, connect=min(seconds, 30.0))
+            # request by request: many of the library's calls ask for no timeout, which overrules the client's own
+            client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], limit]}
             return client
 
         if not _bounded:

@@ -26,6 +26,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 TOKENS = {"hf_writer": ("me", "write"), "hf_reader": ("me", "read"), "hf_stranger": ("other", "write")}
 LFS_SUFFIXES = (".parquet", ".safetensors", ".bin", ".gguf", ".png")
 PAGE = 1000
+# a client that would wait for ever fails its test instead of holding it up
+LONGEST_HANG = 20
 
 
 @dataclass
@@ -107,9 +109,9 @@ class Fault:
     """What happens to requests whose method and path match, after `skip` of them and `times` times (None: for ever).
 
     `action`: "status" answers with `status`; "reset" and "close" drop the connection without an answer, by RST or FIN,
-    "lose" handles the request and then drops it; "hang" waits until the server stops; "truncate" and "drop_body" send
-    `keep` bytes of the body, with a true or a too large length; "corrupt" sets all its bits; "call" runs `call` first
-    and then serves the request.
+    "lose" handles the request and then drops it; "hang" waits until the server stops, or for `LONGEST_HANG` seconds;
+    "truncate" and "drop_body" send `keep` bytes of the body, with a true or a too large length; "corrupt" sets all its
+    bits; "call" runs `call` first and then serves the request.
     """
 
     method: str
@@ -232,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.drop(reset=fault.action == "reset")
         if fault and fault.action == "hang":
             self.hub.hanging.set()
-            self.hub.stopped.wait()
+            self.hub.stopped.wait(LONGEST_HANG)
             return self.drop(reset=True)
         if fault and fault.call:
             fault.call()

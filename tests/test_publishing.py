@@ -395,9 +395,10 @@ def test_a_token_is_never_quoted(hub, clock, release, caplog):
     assert "hf_writer" not in str(raised.value)
 
 
-def test_a_server_that_hangs_ends_in_an_error(hub, release):
+@pytest.mark.parametrize("request_that_hangs", ["GET /api/datasets/me/LongABC$", "PUT /lfs/", "POST /commit/"])
+def test_a_server_that_hangs_ends_in_an_error(hub, clock, release, request_that_hangs):
     hub.create(REPO)
-    hub.fault("POST", "/commit/", "hang", times=None)
+    hub.fault(*request_that_hangs.split(), "hang", times=None)
     with pytest.raises(ConnectionError, match="ReadTimeout.*same call goes on"):
         publish(release, REPO, attempts=1, timeout=0.5)
     assert not on_the_hub(hub)
