@@ -1,0 +1,45 @@
+"""How much the far context lowers a language model's loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from longattn_hf.baselines.language_model import token_losses
+from longattn_hf.baselines.token_measure import TokenMeasure
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossGain(TokenMeasure):
+    """The mean drop of a token's loss, in nats, when the window's far tokens are given besides the near ones.
+
+    The long context of a token is all of the window before it. Its short context is its own block of
+    `short_tokens` tokens up to it and the block before: between one and two times `short_tokens`. The mean goes over
+    the tokens from the third block on, those whose two contexts differ.
+
+    Attributes:
+        short_tokens: The block's length; a sixteenth of the window if None.
+        weighted: Multiply each token's drop by its probability given the long context, as LongFilter does (Eq. 7).
+    """
+
+    column: ClassVar[str] = "loss_gain"
+    citation: ClassVar[str] = "After LongFilter: Deng et al., Beyond Length, arXiv:2510.25804, section 3.3."
+
+    short_tokens: int | None = None
+    weighted: bool = False
+
+    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float:
+        block = self.short_tokens or len(ids) // 16
+        if block < 1 or len(ids) < 3 * block:
+            raise ValueError(
+                f"A window of {len(ids)} tokens has no far context beyond blocks of {block}; it needs at least 48 "
+                "tokens, and three blocks. Set short_tokens= lower."
+            )
+        network = self.load_model(rank)
+        whole = torch.from_numpy(ids[: len(ids) // block * block])
+        # row r holds blocks r+1 and r+2; the losses of its second block's tokens are wanted
+        short_RT = token_losses(network, whole.unfold(0, 2 * block, block)[1:])[:, block - 1 :]
+        long_T = token_losses(network, whole[None])[0, 2 * block - 1 :]
+        drop_T = short_RT.reshape(-1) - long_T
+        return (drop_T * (-long_T).exp() if self.weighted else drop_T).mean().item()
