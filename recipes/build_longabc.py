@@ -208,6 +208,24 @@ def table_hash(table: pa.Table) -> str:
     return hash_json([table[name].to_pylist() for name in ("id", LONG_DISTANCE_SCORE, KEPT)])
 
 
+def describe_recipe(config: BuildConfig, words: str) -> dict[str, Any]:
+    """Returns those of the report's facts that are known before a run."""
+    hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
+    settings = {name: hide_paths(value) for name, value in config.result.items() if name not in hidden}
+    return {
+        "name": config.name,
+        "pretty_name": config.pretty_name or config.name,
+        "version": config.data_version,
+        "description": config.description,
+        "language": list(config.language),
+        "tags": ["long-context", "data-selection", "longattn"],
+        "command": " ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
+        "convention": config.convention,
+        "settings": settings | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
+        "default_config": config.categories[0],
+    }
+
+
 def describe(
     table: pa.Table,
     shard_of_row: np.ndarray,
@@ -224,25 +242,11 @@ def describe(
     counts = report.count_documents(names, windows)
     configs = output.describe_files(files, staging)
     layer = scorer.load_layer()
-    hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
-    settings = {name: hide_paths(value) for name, value in config.result.items() if name not in hidden}
+    recipe = describe_recipe(config, words)
+    recipe["settings"]["impl"] = scorer.pick_impl(layer.device)
     if commits := json.loads(pins(config).read_text()) if pins(config).exists() else {}:
-        settings["source_commits"] = commits
-    return {
-        "name": config.name,
-        "pretty_name": config.pretty_name or config.name,
-        "version": config.data_version,
-        "description": config.description,
-        "language": list(config.language),
-        "tags": ["long-context", "data-selection", "longattn"],
-        "command": " ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
-        "convention": config.convention,
-        "settings": settings
-        | {
-            "model": model_name(config.model),
-            "min_distance": config.resolved_min_distance,
-            "impl": scorer.pick_impl(layer.device),
-        },
+        recipe["settings"]["source_commits"] = commits
+    return recipe | {
         "software": report.software_versions(),
         "model": {
             **layer.identity,
@@ -254,7 +258,6 @@ def describe(
         "agreement": report.compare_conventions(table, convention=config.convention, alpha=config.alpha),
         "examples": report.pick_examples(table, lambda rows: output.read_texts(rows, shard_of_row, names, windows)),
         "configs": configs,
-        "default_config": config.categories[0],
     }
 
 
