@@ -7,10 +7,11 @@ only what it misses (the difference estimator of survey sampling: Sarndal, Swens
 far to trust the guess is learned from the other half of the sample, so the estimate is unbiased however poor it is.
 
 Shape suffixes: B batch, H key head, G query heads of a key head, Q all query heads, R sampled rows, F rows with a far
-key, T keys; in the guess n blocks of rows, R rows of a block, S chosen keys, L local keys of a block, D head size.
+key, T keys; in the guess R rows of a block, S chosen keys, L nearest keys of a block, P pilot rows, D head size.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,10 +23,9 @@ from longattn_hf.attention import FarAttention, Impl, far_rows, pick_impl
 from longattn_hf.attention.blockwise import run_on_all_threads
 
 # rows that show which keys carry the energy
-_PILOT_ROWS = 256
+_PILOT_ROWS = 128
 # each row's nearest keys, which take most of its near mass, are never guessed
 _LOCAL_KEYS = 64
-_BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +148,16 @@ def _guess_all(q_BQTD: Tensor, k_BHTD: Tensor, min_distance: int, scale: float, 
     """Guesses every row with a far key: [2, B, HQ, F] float32, mass and energy."""
     q_BHGFD = q_BQTD.unflatten(1, (k_BHTD.shape[1], -1))[..., min_distance:, :]
     guess_2BHGF = torch.empty(2, *q_BHGFD.shape[:-1], device=q_BHGFD.device)
-    num_heads, num_far = q_BHGFD.shape[2:4]
     # small enough for a core's cache, large enough for a GPU
-    blocks = max(1, 768 // (num_heads * _BLOCK_ROWS)) if q_BHGFD.device.type == "cpu" else 64
+    step = 128 if q_BHGFD.device.type == "cpu" else 1024
     for b, q_HGFD in enumerate(q_BHGFD):
         for h, q_GFD in enumerate(q_HGFD):
             guess = _Guess(q_GFD.float() * scale, k_BHTD[b, h].float(), min_distance, num_keys)
-            starts = iter(range(0, num_far, blocks * _BLOCK_ROWS))
+            starts = iter(range(0, q_GFD.shape[1], step))
 
             def work(b: int = b, h: int = h, guess: _Guess = guess, starts: Iterator = starts) -> None:
                 for start in starts:
-                    rows = slice(start, min(start + blocks * _BLOCK_ROWS, num_far))
+                    rows = slice(start, min(start + step, guess.q_GFD.shape[1]))
                     guess_2BHGF[:, b, h, :, rows] = guess.of(rows)
 
             run_on_all_threads(work, q_BHGFD.device)
@@ -169,54 +168,62 @@ class _Guess:
     """A key head's guess: a row takes its nearest keys as they are; chosen keys with weights stand for the others."""
 
     def __init__(self, q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> None:
-        self.q_GFD, self.min_distance = q_GFD, min_distance
+        self.q_GFD, self.k_TD, self.min_distance = q_GFD, k_TD, min_distance
         self.chosen_S, self.weights_S = _choose_keys(q_GFD, k_TD, min_distance, num_keys)
-        self.k_SD = k_TD[self.chosen_S]
-        # each block's nearest keys; the last block may be short
-        missing = -q_GFD.shape[1] % _BLOCK_ROWS
-        k_FD = pad(k_TD[min_distance - _LOCAL_KEYS + 1 :], (0, 0, 0, missing))
-        self.near_NDL = k_FD.unfold(0, _BLOCK_ROWS + _LOCAL_KEYS - 1, _BLOCK_ROWS)
-        self.rows_R1 = torch.arange(_BLOCK_ROWS, device=k_TD.device)[:, None]
-        behind_RL = self.rows_R1 + _LOCAL_KEYS - 1 - torch.arange(self.near_NDL.shape[-1], device=k_TD.device)
-        self.outside_RL = (behind_RL < 0) | (behind_RL >= _LOCAL_KEYS)
+        self.chosen, self.k_SD = self.chosen_S.tolist(), k_TD[self.chosen_S]
 
     def of(self, rows: slice) -> Tensor:
-        """[2, G, rows] mass and energy; `rows` starts at a block's first row."""
-        first, num_blocks = rows.start // _BLOCK_ROWS, -(-(rows.stop - rows.start) // _BLOCK_ROWS)
-        missing = num_blocks * _BLOCK_ROWS - (rows.stop - rows.start)
-        q_GnRD = pad(self.q_GFD[:, rows], (0, 0, 0, missing)).unflatten(1, (num_blocks, _BLOCK_ROWS))
-        starts_n11 = torch.arange(first, first + num_blocks, device=q_GnRD.device)[:, None, None] * _BLOCK_ROWS
-        positions_nR1 = self.min_distance + starts_n11 + self.rows_R1
-        near_GnRL = (q_GnRD @ self.near_NDL[first : first + num_blocks]).masked_fill_(self.outside_RL, -torch.inf)
-        away_GnRS = q_GnRD @ self.k_SD.T
-        # keys of the future count here: where one drowns all that a row sees, the row is guessed 0
-        largest_GnR1 = torch.maximum(near_GnRL.amax(-1, keepdim=True), away_GnRS.amax(-1, keepdim=True))
-        away_GnRS = away_GnRS.sub_(largest_GnR1).exp_()
-        seen_nRS = self.weights_S * (self.chosen_S <= positions_nR1 - _LOCAL_KEYS)
-        far_nRS = self.weights_S * (self.chosen_S <= positions_nR1 - self.min_distance)
-        total_GnR = near_GnRL.sub_(largest_GnR1).exp_().sum(-1) + (away_GnRS * seen_nRS).sum(-1)
-        mass_GnR = (away_GnRS * far_nRS).sum(-1) / total_GnR
-        energy_GnR = (away_GnRS.square_() * far_nRS).sum(-1) / total_GnR.square()
-        guess_2GnR = torch.stack([mass_GnR, energy_GnR]).masked_fill_(total_GnR == 0, 0)
-        return guess_2GnR.flatten(2, 3)[..., : rows.stop - rows.start]
+        """[2, G, R] mass and energy of some of the rows with a far key."""
+        q_GRD = self.q_GFD[:, rows]
+        first, last = self.min_distance + rows.start, self.min_distance + rows.stop - 1
+        nearest = first - _LOCAL_KEYS + 1
+        near_GRL = q_GRD @ self.k_TD[nearest : last + 1].T
+        positions = torch.arange(nearest, last + 1, device=q_GRD.device)
+        behind_RL = positions[_LOCAL_KEYS - 1 :, None] - positions
+        near_GRL.masked_fill_((behind_RL < 0) | (behind_RL >= _LOCAL_KEYS), -torch.inf)
+        away_GRS = q_GRD @ self.k_SD[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T
+        # keys beyond a row's sight count here: where one drowns all that the row sees, the guess is 0
+        largest_GR1 = near_GRL.amax(-1, keepdim=True)
+        if away_GRS.shape[-1]:
+            largest_GR1 = torch.maximum(largest_GR1, away_GRS.amax(-1, keepdim=True))
+        total_GR = near_GRL.sub_(largest_GR1).exp_().sum(-1)
+        away_GRS = self._reached(away_GRS.sub_(largest_GR1).exp_(), first, last, _LOCAL_KEYS)
+        total_GR += away_GRS @ self.weights_S[: away_GRS.shape[-1]]
+        far_GRS = self._reached(away_GRS, first, last, self.min_distance)
+        mass_GR = far_GRS @ self.weights_S[: far_GRS.shape[-1]] / total_GR
+        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / total_GR.square()
+        return torch.stack([mass_GR, energy_GR]).masked_fill_(total_GR == 0, 0)
+
+    def _reached(self, away_GRS: Tensor, first: int, last: int, distance: int) -> Tensor:
+        """The columns of the keys that lie `distance` or more behind some row of first to last, 0 in nearer rows."""
+        of_all, of_some = (bisect_right(self.chosen, row - distance) for row in (first, last))
+        reach_R1 = torch.arange(first, last + 1, device=away_GRS.device)[:, None] - distance
+        away_GRS[..., of_all:of_some] *= self.chosen_S[of_all:of_some] <= reach_R1
+        return away_GRS[..., :of_some]
 
 
 def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> tuple[Tensor, Tensor]:
     """Chooses keys to stand for all, [S] ascending, and their weights, [S].
 
-    A quarter of a key's chance is the even one, and the rest goes by the root mean square of its energy in a few rows
-    looked at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is
-    evenly spaced rather than random, so that the guess depends on nothing but q and k.
+    Half of a key's chance is the even one, and half goes by the root mean square of its energy in a few rows looked
+    at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is evenly
+    spaced rather than random, so that the guess depends on nothing but q and k.
     """
     num_far, num_tokens = q_GFD.shape[1], len(k_TD)
-    at_P = torch.linspace(0, num_far - 1, min(_PILOT_ROWS, num_far), device=k_TD.device).long()
-    distance_PT = (at_P + min_distance)[:, None] - torch.arange(num_tokens, device=k_TD.device)
-    map_GPT = (q_GFD[:, at_P] @ k_TD.T).masked_fill_(distance_PT < 0, -torch.inf).softmax(-1)
-    far_PT = distance_PT >= min_distance
-    rows_T = far_PT.sum(0).clamp_min(1)
-    importance_T = ((map_GPT.pow_(4) * far_PT).sum((0, 1)) / rows_T).double().sqrt().nan_to_num(nan=0)
+    pilots = torch.linspace(0, num_far - 1, min(_PILOT_ROWS, num_far)).long().tolist()
+    squares_PT = k_TD.new_zeros(len(pilots), num_tokens)
+    at = iter(range(len(pilots)))
+
+    def work() -> None:
+        for p in at:
+            map_GN = (q_GFD[:, pilots[p]] @ k_TD[: pilots[p] + min_distance + 1].T).softmax(-1)
+            squares_PT[p, : pilots[p] + 1] = map_GN[:, : pilots[p] + 1].square_().square_().sum(0)
+
+    run_on_all_threads(work, k_TD.device)
+    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0).clamp_min(1)
+    importance_T = (squares_PT.sum(0, dtype=torch.float64) / reached_T.to(k_TD.device)).sqrt().nan_to_num(nan=0)
     even = num_keys / num_tokens
-    chance_T = even * (0.25 + 0.75 * importance_T / importance_T.mean().clamp_min(1e-300))
+    chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
     chance_T = chance_T.clamp_max(1)
     steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
     chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero()[:, 0]
