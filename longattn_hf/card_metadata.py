@@ -83,12 +83,19 @@ def _license(stated: Iterable[str | None]) -> dict[str, Any]:
     """The Hub's identifiers for SPDX expressions: one alone, or a list with `other` and `unknown` last."""
     names = {name.lower() for expression in stated for name in _licenses_in(expression)}
     known = {re.sub(r"-(only|or-later)$", "", name) for name in names}
+    # the Hub names some licences without their version, as odc-by
+    known = {name if name in _HUB_LICENSES else _unversioned(name) for name in known}
     strange = known - _HUB_LICENSES
     listed = sorted(known & _HUB_LICENSES - {"other", "unknown"})
     listed += ["other"] * bool(strange or "other" in known) + ["unknown"] * ("unknown" in known)
     if listed == ["other"] and len(strange) == 1:
         return {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", strange.pop())}
     return {"license": listed[0] if len(listed) == 1 else listed}
+
+
+def _unversioned(name: str) -> str:
+    without = re.sub(r"-[0-9.]+$", "", name)
+    return without if without in _HUB_LICENSES else name
 
 
 def _licenses_in(expression: str | None) -> list[str]:
