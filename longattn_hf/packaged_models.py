@@ -33,4 +33,5 @@ def model_name(model: str) -> str:
         package, _, file = model.removeprefix("package:").partition("/")
         installed = packages_distributions().get(package, [package])[0]
         return f"{file} from {installed}=={distribution(installed).version}"
-    return Path(model).name if Path(model).exists() else model
+    path = Path(model).expanduser()
+    return path.name if path.exists() else model
