@@ -1,0 +1,1 @@
+"""The explorer, a local web app to choose a cut by looking; needs the extra `explore`."""

@@ -1,0 +1,229 @@
+"""The explorer's page and its server: nothing on it is fetched from anywhere else."""
+
+import os
+from typing import Any
+
+# read when Gradio is imported; this app tells nobody that it runs
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from longattn_hf.conventions import CONVENTIONS
+from longattn_hf.explore import facts
+from longattn_hf.explore.session import Session
+from longattn_hf.markdown import prose
+from longattn_hf.page import read_asset, visible
+from longattn_hf.scored_corpus import Choice
+
+_FRACTION, _BUDGET, _CUT = "fraction", "token budget", "cut"
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]
+_MONO = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
+# the browser refuses whatever a page or a document might ask of another machine
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'self'"
+)
+_CSS = """
+.gradio-container { max-width: 1500px !important; }
+.gradio-container .la.la-explorer { min-width: 0; --la-paper: var(--body-background-fill); }
+footer { display: none !important; }
+"""
+
+
+def build_app(session: Session) -> gr.Blocks:
+    """Lays the page out and connects it with a session's corpus."""
+    start = session.start()
+    how = _CUT if start.threshold is not None else _BUDGET if start.token_budget is not None else _FRACTION
+    categories = session.corpus.categories
+    with gr.Blocks(title=f"{session.corpus.name}: LongAttn explorer", analytics_enabled=False) as app:
+        said = gr.Markdown(_headline(session), elem_id="headline")
+        thresholds = gr.State(_by_category(start.threshold, categories))
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                alpha = gr.Slider(0, 3, start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
+                keep_by = gr.Radio([_FRACTION, _BUDGET, _CUT], value=how, label="Keep by")
+                fraction = gr.Slider(0, 1, start.fraction or 0.5, step=0.01, label="Fraction of each category")
+                budget = gr.Number(start.token_budget or _half(session), label="Tokens of each category", precision=0)
+                overlap = gr.Checkbox(start.refuse_overlap, label="Refuse overlapping windows")
+                with gr.Group():
+                    other_alpha = gr.Slider(0, 3, 1.0, step=0.05, label="Other selection: alpha")
+                    other_reading = gr.Radio(
+                        list(CONVENTIONS), value=start.convention, label="Other selection: convention"
+                    )
+                save = gr.Button("Save as recipe", variant="primary")
+                recipe = _component("recipe", "recipe")
+                reload = gr.Button("Read the build again", visible=session.corpus.running)
+            with gr.Column(scale=3, min_width=320):
+                by_category = _component("by-category", "table")
+                histograms = _component("histograms", "histograms", events=("cut",))
+                with gr.Accordion("By source", open=False):
+                    by_source = _component("by-source", "table")
+        with gr.Row():
+            category = gr.Dropdown(categories, value=categories[0], label="Category", min_width=200)
+            order = gr.Dropdown(list(facts.ORDERS), value=facts.ORDERS[0], label="Windows to list", min_width=200)
+            words = gr.Textbox(label="Search id, document or source", min_width=200)
+        windows = _component("windows", "table", events=("open",))
+        window = _component("window", "window", server=_answer_far(session))
+
+        controls = [alpha, keep_by, fraction, budget, overlap, thresholds, other_alpha, other_reading]
+        listing = [category, order, words]
+        shown = [said, histograms, by_category, by_source, windows]
+
+        def choices(*values: Any) -> tuple[Choice, Choice]:
+            return _choices(session, *values)
+
+        def refresh(*values: Any) -> tuple:
+            pair = choices(*values[: len(controls)])
+            mine, other = (session.select(choice) for choice in pair)
+            corpus, (where, sort, find) = session.corpus, values[len(controls) :]
+            return (
+                _headline(session),
+                facts.describe_histograms(corpus, mine, pair[0]),
+                facts.describe_categories(corpus, mine, other),
+                facts.describe_sources(corpus, mine, other),
+                facts.list_windows(corpus, mine, other, category=where, order=sort, words=find),
+            )
+
+        def relist(*values: Any) -> dict[str, Any]:
+            mine, other = (session.select(choice) for choice in choices(*values[: len(controls)]))
+            where, sort, find = values[len(controls) :]
+            return facts.list_windows(session.corpus, mine, other, category=where, order=sort, words=find)
+
+        def move_cut(event: gr.EventData, *values: Any) -> tuple[str, dict[str, float]]:
+            mine, _ = choices(*values)
+            before = mine.threshold or facts.cuts(session.corpus, session.select(mine))
+            return _CUT, {**before, event._data["category"]: float(event._data["value"])}
+
+        def read_again() -> dict[str, Any]:
+            session.reload()
+            return gr.update(visible=session.corpus.running)
+
+        def write_recipe(*values: Any) -> dict[str, str]:
+            text = session.save_recipe(choices(*values)[0])
+            return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
+
+        quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        for control in (alpha, keep_by, fraction, budget, overlap, other_alpha, other_reading):
+            control.input(refresh, [*controls, *listing], shown, **quiet)
+        for control in listing:
+            # a text box tells of its input before it has taken it
+            control.change(relist, [*controls, *listing], windows, **quiet)
+        histograms.cut(move_cut, controls, [keep_by, thresholds], show_progress="hidden").then(
+            refresh, [*controls, *listing], shown, show_progress="hidden"
+        )
+        windows.open(_open_window(session), None, window)
+        save.click(write_recipe, controls, recipe)
+        reload.click(read_again, None, reload).then(refresh, [*controls, *listing], shown)
+        app.load(refresh, [*controls, *listing], shown, show_progress="hidden")
+    return app
+
+
+def make_server(session: Session) -> FastAPI:
+    """Returns the web application, which answers its own page's requests and asks nobody anything."""
+    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @server.middleware("http")
+    async def forbid_other_machines(request: Request, answer: Any) -> Response:
+        response = await answer(request)
+        response.headers["Content-Security-Policy"] = _POLICY
+        return response
+
+    scripts = read_asset("plots.js", "token_view.js", "explorer.js")
+    return gr.mount_gradio_app(
+        server,
+        build_app(session),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
+        css=read_asset("page.css") + _CSS,
+        head=f"<script>{scripts}</script>",
+    )
+
+
+def serve(session: Session, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serves the explorer until it is interrupted."""
+    uvicorn.run(make_server(session), host=host, port=port, log_level="warning")
+
+
+def _component(name: str, draw: str, *, events: tuple[str, ...] = (), server: Any = None) -> gr.HTML:
+    """A part of the page that one of the package's scripts draws; its value is data, never markup."""
+    ask = "(query) => server.far_tokens(query)" if server else "(event, data) => trigger(event, data)"
+    code = f"""// events: {" ".join(f"'{event}'" for event in events)}
+        const draw = () => {{
+          if (props.value) LongAttn.explorer.{draw}(element.querySelector(".la"), props.value, {ask});
+        }};
+        watch("value", draw);
+        draw();"""
+    return gr.HTML(
+        value=None,
+        html_template=f'<div class="la la-explorer" id="{name}"></div>',
+        js_on_load=code,
+        apply_default_css=False,
+        server_functions=[server] if server else None,
+    )
+
+
+def _answer_far(session: Session) -> Any:
+    def far_tokens(query: list) -> list[tuple[int, float]]:
+        window_id, position = query
+        return session.far_tokens(window_id, int(position))
+
+    return far_tokens
+
+
+def _open_window(session: Session) -> Any:
+    def open_window(event: gr.EventData) -> dict[str, Any]:
+        try:
+            return session.open_window(event._data["id"])
+        except ValueError as error:
+            return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}
+
+    return open_window
+
+
+def _choices(
+    session: Session,
+    alpha: float,
+    keep_by: str,
+    fraction: float,
+    budget: float | None,
+    overlap: bool,
+    thresholds: dict[str, float] | None,
+    other_alpha: float,
+    other_reading: str,
+) -> tuple[Choice, Choice]:
+    """Turns the controls into the selection looked at and the one beside it."""
+    own = session.corpus.convention
+    limit: dict[str, Any] = {"fraction": fraction}
+    if keep_by == _BUDGET:
+        limit = {"token_budget": int(budget or 0)}
+    elif keep_by == _CUT:
+        if thresholds is None:
+            # nothing was dragged yet: the cut stands where the fraction puts it
+            choice = Choice(alpha=alpha, convention=own, fraction=fraction, refuse_overlap=overlap)
+            thresholds = facts.cuts(session.corpus, session.select(choice))
+        limit = {"threshold": thresholds}
+    mine = Choice(alpha=alpha, convention=own, refuse_overlap=overlap, **limit)
+    other = Choice(alpha=other_alpha, convention=other_reading, refuse_overlap=overlap, **limit)
+    return mine, other
+
+
+def _headline(session: Session) -> str:
+    corpus = session.corpus
+    state = "so far, the build goes on" if corpus.running else "scored"
+    return f"# {prose(corpus.name)}\n{len(corpus):,} windows {state}."
+
+
+def _half(session: Session) -> int:
+    return int(session.corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(session.corpus.categories))
+
+
+def _by_category(threshold: Any, categories: list[str]) -> dict[str, float] | None:
+    if threshold is None or isinstance(threshold, dict):
+        return threshold
+    return dict.fromkeys(categories, float(threshold))

@@ -1,0 +1,134 @@
+"""The explorer's memory: the corpus, the latest selections, and the windows opened last."""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from longattn_hf.columns import TEXT
+from longattn_hf.explore.facts import cuts
+from longattn_hf.packaged_models import resolve_model
+from longattn_hf.page import visible
+from longattn_hf.scored_corpus import Choice, ScoredCorpus, Selected
+from longattn_hf.scoring import LongAttnScorer
+from longattn_hf.token_view import TokenView, explain
+
+_SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
+
+
+class Session:
+    """One corpus being looked at.
+
+    Args:
+        place: As in `ScoredCorpus`.
+        revision: As in `ScoredCorpus`.
+        statistics: As in `ScoredCorpus`.
+        model: The model of the token view; that of the build if None.
+        recipe: The file that "Save as recipe" writes; None shows the recipe only.
+
+    Raises:
+        ValueError: As `ScoredCorpus`.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        statistics: str | None = None,
+        model: str | None = None,
+        recipe: Path | None = None,
+    ) -> None:
+        self._open = lambda: ScoredCorpus(place, revision=revision, statistics=statistics)
+        self._model, self.recipe = model, recipe
+        self._selected: dict[str, Selected] = {}
+        self.reload()
+        # a view holds the window's queries and keys, some hundred megabytes for a long one
+        self.view = lru_cache(maxsize=2)(self._view)
+
+    def reload(self) -> None:
+        """Reads the corpus again, for a build that goes on."""
+        self.corpus = self._open()
+        self._selected.clear()
+
+    def select(self, choice: Choice) -> Selected:
+        """Returns what a choice selects, of the last few choices without computing it again."""
+        key = repr(choice)
+        if key not in self._selected:
+            while len(self._selected) > 3:
+                self._selected.pop(next(iter(self._selected)))
+            self._selected[key] = self.corpus.select(choice)
+        return self._selected[key]
+
+    def start(self) -> Choice:
+        """Returns the build's own choice as far as it is known, else half of the windows."""
+        known = self.corpus.settings
+        limit = {
+            name: known[name] for name in ("threshold", "fraction", "token_budget") if known.get(name) is not None
+        }
+        if isinstance(next(iter(limit.values()), None), dict) and "threshold" not in limit:
+            # one slider for all categories cannot show a limit for each: the cuts that it led to can
+            limit = {"threshold": cuts(self.corpus, self.corpus.select(self._choice(limit)))}
+        return self._choice(limit)
+
+    def _choice(self, limit: dict[str, Any]) -> Choice:
+        known = self.corpus.settings
+        return Choice(
+            alpha=float(known.get("alpha", 0.5)),
+            convention=self.corpus.convention,
+            refuse_overlap=bool(known.get("refuse_overlap")),
+            **(limit or {"fraction": 0.5}),
+        )
+
+    def save_recipe(self, choice: Choice) -> str:
+        """Returns the recipe of a choice, and writes it where the session may.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        text = self.corpus.recipe(choice)
+        if self.recipe is not None:
+            self.recipe.write_text(text, encoding="utf-8")
+        return text
+
+    def open_window(self, window_id: str) -> dict[str, Any]:
+        """Returns what the page shows of a window: its token view, or its text and why there is no more.
+
+        Raises:
+            ValueError: There is no such window, or its text is not here.
+        """
+        row = self.corpus.row_of(window_id)
+        window = self.corpus.read_window(row)
+        title = f"{window.get('source') or 'Window'} · {window_id}"
+        try:
+            view = self.view(window_id)
+        except (ValueError, OSError) as error:
+            note = visible(f"Only the text can be shown: {error}")
+            return {"id": window_id, "title": visible(title), "text": visible(window[TEXT]), "note": note}
+        # a click asks for what is not listed
+        return view.to_data(listed_rows=24) | {"id": window_id, "title": visible(title)}
+
+    def far_tokens(self, window_id: str, position: int) -> list[tuple[int, float]]:
+        """Returns the `(position, attention)` of the far tokens that a token of an opened window attends to most."""
+        return [(it.position, it.attention) for it in self.view(window_id).top_far(position, 5)]
+
+    def _view(self, window_id: str) -> TokenView:
+        return explain(self.corpus.read_window(self.corpus.row_of(window_id)), self._scorer())
+
+    def _scorer(self) -> LongAttnScorer:
+        known = self.corpus.settings
+        name = self._model or known.get("model")
+        if not name:
+            raise ValueError("the data set does not name its model; name one (--model).")
+        settings = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
+        return LongAttnScorer(resolve_model(name), **settings)
+
+
+def require_gradio() -> None:
+    """Says what to do where the explorer's extra is missing.
+
+    Raises:
+        ValueError: It is.
+    """
+    if find_spec("gradio") is None:
+        raise ValueError("The explorer needs Gradio: pip install 'longattn_hf[explore]'.")
