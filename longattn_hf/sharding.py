@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, IterableDataset, Value
-from tqdm.auto import tqdm
 
 from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
 from longattn_hf.conventions import get_convention
+from longattn_hf.heartbeat import Progress
 from longattn_hf.scoring import LongAttnScorer
 from longattn_hf.shards import ROWS_AT_ONCE, hash_json, read_facts, write_shard
 from longattn_hf.windows import WindowDocuments, load_tokenizer_once
@@ -89,13 +89,12 @@ def window_sources(
     )
     parts = _parts(sources)
     mine = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
-    progress = tqdm(desc="windows", total=len(mine), unit=" source parts", disable=process.index > 0)
-    documents = 0
+    progress = _progress(folder, process, "windows", len(mine), "source parts")
     for unit in mine:
         number, part = parts[unit]
         source = sources[number]
         readers = -(-(process.count - unit) // len(parts)) if process.count > len(parts) else 1
-        documents += _window_part(
+        _window_part(
             source,
             part,
             replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
@@ -112,8 +111,8 @@ def window_sources(
             ),
             documents_per_shard,
             Process(process.index // len(parts) if readers > 1 else 0, readers),
+            progress,
         )
-        progress.set_postfix(documents=documents, refresh=False)
         progress.update()
     progress.close()
 
@@ -126,7 +125,8 @@ def _window_part(
     made_from: str,
     documents_per_shard: int,
     reader: Process,
-) -> int:
+    progress: Progress,
+) -> None:
     documents = source.stream
     if documents.num_shards > 1:
         documents = documents.shard(num_shards=documents.num_shards, index=part)
@@ -139,13 +139,13 @@ def _window_part(
     number, facts = 0, read_facts(*shard_at(0))
     while facts is not None:
         if facts["last"]:
-            return 0
+            return
         state, number = facts["state"], number + 1
         facts = read_facts(*shard_at(number))
     if number:
         documents.load_state_dict(state)
     rows = iter(documents)
-    first, windowed = next(rows, None), 0
+    first = next(rows, None)
     while first is not None or number == 0:
         batch = [] if first is None else [first, *islice(rows, documents_per_shard - 1)]
         # the position is noted before the next document is read
@@ -155,9 +155,8 @@ def _window_part(
         if number % reader.count == reader.index and read_facts(path, fingerprint) is None:
             table, counts = _window_batch(batch, transform, source, documents.features)
             write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
-            windowed += len(batch)
         number += 1
-    return windowed
+        progress.update(0)
 
 
 def _window_batch(
@@ -188,6 +187,10 @@ def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
     unknown = [None] * count
     pairs = Counter(zip(columns.get("source", unknown), columns.get("license", unknown), strict=True))
     return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
+
+
+def _progress(folder: Path, process: Process, stage: str, total: int, unit: str) -> Progress:
+    return Progress(folder.parent, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
 
 
 def _parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
@@ -249,7 +252,7 @@ def score_windows(
         if read_facts(scores / name, fingerprint) is None:
             todo.append((name, fingerprint))
     total = sum(pq.read_metadata(windows / name).num_rows for name, _ in todo)
-    progress = tqdm(desc="scores", total=total, unit=" windows", disable=process.index > 0)
+    progress = _progress(scores, process, "scores", total, "windows")
     for name, fingerprint in todo:
         table = pa.concat_tables(_score_batches(windows / name, scorer, progress), promote_options="default")
         write_shard(scores / name, table, fingerprint)
@@ -263,7 +266,7 @@ def scorer_fingerprint(scorer: LongAttnScorer) -> str:
     return hash_json([settings, scorer.load_layer().identity])
 
 
-def _score_batches(path: Path, scorer: LongAttnScorer, progress: tqdm) -> Iterator[pa.Table]:
+def _score_batches(path: Path, scorer: LongAttnScorer, progress: Progress) -> Iterator[pa.Table]:
     file = pq.ParquetFile(path, page_checksum_verification=True)
     text = {TEXT} if get_convention(scorer.convention).encodes_text_again else set()
     kept = [name for name in file.schema_arrow.names if name not in (TEXT, INPUT_IDS)]

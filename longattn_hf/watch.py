@@ -1,0 +1,163 @@
+"""`python -m longattn_hf.watch OUT`: a running build seen from a second terminal.
+
+Reads only what the build leaves on disk: each process's heartbeat and the shards of scores. A process that is silent
+for much longer than it ever was is named.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from longattn_hf.columns import DEPENDENCY_STRENGTH
+from longattn_hf.heartbeat import Heartbeat, read_heartbeats
+from longattn_hf.page import visible
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_BINS = 40
+#: A process is never called stalled before this many seconds of silence.
+PATIENCE = 60.0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Shows a build's progress again and again, until it is through or the watcher is interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m longattn_hf.watch", description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="the build's output directory")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
+    parser.add_argument("--once", action="store_true", help="look once")
+    given = parser.parse_args(arguments)
+    if not (given.folder / "work").is_dir():
+        sys.exit(f"watch: {given.folder} holds no build (it has no work folder); give the build's output directory.")
+    scores: dict[Path, np.ndarray] = {}
+    try:
+        while True:
+            beats = read_heartbeats(given.folder / "work")
+            read_new_scores(given.folder / "work" / "scores", scores)
+            if sys.stdout.isatty():
+                print("\x1b[H\x1b[2J", end="")  # noqa: T201
+            print(describe(beats, scores, now=time.time(), host=socket.gethostname()), flush=True)  # noqa: T201
+            if given.once or (given.folder / "work" / "finished.json").exists():
+                return
+            time.sleep(given.every)
+    except KeyboardInterrupt:
+        return
+
+
+def describe(beats: Sequence[Heartbeat], scores: Mapping[Path, np.ndarray], *, now: float, host: str) -> str:
+    """Lays out the progress of each process and stage, and the dependency strength so far.
+
+    Args:
+        beats: The processes' heartbeats.
+        scores: The dependency strengths of each shard; its folder is named after the category.
+        now: Seconds since the epoch.
+        host: This machine, whose processes can be looked up.
+    """
+    if not beats:
+        return "No process has given a sign of life yet."
+    rows = [("process", "stage", "done", "rate", "time left", "last sign", "")]
+    for it in beats:
+        rows.append(
+            (
+                str(it.process),
+                it.stage,
+                f"{it.done:,} of {it.total:,} {it.unit}",
+                _rate(it),
+                _span(time_left(it)),
+                f"{_span(now - it.beat)} ago",
+                trouble(it, now=now, host=host),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for stage in dict.fromkeys(it.stage for it in beats):
+        mine = [it for it in beats if it.stage == stage]
+        left = [time_left(it) for it in mine]
+        # the stage ends with its slowest process
+        rest = None if None in left else max(seconds for seconds in left if seconds is not None)
+        done, total = (sum(getattr(it, name) for it in mine) for name in ("done", "total"))
+        lines.append(f"{stage}: {done:,} of {total:,} {mine[0].unit} by {len(mine)} processes, {_span(rest)} left")
+    return "\n".join([*lines, "", *_histograms(scores)])
+
+
+def time_left(it: Heartbeat) -> float | None:
+    """Returns the seconds that a process's stage will still take at its rate so far; None where nothing tells."""
+    if it.ended or it.done >= it.total:
+        return 0.0
+    return (it.total - it.done) * (it.beat - it.started) / it.done if it.done else None
+
+
+def trouble(it: Heartbeat, *, now: float, host: str) -> str:
+    """Says what is wrong with a process, if anything is: it has died, or is silent for five times its longest yet."""
+    if it.ended:
+        return "through"
+    if it.host == host and not _is_alive(it.pid):
+        return f"DIED: process {it.pid} on {it.host} is gone; the same command goes on from its shards"
+    if now - it.beat > max(PATIENCE, 5 * it.longest):
+        return f"STALLED: process {it.pid} on {it.host} has not got on since"
+    return ""
+
+
+def read_new_scores(folder: Path, known: dict[Path, np.ndarray]) -> None:
+    """Adds the dependency strengths of the shards that `known` does not have yet."""
+    for path in sorted(folder.glob("*/*.parquet")):
+        if path not in known:
+            try:
+                values = pq.read_table(path, columns=[DEPENDENCY_STRENGTH])[DEPENDENCY_STRENGTH].drop_null()
+            except (OSError, pa.ArrowInvalid):
+                # removed meanwhile, or damaged: the build makes it again
+                continue
+            known[path] = values.to_numpy()
+
+
+def _histograms(scores: Mapping[Path, np.ndarray]) -> list[str]:
+    by_category: dict[str, list[np.ndarray]] = {}
+    for path, values in scores.items():
+        by_category.setdefault(path.parent.name, []).append(values)
+    whole = {visible(name): np.concatenate(parts) for name, parts in sorted(by_category.items())}
+    whole = {name: values for name, values in whole.items() if len(values)}
+    if not whole:
+        return ["No scores yet."]
+    low, high = (float(edge(np.concatenate(list(whole.values())))) for edge in (np.min, np.max))
+    width = max(map(len, whole))
+    lines = [f"dependency strength so far, from {low:.3f} to {high:.3f}"]
+    for name, values in whole.items():
+        counts, _ = np.histogram(values, _BINS, (low, high if high > low else low + 1e-9))
+        bars = "".join(_BARS[int(np.ceil((len(_BARS) - 1) * count / counts.max()))] for count in counts)
+        lines.append(f"{name.ljust(width)}  {bars}  mean {values.mean():.3f}, {len(values):,} windows")
+    return lines
+
+
+def _rate(it: Heartbeat) -> str:
+    seconds = it.beat - it.started
+    return f"{it.done / seconds:,.2f}/s" if it.done and seconds > 0 else "-"
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    seconds = max(int(seconds), 0)
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+if __name__ == "__main__":
+    main()
