@@ -15,9 +15,11 @@ _HOME_OF = {
     "WindowDocuments": "windows",
     "add_long_distance_score": "selection",
     "cut_windows": "windows",
+    "explain": "token_view",
     "far_attention": "attention",
     "longattn_score": "scoring",
     "publish": "publishing",
+    "publish_space": "space",
     "select_windows": "selection",
 }
 
@@ -28,9 +30,11 @@ __all__ = [
     "WindowDocuments",
     "add_long_distance_score",
     "cut_windows",
+    "explain",
     "far_attention",
     "longattn_score",
     "publish",
+    "publish_space",
     "select_windows",
 ]
 

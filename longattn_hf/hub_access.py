@@ -118,8 +118,11 @@ def commit_folder(
     token: str | None = None,
     private: bool | None = None,
     attempts: int = 6,
+    space_sdk: str | None = None,
 ) -> str:
     """Makes a folder's files those of a model repository, in one commit; none where they are there already.
+
+    With `space_sdk`, such as `"gradio"`, the repository is a Space.
 
     Returns:
         The commit.
@@ -128,14 +131,14 @@ def commit_folder(
         ValueError: The Hub refuses: token, permission, name.
         ConnectionError: Every attempt failed.
     """
-    api = HfApi(token=usable_token(token))
+    api, kind = HfApi(token=usable_token(token)), "space" if space_sdk else "model"
 
     def commit() -> str:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        head = api.repo_info(repo_id).sha
+        api.create_repo(repo_id, repo_type=kind, space_sdk=space_sdk, private=private, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=kind).sha
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in paths]
-        return api.create_commit(repo_id, additions, commit_message=message, parent_commit=head).oid
+        return api.create_commit(repo_id, additions, commit_message=message, repo_type=kind, parent_commit=head).oid
 
     with bounded_timeouts(300.0):
         last_word = "Readers see what was there before, or all of this; the same call goes on with what is missing"
