@@ -37,7 +37,7 @@ from longattn_hf.report import software_versions
 from longattn_hf.sources import open_source
 from longattn_hf.windows import WindowDocuments, load_tokenizer_once
 
-NEEDLE_METRIC = Path(__file__).parents[1] / "spaces" / "needle_retrieval"
+NEEDLE_METRIC = Path(__file__).parent / "spaces" / "needle_retrieval"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, add_long_distance_score
 
-SPACES = Path(__file__).parents[1] / "spaces"
+SPACES = Path(__file__).parents[1] / "recipes" / "spaces"
 TEXTS = [
     "The attention of a long document reaches far back. " * 4,
     "def window(tokens, size):\n    return tokens[:size]\n" * 3,

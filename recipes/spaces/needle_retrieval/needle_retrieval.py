@@ -23,7 +23,7 @@ Returns:
     num_answers: How many answers there were.
 
 Examples:
-    >>> metric = evaluate.load("spaces/needle_retrieval")
+    >>> metric = evaluate.load("recipes/spaces/needle_retrieval")
     >>> metric.compute(predictions=["It is 4711."], references=[["4711", "0815"]])["recall"]
     0.5
 """

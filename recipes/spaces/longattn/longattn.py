@@ -30,7 +30,7 @@ Returns:
     summary: Of each of these the mean, standard deviation, minimum and maximum.
 
 Examples:
-    >>> measurement = evaluate.load("spaces/longattn", module_type="measurement")
+    >>> measurement = evaluate.load("recipes/spaces/longattn", module_type="measurement")
     >>> measurement.compute(data=texts, model="HuggingFaceTB/SmolLM2-135M")["summary"]
 """
 _CITATION = """\
