@@ -14,7 +14,7 @@ The report is plain JSON (`report.json`), without time stamps and local paths. I
 - `examples`: category to `highest` and `lowest`, lists of `id`, `source`, the three scores and an `excerpt`;
 - `configs`: name to `data_files`, `num_rows`, `num_bytes`, `download_size`, `features`; and `default_config`;
 - `figures`: paths relative to the card; optionally `page`, that of the report with interactive plots, `repo_id`, where
-  the data set is published, and `not_run`, true for
+  the data set is published, `recipe`, what the explorer needs to write one, and `not_run`, true for
   a recipe's card without a run: then the facts in `_MEASURED` may be null or missing and stand as "not run".
 """
 

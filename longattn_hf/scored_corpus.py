@@ -15,7 +15,6 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
@@ -27,7 +26,8 @@ SOURCE = "source"
 
 _STRINGS = (DOC_ID, SOURCE, CATEGORY)
 _READ = (ID, *_STRINGS, "start_token", "num_tokens", *RAW_SCORES, KEPT, SKIP_REASON)
-_LIMITS = ("threshold", "fraction", "token_budget")
+#: The names of the limits, of which a choice has one.
+LIMITS = ("threshold", "fraction", "token_budget")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Choice:
     @property
     def limit(self) -> dict[str, Any]:
         """The one limit that is given, by name."""
-        return {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ class ScoredCorpus:
             whole[KEPT].to_numpy(zero_copy_only=False).astype(bool)[order] if KEPT in whole.column_names else None
         )
         self.report = self._read_json("report.json")
-        self.settings = {**self.report.get("settings", {}), **self._read_json("work/settings.json")}
+        # the report names things for readers, the other two as a build reads them
+        self.settings = self.report.get("settings", {}) | self.report.get("recipe", {})
+        self.settings |= self._read_json("work/settings.json")
         self.table = _prepare(whole, order)
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
@@ -181,38 +183,6 @@ class ScoredCorpus:
             holds = np.array([words in str(text).lower() for text in texts] + [False])
             found |= holds[codes]
         return found
-
-    def recipe(self, choice: Choice) -> str:
-        """Writes the YAML that `longattn_hf.config.load_config` reads and that selects what `choice` selects.
-
-        Where the data set does not say what it was built from, the YAML holds the selection alone, and says so.
-
-        Raises:
-            ValueError: The choice is of another convention: its numbers would need another scoring run.
-        """
-        if choice.convention != self.convention:
-            raise ValueError(f"The windows were scored as {self.convention!r}; {choice.convention!r} is a comparison.")
-        sources = self.settings.get("sources") or self.report.get("recipe_sources")
-        known = {name: value for name, value in self.settings.items() if name not in (*_LIMITS, "sources")}
-        if not sources:
-            known = {}
-        card = {
-            "pretty_name": "pretty_name",
-            "description": "description",
-            "data_version": "version",
-            "language": "language",
-        }
-        known |= {name: self.report[key] for name, key in card.items() if sources and key in self.report}
-        known |= {"alpha": choice.alpha, "convention": self.convention, "refuse_overlap": choice.refuse_overlap}
-        values = {name: value for name, value in (known | choice.limit).items() if value is not None}
-        if sources:
-            values["sources"] = [
-                {n: v for n, v in source.items() if v is not None and v is not False} for source in sources
-            ]
-        head = f"# What the explorer showed of {self.name}: {len(self):,} windows.\n"
-        if not sources:
-            head += "# The data set does not say what it was built from; add these settings to its recipe.\n"
-        return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def read_window(self, row: int) -> dict[str, Any]:
         """Reads one window with its text, and its token ids where they were kept.

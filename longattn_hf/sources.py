@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from longattn_hf.config import SourceConfig, hide_paths
+from longattn_hf.config import BuildConfig, SourceConfig, hide_paths
 from longattn_hf.hub_access import bounded_timeouts, persist
 from longattn_hf.sharding import Source
 from longattn_hf.shards import hash_json
@@ -157,3 +158,19 @@ def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> 
         constants={"source": config.source or hide_paths(config.path), "license": config.license or "unknown"},
         max_documents=config.max_documents,
     )
+
+
+def shareable_recipe(config: BuildConfig) -> dict[str, Any]:
+    """Returns what others need to build the same: name, model, sources; empty where one of them is a local file."""
+    named = [config.model]
+    for source in config.sources:
+        files = [source.data_files] if isinstance(source.data_files, str) else [*(source.data_files or ())]
+        # a format reads files of anywhere, a data set those of its own
+        if "/" not in source.path:
+            named += [str(file) for file in (*files, source.data_dir) if file and "://" not in str(file)]
+        if source.path != "demo":
+            named.append(source.path)
+    if any(Path(name).exists() or glob(name) for name in named):
+        return {}
+    sources = [{name: value for name, value in asdict(it).items() if value is not None} for it in config.sources]
+    return {"name": config.name, "model": config.model, "impl": config.impl, "sources": sources}

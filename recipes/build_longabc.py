@@ -36,7 +36,7 @@ from longattn_hf.scoring import LongAttnScorer
 from longattn_hf.selection import keep_mask
 from longattn_hf.sharding import Process, Source, score_windows, window_sources, windowed_shards
 from longattn_hf.shards import hash_json
-from longattn_hf.sources import open_documents, open_source, pin_sources
+from longattn_hf.sources import open_documents, open_source, pin_sources, shareable_recipe
 from longattn_hf.standardisation import ScoreStatistics, long_distance_scores
 from longattn_hf.windows import WindowDocuments
 
@@ -223,6 +223,7 @@ def describe_recipe(config: BuildConfig, words: str) -> dict[str, Any]:
         "convention": config.convention,
         "settings": settings | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
         "default_config": config.categories[0],
+        "recipe": shareable_recipe(config),
     }
 
 

@@ -35,7 +35,7 @@ ROWS = [
     {"scoring", "standardisation", "baselines.ladm", "baselines.loss_gain", "baselines.prolong"},
     {"selection", "sharding", "card_metadata", "staging", "baselines"},
     {"report", "plots", "card", "release", "sources", "output", "token_view", "scored_corpus", "watch"},
-    {"publishing", "html_report", "space", "explore", "explore.facts"},
+    {"publishing", "html_report", "space", "explore", "explore.facts", "explore.recipe"},
     {"explore.session"},
     {"explore.app"},
     {"explore.__main__"},

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from longattn_hf.explore.facts import (
     describe_sources,
     list_windows,
 )
+from longattn_hf.explore.recipe import write_recipe
 from longattn_hf.scored_corpus import Choice, ScoredCorpus
 from longattn_hf.selection import add_long_distance_score, select_windows
 from tests.scored_build import CATEGORIES, NASTY, write_build
@@ -100,7 +102,7 @@ def test_a_published_data_set_shows_all_scores_and_the_texts_of_kept_windows(bui
 @pytest.mark.parametrize("choice", [replace(choice, convention="paper") for choice in CHOICES], ids=repr)
 def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_path):
     folder, whole = build
-    (tmp_path / "recipe.yaml").write_text(ScoredCorpus(folder).recipe(choice))
+    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(folder), choice))
     config = load_config(tmp_path / "recipe.yaml")
     assert (config.name, config.model, config.window_tokens, config.min_distance) == ("small", "some/model", 96, 16)
     assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
@@ -109,13 +111,26 @@ def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_pa
     assert again == choice and selected_ids(whole, again) == kept_ids(ScoredCorpus(folder), choice)
 
 
+def test_a_published_data_set_that_says_what_it_was_built_from_gives_a_whole_recipe(build, tmp_path):
+    shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
+    settings = json.loads((build[0] / "work" / "settings.json").read_text())
+    report = json.loads((build[0] / "report.json").read_text())
+    report["recipe"] = {name: settings[name] for name in ("name", "model", "sources")}
+    report["settings"] |= {"model": "a name for readers", "window_tokens": 96, "min_distance": 16}
+    (tmp_path / "alone" / "report.json").write_text(json.dumps(report))
+    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(tmp_path / "alone"), CHOICES[0]))
+    config = load_config(tmp_path / "recipe.yaml")
+    assert (config.model, config.fraction, config.pretty_name) == ("some/model", 0.3, "Small")
+    assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
+
+
 def test_a_recipe_without_known_sources_says_what_is_missing(build, tmp_path):
     shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
-    text = ScoredCorpus(tmp_path / "alone").recipe(Choice(fraction=0.25))
+    text = write_recipe(ScoredCorpus(tmp_path / "alone"), Choice(fraction=0.25))
     assert "does not say what it was built from" in text
     assert yaml.safe_load(text) == {"alpha": 0.5, "convention": "paper", "refuse_overlap": False, "fraction": 0.25}
     with pytest.raises(ValueError, match="is a comparison"):
-        ScoredCorpus(build[0]).recipe(Choice(fraction=0.25, convention="reference_code"))
+        write_recipe(ScoredCorpus(build[0]), Choice(fraction=0.25, convention="reference_code"))
 
 
 def test_scores_on_another_builds_scale_need_that_scale(build, tmp_path):

@@ -1,5 +1,6 @@
 """Documents of a data set on the Hub, streamed through windowing: pinned to a commit, interrupted and gone on with."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -10,10 +11,10 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import HfFileSystem
 
-from longattn_hf.config import SourceConfig
+from longattn_hf.config import BuildConfig, SourceConfig
 from longattn_hf.sharding import window_sources, windowed_shards
 from longattn_hf.shards import read_facts
-from longattn_hf.sources import open_source, pin_sources
+from longattn_hf.sources import open_source, pin_sources, shareable_recipe
 from longattn_hf.windows import WindowDocuments
 
 REPO = "them/corpus"
@@ -199,3 +200,21 @@ def test_local_sources_need_no_hub_and_show_no_path(hub, tmp_path):
     assert source.constants["source"] == "corpus" and not hub.log
     with pytest.raises(ValueError, match="has json_lines and no data_files"):
         open_source(SourceConfig(category="book", path=str(folder), json_lines=True))
+
+
+def test_what_others_need_to_build_the_same_holds_no_local_file(tmp_path):
+    config = BuildConfig(name="n", model="m/m", sources=(SourceConfig(category="a", path="me/data"),), fraction=0.5)
+    assert shareable_recipe(config)["sources"][0]["path"] == "me/data" and shareable_recipe(config)["model"] == "m/m"
+    (tmp_path / "one.json").write_text("{}")
+    here = (
+        {"model": str(tmp_path)},
+        {"sources": (SourceConfig(category="a", path=str(tmp_path)),)},
+        {"sources": (SourceConfig(category="a", path="json", data_files=f"{tmp_path}/*.json"),)},
+        {"sources": (SourceConfig(category="a", path="json", data_files=[f"{tmp_path}/one.json"]),)},
+        {"sources": (SourceConfig(category="a", path="parquet", data_dir=str(tmp_path)),)},
+    )
+    for local in here:
+        assert shareable_recipe(dataclasses.replace(config, **local)) == {}
+    remote = SourceConfig(category="a", path="json", data_files="hf://datasets/me/data/*.json")
+    shared = shareable_recipe(dataclasses.replace(config, sources=(remote,)))
+    assert shared["sources"][0]["data_files"].startswith("hf://")

@@ -7,6 +7,7 @@ from typing import Any
 
 from longattn_hf.columns import TEXT
 from longattn_hf.explore.facts import cuts
+from longattn_hf.explore.recipe import write_recipe
 from longattn_hf.packaged_models import resolve_model
 from longattn_hf.page import visible
 from longattn_hf.scored_corpus import Choice, ScoredCorpus, Selected
@@ -86,7 +87,7 @@ class Session:
         Raises:
             OSError: It cannot be written.
         """
-        text = self.corpus.recipe(choice)
+        text = write_recipe(self.corpus, choice)
         if self.recipe is not None:
             self.recipe.write_text(text, encoding="utf-8")
         return text
