@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset, interleave_datasets
 from packing import collate, pack_source
 from settings import read_settings
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from longattn_hf.checkpoint import load_tokenizer, locate, read_config
 from longattn_hf.config import SourceConfig, check_names, check_types
@@ -205,7 +205,7 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
         raise ValueError(f"trainer= holds what transformers.TrainingArguments does not take: {error}") from error
 
 
-def claim(folder: Path, config: TrainConfig) -> None:
+def claim(folder: Path, config: Any) -> None:
     """Writes the settings down, or checks that they are those of the run that the folder holds.
 
     Raises:
@@ -266,8 +266,10 @@ def load_model(config: TrainConfig) -> PreTrainedModel:
     override_rope(settings, config.rope_theta, config.rope_scaling)
     text = settings.get_text_config(decoder=True)
     text.max_position_embeddings = max(text.max_position_embeddings, config.window_tokens)
+    # packed weights cannot be trained
+    quantization = {"quantization_config": GgufConfig(dequantize=True)} if location.gguf_file else {}
     return AutoModelForCausalLM.from_pretrained(
-        location.path, config=settings, dtype=torch.float32, **location.loading_arguments
+        location.path, config=settings, dtype=torch.float32, **location.loading_arguments, **quantization
     )
 
 

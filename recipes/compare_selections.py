@@ -1,0 +1,277 @@
+"""Does selecting pay? Equal tokens chosen by each score, a model trained on each, and what the models make of them.
+
+    python recipes/compare_selections.py --config recipes/configs/compare_smollm2.yaml
+
+Documents are split into those to select from and those held out, the former cut into windows and scored; the best
+windows by each score, as many tokens of each category for all, train one model a seed; every model is evaluated by
+evaluate_model.py. Written are `comparison.json` and `comparison.md`: means over the seeds with 95% intervals, and
+differences to random selection paired by seed. The same command after a kill goes on where it stopped.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from evaluate_model import EvaluateConfig, evaluate_model
+from intervals import Mean, mean_over_runs
+from selection_scores import SCORES, Model
+from settings import read_settings
+from train_longattn import TrainConfig, TrainSource, claim, train
+
+from longattn_hf.baselines import RandomScore
+from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
+from longattn_hf.config import SourceConfig, check_names, check_types
+from longattn_hf.packaged_models import resolve_model
+from longattn_hf.report import software_versions
+from longattn_hf.selection import select_windows
+from longattn_hf.sources import open_source
+from longattn_hf.windows import WindowDocuments
+
+# of the scores that add several columns, the one to select by
+_SELECT_BY = {"longattn": LONG_DISTANCE_SCORE, "gzip": "gzip_middle"}
+_UNTRAINED, _RANDOM = "untrained", "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """All settings of a comparison.
+
+    Attributes:
+        model: The model to train: a Hub id, a local directory, a GGUF file, or `package:NAME/FILE`.
+        documents: The corpus, as a build's `sources`.
+        output_dir: Receives everything.
+        token_budget: Tokens of each category that each score keeps.
+        scorer: The model that scores; `model` if None.
+        scores: Names of `selection_scores.SCORES`; `random` is among them.
+        window_tokens: The windows' length, for scoring, training and the losses.
+        held_out: The share of the documents that is kept for the evaluation.
+        long_share: The share of the training tokens that the selections make up; the rest is `short`.
+        short: Sources of short texts, as in a training configuration; none if empty.
+        seeds: Of the training runs, and of the random selections.
+        train: Further settings of `train_longattn.TrainConfig`, among them `tokens`.
+        evaluate: Further settings of `evaluate_model.EvaluateConfig`.
+        note: A sentence for the table, such as what the documents are.
+    """
+
+    model: str
+    documents: list | tuple
+    output_dir: str
+    token_budget: int
+    scorer: str | None = None
+    scores: list | tuple = tuple(SCORES)
+    window_tokens: int = 32768
+    held_out: float = 0.2
+    long_share: float = 0.9
+    short: list | tuple = ()
+    seeds: list | tuple = (0, 1, 2)
+    train: dict = field(default_factory=dict)
+    evaluate: dict = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self, "the configuration")
+        for name, kind in (("documents", SourceConfig), ("short", TrainSource)):
+            for source in getattr(self, name):
+                if isinstance(source, dict):
+                    check_names(source, kind, f"a source of {name}")
+            made = tuple(kind(**s) if isinstance(s, dict) else s for s in getattr(self, name))
+            object.__setattr__(self, name, made)
+        unknown = set(self.scores) - set(SCORES)
+        if unknown or _RANDOM not in self.scores:
+            raise ValueError(
+                f"scores={list(self.scores)} must hold 'random', to compare with, and others of {', '.join(SCORES)}."
+            )
+
+    @property
+    def scoring_model(self) -> str:
+        """The path or the id of the model that scores and tokenises."""
+        return resolve_model(self.scorer or self.model)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compares from the command line."""
+    try:
+        print(compare(read_settings(CompareConfig, arguments)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"compare_selections: {error}")
+
+
+def compare(config: CompareConfig) -> str:
+    """Selects, trains, evaluates and tabulates; what an earlier call finished is taken over.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        ValueError: A setting or a source is not as it should be, or a category has too few windows for the budget.
+    """
+    folder = Path(config.output_dir)
+    claim(folder, config)
+    categories = once(folder / "documents", lambda path: split_documents(config, path))
+    once(folder / "selections", lambda path: select_all(config, folder / "documents", path))
+    measured: dict[str, list[dict[str, float]]] = {}
+    for score in (_UNTRAINED, *config.scores):
+        for seed in config.seeds[: 1 if score == _UNTRAINED else None]:
+            run = folder / "runs" / f"{score}-{seed}"
+            model = resolve_model(config.model)
+            if score != _UNTRAINED:
+                model = str(train(training(config, folder / "selections" / f"{score}-{seed}", run, seed, categories)))
+            report = run / "evaluation.json"
+            if not report.exists():
+                evaluate_model(evaluation(config, folder / "documents", model, report, categories))
+            measured.setdefault(score, []).append(measures_of(json.loads(report.read_text())))
+    return tabulate(config, measured, folder)
+
+
+def once(folder: Path, make: Callable[[Path], Any]) -> list[str]:
+    """Fills a folder unless it is there, whole or not at all; returns the names of what it holds, without endings."""
+    if not folder.exists():
+        staging = folder.with_name(f".{folder.name}")
+        shutil.rmtree(staging, ignore_errors=True)
+        make(staging)
+        staging.rename(folder)
+    return sorted({path.stem for path in folder.rglob("*.jsonl")})
+
+
+def split_documents(config: CompareConfig, folder: Path) -> None:
+    """Writes each category's documents, those held out apart from those to select from."""
+    for source in map(open_source, config.documents):
+        parts: dict[str, list[str]] = {"select": [], "held_out": []}
+        for row in source.stream if source.max_documents is None else source.stream.take(source.max_documents):
+            text = row[source.text_column]
+            if text:
+                # by the text itself, so that equal documents fall on the same side
+                place = int(sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 2**32
+                parts["held_out" if place < config.held_out else "select"].append(text)
+        for name, texts in parts.items():
+            if not texts:
+                raise ValueError(f"No document of {source.category!r} falls to {name}; give more documents.")
+            path = folder / name / f"{source.category}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.writelines(json.dumps({TEXT: text}) + "\n" for text in texts)
+
+
+def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
+    """Scores the windows by each score and writes the best, equally many tokens for all.
+
+    Raises:
+        ValueError: A category has too few windows that do not overlap.
+    """
+    parts = []
+    for path in sorted((documents / "select").glob("*.jsonl")):
+        cut = WindowDocuments(tokenizer=config.scoring_model, window_tokens=config.window_tokens, category=path.stem)
+        texts = Dataset.from_json(str(path))
+        parts.append(texts.map(cut, batched=True, batch_size=4, remove_columns=texts.column_names))
+    windows = concatenate_datasets(parts)
+    whole = config.token_budget // config.window_tokens * config.window_tokens
+    for score in config.scores:
+        for seed in config.seeds:
+            if score == _RANDOM or seed == config.seeds[0]:
+                scored = windows.add_column(LONG_DISTANCE_SCORE, values_of(score, windows, config, seed))
+                kept = select_windows(scored, token_budget=config.token_budget, refuse_overlap=True)
+                for category in sorted(set(windows[CATEGORY])):
+                    mine = kept.filter(lambda row, category=category: row[CATEGORY] == category)
+                    if sum(mine["num_tokens"]) < max(whole, 1):
+                        raise ValueError(
+                            f"{category!r} holds {sum(mine['num_tokens'])} tokens in windows that do not overlap, "
+                            f"fewer than the budget of {config.token_budget}: lower it, or give more documents."
+                        )
+                    mine.remove_columns([INPUT_IDS]).to_json(folder / f"{score}-{seed}" / f"{category}.jsonl")
+            else:
+                shutil.copytree(folder / f"{score}-{config.seeds[0]}", folder / f"{score}-{seed}")
+
+
+def values_of(score: str, windows: Dataset, config: CompareConfig, seed: int) -> np.ndarray:
+    """Scores all windows: float64 `[len(windows)]`, larger being better within a category."""
+    transform = SCORES[score].make(Model(name=config.scoring_model))
+    if score == _RANDOM:
+        transform = RandomScore(seed=seed)
+    added = windows.map(transform, batched=True, batch_size=4, remove_columns=windows.column_names)
+    columns = {name: np.asarray(added[name], dtype=np.float64) for name in added.column_names}
+    columns = SCORES[score].columns(columns, np.asarray(windows[CATEGORY]))
+    return columns[_SELECT_BY.get(score, next(iter(columns)))]
+
+
+def training(config: CompareConfig, selection: Path, run: Path, seed: int, categories: Sequence[str]) -> TrainConfig:
+    """The training run on a selection: all categories alike, and the short texts."""
+    share = (config.long_share if config.short else 1.0) / len(categories)
+    long = [
+        {"weight": share, "category": name, "path": "json", "data_files": str(selection / f"{name}.jsonl")}
+        for name in categories
+    ]
+    total = sum(source.weight for source in config.short)
+    short = [asdict(s) | {"weight": (1 - config.long_share) * s.weight / total} for s in config.short]
+    values = {"window_tokens": config.window_tokens, "seed": seed, "output_dir": str(run)} | config.train
+    return TrainConfig(model=config.model, sources=[*long, *short], **values)
+
+
+def evaluation(
+    config: CompareConfig, documents: Path, model: str, report: Path, categories: Sequence[str]
+) -> EvaluateConfig:
+    """The evaluation of a model on the documents held out."""
+    held_out = [
+        {"category": name, "path": "json", "data_files": str(documents / "held_out" / f"{name}.jsonl")}
+        for name in categories
+    ]
+    values = {"window_tokens": config.window_tokens, "documents": held_out} | config.evaluate
+    return EvaluateConfig(model=model, output=str(report), **values)
+
+
+def measures_of(report: Mapping[str, Any]) -> dict[str, float]:
+    """Boils an evaluation down: losses averaged over categories, needles over tasks, benchmarks as they are."""
+    losses = report["loss"].values()
+    measures = {
+        "loss": float(np.mean([loss["mean"]["value"] for loss in losses])),
+        "far gain": float(np.mean([loss["far_gain"]["value"] for loss in losses])),
+    }
+    needles: dict[int, list[float]] = {}
+    for cell in report.get("needles", []):
+        needles.setdefault(cell["length"], []).append(cell["recall"])
+    measures |= {f"needles at {length}": float(np.mean(recalls)) for length, recalls in needles.items()}
+    for task, metrics in report.get("benchmarks", {}).items():
+        measures |= {f"{task} {name}": metric["value"] for name, metric in metrics.items()}
+    return measures
+
+
+def tabulate(config: CompareConfig, measured: Mapping[str, Sequence[Mapping[str, float]]], folder: Path) -> str:
+    """Writes the comparison as JSON and as a Markdown table."""
+    names = list(measured[_RANDOM][0])
+    rows, results = [], {}
+    for score, runs in measured.items():
+        means = {name: mean_over_runs([run[name] for run in runs]) for name in names}
+        paired: dict[str, Mean] = {}
+        if score not in (_UNTRAINED, _RANDOM):
+            both = list(zip(runs, measured[_RANDOM], strict=True))
+            paired = {name: mean_over_runs([mine[name] - base[name] for mine, base in both]) for name in names}
+        results[score] = {
+            name: {"mean": asdict(means[name]), "minus_random": asdict(paired[name]) if paired else None}
+            for name in names
+        }
+        cells = [f"{means[name]}" + (f"<br>{paired[name].value:+.3f}" if paired else "") for name in names]
+        rows.append(f"| {score} | {' | '.join(cells)} |")
+    text = "\n".join(
+        [
+            f"Means over {len(config.seeds)} training runs with 95% intervals; below them the mean difference to "
+            f"random selection, paired by seed. {config.note}",
+            "",
+            f"| selected by | {' | '.join(names)} |",
+            f"|---|{'---|' * len(names)}",
+            *rows,
+        ]
+    )
+    facts = {"settings": asdict(config), "results": results, "software": software_versions()}
+    (folder / "comparison.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / "comparison.md").write_text(text + "\n")
+    return text
+
+
+if __name__ == "__main__":
+    main()
