@@ -25,11 +25,7 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'self'"
 )
-_CSS = """
-.gradio-container { max-width: 1500px !important; }
-.gradio-container .la.la-explorer { min-width: 0; --la-paper: var(--body-background-fill); }
-footer { display: none !important; }
-"""
+_CSS = ".la.la-explorer.la-explorer { min-width: 0; --la-paper: var(--body-background-fill); }"
 
 
 def build_app(session: Session) -> gr.Blocks:

@@ -70,8 +70,8 @@ def describe_categories(corpus: ScoredCorpus, mine: Selected, other: Selected) -
         rows.append(
             [shown, int(inside.sum()), *count(mine.kept & inside), *count(other.kept & inside), int(both.sum())]
         )
-    head = ["category", "windows", "kept windows", "kept documents", "kept tokens"]
-    head += [f"other: {name}" for name in ("windows", "documents", "tokens")] + ["windows in both"]
+    head = ["category", "windows", "kept", "documents", "tokens"]
+    head += [f"other: {name}" for name in head[2:]] + ["in both"]
     return {"label": "Kept by category", "head": head, "rows": rows, "numbers": list(range(1, len(head)))}
 
 
@@ -92,7 +92,7 @@ def describe_sources(corpus: ScoredCorpus, mine: Selected, other: Selected) -> d
     every, kept = count(np.ones(len(corpus), dtype=bool)), count(mine.kept)
     columns = [every, kept, kept_documents, count(mine.kept, tokens), count(other.kept), count(mine.kept & other.kept)]
     order = [at for at in np.lexsort((names, -every)) if every[at]]
-    head = ["source", "windows", "kept windows", "kept documents", "kept tokens", "other: windows", "windows in both"]
+    head = ["source", "windows", "kept", "documents", "tokens", "other: kept", "in both"]
     return {
         "label": "Kept by source",
         "head": head,
