@@ -9,6 +9,7 @@ differences to random selection paired by seed. The same command after a kill go
 """
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from datasets.utils import disable_progress_bars
 from evaluate_model import EvaluateConfig, evaluate_model
 from intervals import Mean, mean_over_runs
 from selection_scores import SCORES, Model
@@ -97,6 +99,7 @@ class CompareConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares from the command line."""
+    disable_progress_bars()
     try:
         print(compare(read_settings(CompareConfig, arguments)))
     except (ValueError, OSError) as error:
@@ -120,6 +123,7 @@ def compare(config: CompareConfig) -> str:
     for score in (_UNTRAINED, *config.scores):
         for seed in config.seeds[: 1 if score == _UNTRAINED else None]:
             run = folder / "runs" / f"{score}-{seed}"
+            print(f"{run}: {'evaluating' if score == _UNTRAINED else 'training and evaluating'}", flush=True)
             model = resolve_model(config.model)
             if score != _UNTRAINED:
                 model = str(train(training(config, folder / "selections" / f"{score}-{seed}", run, seed, categories)))
@@ -141,22 +145,24 @@ def once(folder: Path, make: Callable[[Path], Any]) -> list[str]:
 
 
 def split_documents(config: CompareConfig, folder: Path) -> None:
-    """Writes each category's documents, those held out apart from those to select from."""
+    """Writes each category's documents, those held out apart from those to select from; equal ones count once."""
+    texts: dict[str, dict[str, str]] = {}
     for source in map(open_source, config.documents):
-        parts: dict[str, list[str]] = {"select": [], "held_out": []}
+        mine = texts.setdefault(source.category, {})
         for row in source.stream if source.max_documents is None else source.stream.take(source.max_documents):
             text = row[source.text_column]
             if text:
-                # by the text itself, so that equal documents fall on the same side
-                place = int(sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 2**32
-                parts["held_out" if place < config.held_out else "select"].append(text)
-        for name, texts in parts.items():
-            if not texts:
-                raise ValueError(f"No document of {source.category!r} falls to {name}; give more documents.")
-            path = folder / name / f"{source.category}.jsonl"
+                mine[sha256(text.encode("utf-8", "surrogatepass")).hexdigest()] = text
+    for category, mine in texts.items():
+        # the order of the hashes is as good as random, and the same for any order of the documents
+        ordered = [mine[digest] for digest in sorted(mine)]
+        cut = math.ceil(config.held_out * len(ordered))
+        for name, part in (("held_out", ordered[:cut]), ("select", ordered[cut:])):
+            if not part:
+                raise ValueError(f"None of {len(ordered)} documents of {category!r} falls to {name}; give more.")
+            path = folder / name / f"{category}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.writelines(json.dumps({TEXT: text}) + "\n" for text in texts)
+            path.write_text("".join(json.dumps({TEXT: text}) + "\n" for text in part))
 
 
 def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
