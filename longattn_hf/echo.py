@@ -102,19 +102,10 @@ class EchoScorer(Measure):
     """
 
     column: ClassVar[str] = "echo"
+    parts: ClassVar[tuple[str, ...]] = ("echo_near", "echo_far")
     citation: ClassVar[str] = "This package; the cache model is Kuhn and De Mori, IEEE TPAMI 12(6), 1990."
 
     calibration: str | None = None
-
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Scores one row or a batch of them."""
-        result = super().__call__(batch, rank)
-        triples = result[self.column]
-        names = (self.column, "echo_near", "echo_far")
-        if not isinstance(triples, list):
-            return dict(zip(names, triples, strict=True))
-        columns = [[None if t is None else t[i] for t in triples] for i in range(len(names))]
-        return dict(zip(names, columns, strict=True))
 
     def _measure(self, value: str, rank: int | None) -> tuple[float, float, float]:
         calibration = load_calibration(self.calibration)

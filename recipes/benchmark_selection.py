@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # r
 from benchmark_environment import describe  # noqa: E402
 from planted_windows import INTACT, Document, kinds_for, plant, split_documents  # noqa: E402
 from selection_plots import plot_areas, plot_correlation  # noqa: E402
-from selection_scores import SCORES, Model, Score  # noqa: E402
+from selection_scores import LLAMA_8B, SCORES, Model, Score  # noqa: E402
 from selection_statistics import auc, pairs_won, rank_correlation  # noqa: E402
 
 from longattn_hf.windows import load_tokenizer_once  # noqa: E402
@@ -155,6 +155,7 @@ def measure(windows: Dataset, scores: Mapping[str, Score], model: Model, args: a
         "documents": "calibration" if args.calibration else "test",
         "windows": len(windows),
         "costs": costs,
+        "operations_of_the_papers_8b_layer": LLAMA_8B.first_map(args.window_tokens),
         "comparisons": list(compare(windows, columns, args.window_tokens)),
         "rank_correlation": {
             "columns": list(columns),
@@ -203,6 +204,7 @@ def print_table(report: Mapping[str, Any]) -> None:
                 for k in kinds
             ]
             print(f"{score:24} {category:22}" + "".join(f"{text:>17}" for text in texts))
+    print(f"the paper's 8B first layer: {report['operations_of_the_papers_8b_layer']:.3g} operations a window")
     for name, cost in report["costs"].items():
         print(f"{name:24} {cost['seconds_per_window']:.3g} s, {cost['operations_per_window']:.3g} operations a window")
 

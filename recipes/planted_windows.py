@@ -22,7 +22,7 @@ _DEFINITION = re.compile(
     r"(?=[a-zA-Z]+[A-Z]|\w+_\w|\w*\d)([A-Za-z_]\w{4,})"
 )
 _LEAST_DEFINITIONS = 3
-_TRIES = 6
+_TRIES, _TRIES_FOR_PARAGRAPHS = 6, 100
 _PASSAGE, _PASSAGES, _CHANGED = 128, 4, 0.1
 
 
@@ -71,21 +71,33 @@ class Bench:
     def cut_from_donors(self, tokens: int, rng: np.random.Generator) -> np.ndarray:
         """Joins passages of that many tokens, each of another donor while they last, to one window."""
         passages: list[np.ndarray] = []
-        while sum(map(len, passages)) < self.window_tokens:
+        wanted = -(-self.window_tokens // tokens)
+        while len(passages) < wanted:
+            before = len(passages)
             for i in rng.permutation(len(self.donors)):
                 passage = self.cut(self.donors[i], tokens, rng)
                 if passage is not None:
                     passages.append(passage)
+                if len(passages) == wanted:
+                    break
+            if len(passages) == before:
+                raise ValueError(f"No document left for controls reaches {tokens} tokens.")
         return np.concatenate(passages)[: self.window_tokens]
 
     def paragraph(self, least: int, most: int, rng: np.random.Generator) -> np.ndarray:
-        """Takes a paragraph of so many tokens out of a random donor; of longer ones the beginning."""
-        while True:
+        """Takes a paragraph of so many tokens out of a random donor; of longer ones the beginning.
+
+        Where paragraphs so long are rare, the longest found.
+        """
+        longest = np.empty(0, dtype=np.int32)
+        for _ in range(_TRIES_FOR_PARAGRAPHS):
             text = self.donors[rng.integers(len(self.donors))].text
             start = text.find("\n\n", int(rng.integers(len(text))))
-            ids = self.encode(text[start + 2 : start + 2 + 6 * most].split("\n\n")[0] + "\n\n") if start >= 0 else ()
+            ids = self.encode(text[start + 2 : start + 2 + 6 * most].split("\n\n")[0] + "\n\n")
             if len(ids) >= least:
                 return ids[:most]
+            longest = max(longest, ids, key=len)
+        return longest
 
 
 # of a window: the one that stands for the intact side, where it is another than the window itself, and the control
@@ -120,10 +132,11 @@ def kinds_for(window_tokens: int) -> dict[str, Kind]:
     - `definitions`: code that uses in its second half names that its first quarter defines, against the same code
       with that quarter replaced by code of another document; only where a window with such names is found.
     """
-    kinds = {
-        f"shuffle_{n}": Kind(make=_Shuffle(n), paired=True, target="pairs") for n in (128, 512, window_tokens // 4)
-    }
-    kinds |= {f"collage_{n}": Kind(make=_Collage(n), paired=False, target="auc") for n in (512, window_tokens // 4)}
+    # at least two passages a window, or there would be nothing to shuffle
+    sizes = [n for n in dict.fromkeys((512, window_tokens // 4)) if n <= window_tokens // 2]
+    shuffles = dict.fromkeys((*(n for n in (128,) if n <= window_tokens // 2), *sizes))
+    kinds = {f"shuffle_{n}": Kind(make=_Shuffle(n), paired=True, target="pairs") for n in shuffles}
+    kinds |= {f"collage_{n}": Kind(make=_Collage(n), paired=False, target="auc") for n in sizes}
     return kinds | {
         "short_texts": Kind(make=_short_texts, paired=False, target="auc"),
         "repetition": Kind(make=_repetition, paired=False, target="auc"),

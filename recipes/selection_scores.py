@@ -71,6 +71,7 @@ class Shape:
         return self.layers * layer + (2 * self.hidden * self.vocabulary * tokens if logits else 0)
 
 
+#: What the paper's smaller scorer is the first layer of.
 LLAMA_8B = Shape(layers=32, heads=32, key_heads=8, head_size=128, hidden=4096, mlp=14336, vocabulary=128256)
 PROLONG_PAIRS = 8
 
@@ -136,7 +137,8 @@ SCORES = {
         columns=_longattn_columns,
         operations=lambda model, tokens: Shape.of(model).first_map(tokens),
     ),
-    "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 32.0 * tokens),
+    # about ten operations a band and word, the hashes and the table of counts
+    "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 128.0 * tokens),
     "loss_gain": Score(
         make=lambda model: LossGain(model=model.name, **model.arguments), operations=_loss_gain_operations
     ),

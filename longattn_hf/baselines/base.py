@@ -18,6 +18,7 @@ class Measure(ABC):
 
     Attributes:
         column: The column that it adds, float64; null where the column `skip_reason` of an earlier stage says why.
+        parts: Further columns that it adds, what it is made of.
         citation: Where it comes from.
         text_column: The column with the window's text.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
@@ -27,6 +28,7 @@ class Measure(ABC):
     """
 
     column: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
     citation: ClassVar[str]
 
     text_column: str = TEXT
@@ -36,15 +38,18 @@ class Measure(ABC):
         """Measures one row or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several."""
         name = self._column_of(batch)
         if not _is_batch(batch[name]):
-            return {self.column: self({key: [value] for key, value in batch.items()}, rank)[self.column][0]}
+            measured = self({key: [value] for key, value in batch.items()}, rank)
+            return {column: values[0] for column, values in measured.items()}
         skipped = batch.get(SKIP_REASON) or [None] * len(batch[name])
-        values: list[Any] = []
+        columns: dict[str, list[float | None]] = {column: [] for column in (self.column, *self.parts)}
         for row, (value, reason) in enumerate(zip(batch[name], skipped, strict=True)):
             if not reason and (value is None or len(value) == 0):
                 state = "missing" if value is None else "empty"
                 raise ValueError(f"Row {row} of column {name!r} is {state}; drop such rows before measuring.")
-            values.append(None if reason else self._measure(value, rank))
-        return {self.column: values}
+            measured = [None] * len(columns) if reason else self._measure(value, rank)
+            for values, one in zip(columns.values(), measured, strict=True):
+                values.append(one)
+        return columns
 
     def _column_of(self, batch: Mapping[str, Any]) -> str:
         if self.text_column not in batch:
@@ -55,7 +60,8 @@ class Measure(ABC):
         return self.text_column
 
     @abstractmethod
-    def _measure(self, value: Any, rank: int | None) -> Any: ...
+    def _measure(self, value: Any, rank: int | None) -> tuple[float, ...]:
+        """Measures one text, or one window's ids: a number for `column` and each of `parts`."""
 
 
 def _is_batch(values: Any) -> bool:

@@ -54,7 +54,7 @@ class Ladm(TokenMeasure):
         k_HTD = k_KTD.repeat_interleave(len(q_HTD) // len(k_KTD), dim=0)
         total = 0.0
         for j in range(count // 16, count, self.stride):
-            earlier = torch.arange(1, j - self.near_spans, self.stride)
+            earlier = torch.arange(1, max(j - self.near_spans, 1), self.stride)
             if len(earlier) < 2:
                 continue
             rows, seen = slice(j * span, (j + 1) * span), (j + 1) * span

@@ -21,10 +21,10 @@ class RandomScore(Measure):
 
     seed: int = 0
 
-    def _measure(self, value: Any, rank: int | None) -> float:
+    def _measure(self, value: Any, rank: int | None) -> tuple[float]:
         digest = sha256(f"{self.seed}\0{value}".encode("utf-8", "surrogatepass")).digest()
         # a double holds 53 bits; of 64 the quotient could round to 1
-        return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+        return ((int.from_bytes(digest[:8], "big") >> 11) / 2**53,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Length(Measure):
     column: ClassVar[str] = "length"
     citation: ClassVar[str] = "Selection of the longest documents, the common practice that arXiv:2402.10171 examines."
 
-    def _measure(self, value: Any, rank: int | None) -> float:
-        return float(len(value))
+    def _measure(self, value: Any, rank: int | None) -> tuple[float]:
+        return (float(len(value)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class GzipRatio(Measure):
     column: ClassVar[str] = "gzip_ratio"
     citation: ClassVar[str] = "Team Olmo, Olmo 3, arXiv:2512.13961: long documents filtered by gzip compressibility."
 
-    def _measure(self, value: Any, rank: int | None) -> float:
+    def _measure(self, value: Any, rank: int | None) -> tuple[float]:
         plain = value.encode("utf-8", "surrogatepass")
         # the time of compression is part of the header
-        return len(gzip.compress(plain, mtime=0)) / len(plain)
+        return (len(gzip.compress(plain, mtime=0)) / len(plain),)
