@@ -28,8 +28,8 @@ from benchmark_environment import describe  # noqa: E402
 from longattn_hf.attention import FarAttention, far_attention  # noqa: E402
 from longattn_hf.checkpoint import load_tokenizer  # noqa: E402
 from longattn_hf.first_layer import FirstLayer  # noqa: E402
-from longattn_hf.sampling import sampled_far_attention  # noqa: E402
 from longattn_hf.map_scores import map_scores  # noqa: E402
+from longattn_hf.sampling import sampled_far_attention  # noqa: E402
 
 ALPHA = 0.5
 
