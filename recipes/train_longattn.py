@@ -9,6 +9,7 @@ same command after a kill goes on from the last checkpoint; on a finished run it
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ class TrainConfig:
         model: The model to start from: a Hub id, a local directory, a GGUF file, or `package:NAME/FILE`.
         sources: The mix; see `TrainSource`.
         tokens: How many to train on, rounded down to whole batches.
-        output_dir: Receives `model/`, `report.json` and the checkpoints.
+        output_dir: Receives `model/` and `report.json`, and while it trains the checkpoints.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         window_tokens: The length of a training sequence.
@@ -162,6 +163,9 @@ def train(config: TrainConfig) -> Path:
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         # the model's folder appears last and whole: it stands for a finished run
         os.replace(folder / "work" / MODEL, folder / MODEL)
+        # the optimiser's state is several times the model, and of no more use
+        for used in (*folder.glob("checkpoint-*"), folder / "work"):
+            shutil.rmtree(used)
     trainer.accelerator.wait_for_everyone()
     return folder / MODEL
 

@@ -130,6 +130,8 @@ def test_training_learns_on_a_cosine_and_a_finished_run_is_left_alone(base, text
     schedule = cosine(1e-3, warmup=3, steps=12)
     assert [entry["learning_rate"] for entry in log] == pytest.approx(schedule)
     assert AutoConfig.from_pretrained(model).rope_parameters["rope_theta"] == 5e4
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"model", "report.json", "settings.json"}
     before = (model / "model.safetensors").stat().st_mtime_ns
     assert train(config) == model
     assert (model / "model.safetensors").stat().st_mtime_ns == before
