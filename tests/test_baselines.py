@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -222,3 +224,15 @@ def test_the_packaged_calibration_is_a_distribution():
     shares = np.array(list(calibration.frequencies.values()))
     assert 0 < calibration.other_frequency < shares.min() and 0.5 < shares.sum() < 1
     assert calibration.far_floor > 0 and calibration.sharpness > 0 and calibration.corpus
+
+
+def test_echo_needs_neither_torch_nor_transformers():
+    program = (
+        "import sys; from longattn_hf.echo import EchoScorer; from longattn_hf.baselines import GzipRatio; "
+        "assert not {'torch', 'transformers'} & {name for name in sys.modules if sys.modules[name]}, 'loaded'; "
+        "print(EchoScorer()({'text': ' '.join(map(str, range(600)))})['echo'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # no word of this text stands in it twice
+    assert float(done.stdout) == 0
