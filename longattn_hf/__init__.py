@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "EchoScorer": "echo",
     "FarAttention": "attention",
     "FirstLayer": "first_layer",
     "LongAttnScorer": "scoring",
@@ -24,6 +25,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "EchoScorer",
     "FarAttention",
     "FirstLayer",
     "LongAttnScorer",

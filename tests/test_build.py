@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -18,6 +19,7 @@ import torch
 import yaml
 from build_longabc import build, main, resolve_model
 from datasets import Dataset, load_dataset
+from tqdm import tqdm
 
 from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.config import load_config
@@ -184,6 +186,8 @@ def test_damaged_foreign_and_missing_shards_are_noticed_and_made_again(undisturb
 
 def _build_in_child(recipe, output, pause):
     torch.set_num_threads(1)
+    # tqdm's lock is shared with the process that forked this one, and a kill must not leave it held for ever
+    tqdm.set_lock(threading.RLock())
     if pause:
         slow = LongAttnScorer._score
 
