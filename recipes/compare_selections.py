@@ -261,7 +261,7 @@ def tabulate(config: CompareConfig, measured: Mapping[str, Sequence[Mapping[str,
             name: {"mean": asdict(means[name]), "minus_random": asdict(paired[name]) if paired else None}
             for name in names
         }
-        cells = [f"{means[name]}" + (f"<br>{paired[name].value:+.3f}" if paired else "") for name in names]
+        cells = [f"{means[name]}" + (f"<br>difference {paired[name]}" if paired else "") for name in names]
         rows.append(f"| {score} | {' | '.join(cells)} |")
     text = "\n".join(
         [
