@@ -16,7 +16,7 @@ def write(tmp_path, **values):
     return path
 
 
-BUILDS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("train_"))
+BUILDS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith(("train_", "compare_")))
 
 
 @pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
