@@ -9,6 +9,7 @@ without scoring.
 
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         config, words = parse_command_line(arguments, default_config=CONFIGS / "demo.yaml")
         # processes meet only between stages, and an uneven share of work may take long
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
+        if state.device.type == "cpu" and torch.get_num_threads() == 1:
+            # `accelerate launch` gives a process one thread unless told otherwise; scores do not depend on the number
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         build(config, words, Process(state.process_index, state.num_processes), state.wait_for_everyone)
     except (ValueError, OSError) as error:
         sys.exit(f"build_longabc: {error}")
