@@ -189,6 +189,23 @@ class BuildConfig:
         return list(dict.fromkeys(source.category for source in self.sources))
 
 
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping of settings.
+
+    Raises:
+        ValueError: The file cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
+    return values
+
+
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
     """Reads a YAML file of settings.
 
@@ -199,14 +216,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ValueError: The file is missing or no mapping, or a key, a type or a value is not one of `BuildConfig`'s.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
+    values = read_mapping(path)
     values |= overrides or {}
     check_names(values, BuildConfig, str(path))
     sources = values.get("sources") or []

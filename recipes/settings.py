@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import yaml
 
-from longattn_hf.config import check_names
+from longattn_hf.config import check_names, read_mapping
 
 Settings = TypeVar("Settings")
 
@@ -28,16 +28,8 @@ def read_settings(kind: type[Settings], arguments: Sequence[str] | None = None) 
     for item in fields(kind):
         parser.add_argument(f"--{item.name}", type=yaml.safe_load, default=MISSING, help=str(item.type))
     given = vars(parser.parse_args(arguments))
-    path, values = given.pop("config"), {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
+    path = given.pop("config")
+    values = read_mapping(path) if path is not None else {}
     values |= {name: value for name, value in given.items() if value is not MISSING}
     check_names(values, kind, f"the configuration {path}" if path else "the command line's settings")
     return kind(**values)
