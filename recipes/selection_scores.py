@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoConfig
 
-from longattn_hf.baselines import GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
 from longattn_hf.echo import EchoScorer
 from longattn_hf.scoring import LongAttnScorer
@@ -111,6 +111,18 @@ def _with_middle(added: Columns, categories: np.ndarray) -> Columns:
     return {"gzip_ratio": ratio, "gzip_middle": middle}
 
 
+def _deep_columns(added: Columns, categories: np.ndarray) -> Columns:
+    """The layer that is the score, and those a quarter, a half and three quarters down."""
+    by_layer = added["strength_by_layer"]
+    depths = [by_layer.shape[1] * quarters // 4 for quarters in (1, 2, 3)]
+    return {"deep_strength": added["deep_strength"]} | {f"strength_layer_{i}": by_layer[:, i] for i in depths}
+
+
+def _deep_operations(model: Model, tokens: int) -> float:
+    shape = Shape.of(model)
+    return shape.forward(tokens, logits=False) + shape.layers * shape.heads * shape.head_size * tokens**2
+
+
 def _loss_gain_operations(model: Model, tokens: int) -> float:
     shape, block = Shape.of(model), tokens // 16
     return shape.forward(tokens) + 14 * shape.forward(2 * block)
@@ -147,4 +159,9 @@ SCORES = {
         operations=_prolong_operations,
     ),
     "ladm": Score(make=lambda model: Ladm(model=model.name, **model.arguments), operations=_ladm_operations),
+    "deep": Score(
+        make=lambda model: DeepAttention(model=model.name, **model.arguments),
+        columns=_deep_columns,
+        operations=_deep_operations,
+    ),
 }

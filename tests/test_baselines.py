@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from longattn_hf.baselines import GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.baselines.language_model import token_losses
 from longattn_hf.echo import EchoScorer, echo_gains, load_calibration
 from longattn_hf.scoring import LongAttnScorer
@@ -43,6 +43,7 @@ def measures(tiny_llama):
         LossGain(model=path, device="cpu"),
         ProLong(model=path, device="cpu", segment_tokens=16, pairs=4),
         Ladm(model=path, device="cpu"),
+        DeepAttention(model=path, device="cpu"),
     ]
 
 
@@ -160,6 +161,16 @@ def test_ladm_is_the_papers_sum_over_the_whole_maps(tiny_llama, model):
         layers.append(total)
     measure = Ladm(model=str(tiny_llama), device="cpu", span_tokens=span, stride=stride, near_spans=near)
     assert measure({"input_ids": [ids]})["ladm"][0] == pytest.approx(np.mean(layers), rel=1e-4)
+
+
+def test_deep_attention_is_each_whole_maps_far_mass_and_the_chosen_layers(tiny_llama, model):
+    ids = draw_ids(96, seed=6)
+    with torch.no_grad():
+        maps = model(torch.tensor(ids)[None], output_attentions=True).attentions
+    expected = [float(layer[0].double().tril(-24).sum((1, 2)).mean()) / 96 for layer in maps]
+    measured = DeepAttention(model=str(tiny_llama), device="cpu", layer=0)({"input_ids": [ids]})
+    assert measured["strength_by_layer"][0] == pytest.approx(expected, rel=1e-4)
+    assert measured["deep_strength"][0] == measured["strength_by_layer"][0][0]
 
 
 def words(numbers):

@@ -33,7 +33,7 @@ ROWS = [
     {"attention", "windows", "first_layer"},
     {"sampling", "map_scores", "baselines.token_measure"},
     {"scoring", "standardisation", "baselines.ladm", "baselines.loss_gain", "baselines.prolong"},
-    {"selection", "sharding", "card_metadata", "staging", "baselines"},
+    {"selection", "sharding", "card_metadata", "staging", "baselines", "baselines.deep_attention"},
     {"report", "plots", "card", "release", "sources", "output", "token_view", "scored_corpus", "watch"},
     {"publishing", "html_report", "space", "explore", "explore.facts", "explore.recipe"},
     {"explore.session"},

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME_OF = {
+    "DeepAttention": "deep_attention",
     "GzipRatio": "simple",
     "Ladm": "ladm",
     "Length": "simple",
@@ -18,7 +19,17 @@ _HOME_OF = {
     "TokenMeasure": "token_measure",
 }
 
-__all__ = ["GzipRatio", "Ladm", "Length", "LossGain", "Measure", "ProLong", "RandomScore", "TokenMeasure"]
+__all__ = [
+    "DeepAttention",
+    "GzipRatio",
+    "Ladm",
+    "Length",
+    "LossGain",
+    "Measure",
+    "ProLong",
+    "RandomScore",
+    "TokenMeasure",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,7 @@ class Measure(ABC):
             measured = self({key: [value] for key, value in batch.items()}, rank)
             return {column: values[0] for column, values in measured.items()}
         skipped = batch.get(SKIP_REASON) or [None] * len(batch[name])
-        columns: dict[str, list[float | None]] = {column: [] for column in (self.column, *self.parts)}
+        columns: dict[str, list[Any]] = {column: [] for column in (self.column, *self.parts)}
         for row, (value, reason) in enumerate(zip(batch[name], skipped, strict=True)):
             if not reason and (value is None or len(value) == 0):
                 state = "missing" if value is None else "empty"
@@ -60,8 +60,8 @@ class Measure(ABC):
         return self.text_column
 
     @abstractmethod
-    def _measure(self, value: Any, rank: int | None) -> tuple[float, ...]:
-        """Measures one text, or one window's ids: a number for `column` and each of `parts`."""
+    def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
+        """Measures one text, or one window's ids: a number for `column` and a value for each of `parts`."""
 
 
 def _is_batch(values: Any) -> bool:

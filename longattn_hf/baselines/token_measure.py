@@ -46,11 +46,13 @@ class TokenMeasure(Measure):
     def _column_of(self, batch: Mapping[str, Any]) -> str:
         return INPUT_IDS if INPUT_IDS in batch else super()._column_of(batch)
 
-    def _measure(self, value: Any, rank: int | None) -> tuple[float]:
+    def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
         if isinstance(value, str):
             tokenizer = load_tokenizer_once(self.model, self.revision, self.gguf_file)
             value = tokenizer(value, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        return (self._measure_ids(np.asarray(value, dtype=np.int64), rank),)
+        measured = self._measure_ids(np.asarray(value, dtype=np.int64), rank)
+        return measured if isinstance(measured, tuple) else (measured,)
 
     @abstractmethod
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float: ...
+    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float | tuple[Any, ...]:
+        """Measures one window: a number for `column`, or it and a value for each of `parts`."""
