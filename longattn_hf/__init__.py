@@ -3,8 +3,7 @@
 The public names below are imported on first use, so `import longattn_hf` loads neither torch nor transformers.
 """
 
-from importlib import import_module
-from typing import Any
+from longattn_hf.lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
@@ -40,12 +39,4 @@ __all__ = [
     "select_windows",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 ROWS = [
     {
         "columns",
+        "lazy_names",
         "rows",
         "shards",
         "conventions",

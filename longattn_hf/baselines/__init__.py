@@ -4,8 +4,7 @@ Every one adds a float column named after it, larger being better, and takes the
 names below are imported on first use, since only some need a language model.
 """
 
-from importlib import import_module
-from typing import Any
+from longattn_hf.lazy_names import lazy_names
 
 _HOME_OF = {
     "DeepAttention": "deep_attention",
@@ -31,12 +30,4 @@ __all__ = [
     "TokenMeasure",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
