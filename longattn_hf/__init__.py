@@ -8,19 +8,19 @@ from longattn_hf.lazy_names import lazy_names
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "EchoScorer": "echo",
+    "EchoScorer": "scoring.echo",
     "FarAttention": "attention",
-    "FirstLayer": "first_layer",
-    "LongAttnScorer": "scoring",
+    "FirstLayer": "model.first_layer",
+    "LongAttnScorer": "scoring.longattn",
     "WindowDocuments": "windows",
-    "add_long_distance_score": "selection",
+    "add_long_distance_score": "selection.cut",
     "cut_windows": "windows",
-    "explain": "token_view",
+    "explain": "explore.token_view",
     "far_attention": "attention",
-    "longattn_score": "scoring",
-    "publish": "publishing",
-    "publish_space": "space",
-    "select_windows": "selection",
+    "longattn_score": "scoring.longattn",
+    "publish": "hub.publishing",
+    "publish_space": "hub.space",
+    "select_windows": "selection.cut",
 }
 
 __all__ = [

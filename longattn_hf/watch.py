@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.heartbeat import Heartbeat, read_heartbeats
-from longattn_hf.page import visible
+from longattn_hf.pages.page import visible
+from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 40

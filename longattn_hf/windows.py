@@ -58,7 +58,7 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
 @lru_cache(maxsize=4)
 def load_tokenizer_once(name: str, revision: str | None, gguf_file: str | None) -> "PreTrainedTokenizerFast":
     """Loads a tokenizer on the first call in a process, and returns the same one afterwards."""
-    from longattn_hf.checkpoint import load_tokenizer
+    from longattn_hf.model.tensors import load_tokenizer
 
     return load_tokenizer(name, revision=revision, gguf_file=gguf_file)
 

@@ -25,20 +25,21 @@ import torch
 from accelerate import PartialState
 from datasets.utils import disable_progress_bars
 
-from longattn_hf import output, report
-from longattn_hf.card import render_card
 from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
-from longattn_hf.config import BuildConfig, SourceConfig, hide_paths, parse_command_line
-from longattn_hf.html_report import write_report_page
-from longattn_hf.packaged_models import model_name, resolve_model
-from longattn_hf.plots import draw_figures
-from longattn_hf.publishing import publish
-from longattn_hf.scoring import LongAttnScorer
-from longattn_hf.selection import keep_mask
-from longattn_hf.sharding import Process, Source, score_windows, window_sources, windowed_shards
-from longattn_hf.shards import hash_json
-from longattn_hf.sources import open_documents, open_source, pin_sources, shareable_recipe
-from longattn_hf.standardisation import ScoreStatistics, long_distance_scores
+from longattn_hf.hub.publishing import publish
+from longattn_hf.model.packaged_models import model_name, resolve_model
+from longattn_hf.pipeline import output
+from longattn_hf.pipeline.config import BuildConfig, SourceConfig, hide_paths, parse_command_line
+from longattn_hf.pipeline.shards import hash_json
+from longattn_hf.pipeline.sources import open_documents, open_source, pin_sources, shareable_recipe
+from longattn_hf.pipeline.stages import Process, Source, score_windows, window_sources, windowed_shards
+from longattn_hf.report import facts as report
+from longattn_hf.report.card import render_card
+from longattn_hf.report.figures import draw_figures
+from longattn_hf.report.html_report import write_report_page
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.selection.cut import keep_mask
+from longattn_hf.selection.standardisation import ScoreStatistics, long_distance_scores
 from longattn_hf.windows import WindowDocuments
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -153,7 +154,7 @@ def open_sources(config: BuildConfig) -> list[Source]:
     """Opens all sources; the embedded demo's documents are read once."""
     demo: list[dict[str, Any]] = []
     if any(source.path == "demo" for source in config.sources):
-        from demo_corpus import demo_documents
+        from longattn_hf.pipeline.demo_corpus import demo_documents
 
         demo = list(demo_documents())
 

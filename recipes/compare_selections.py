@@ -1,6 +1,6 @@
 """Does selecting pay? Equal tokens chosen by each score, a model trained on each, and what the models make of them.
 
-    python recipes/compare_selections.py --config recipes/configs/compare_smollm2.yaml
+    python -m recipes.compare_selections --config recipes/configs/compare_smollm2.yaml
 
 Documents are split into those to select from and those held out, the former cut into windows and scored; the best
 windows by each score, as many tokens of each category for all, train one model a seed; every model is evaluated by
@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from datasets.utils import disable_progress_bars
-from evaluate_model import EvaluateConfig, evaluate_model
-from intervals import Mean, mean_over_runs
-from selection_scores import SCORES, Model
-from settings import read_settings
-from train_longattn import TrainConfig, TrainSource, claim, train
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
-from longattn_hf.config import SourceConfig, check_names, check_types
-from longattn_hf.packaged_models import resolve_model
-from longattn_hf.report import software_versions
-from longattn_hf.selection import select_windows
-from longattn_hf.sources import open_source
+from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.sources import open_source
+from longattn_hf.report.facts import software_versions
+from longattn_hf.selection.cut import select_windows
 from longattn_hf.windows import WindowDocuments
+from recipes.evaluate_model import EvaluateConfig, evaluate_model
+from recipes.intervals import Mean, mean_over_runs
+from recipes.scores import SCORES, Model
+from recipes.settings import read_settings
+from recipes.train_longattn import TrainConfig, TrainSource, claim, train
 
 # of the scores that add several columns, the one to select by
 _SELECT_BY = {"longattn": LONG_DISTANCE_SCORE, "gzip": "gzip_middle"}

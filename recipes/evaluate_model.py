@@ -1,8 +1,8 @@
 r"""What a language model makes of long contexts.
 
-    python recipes/evaluate_model.py --model out/run/model --output out/run/evaluation.json \
+    python -m recipes.evaluate_model --model out/run/model --output out/run/evaluation.json \
         --documents '[{category: book, path: parquet, data_files: held_out.parquet}]'
-    python recipes/evaluate_model.py --model me/model --output evaluation.json --documents '[]' --needles '[]' \
+    python -m recipes.evaluate_model --model me/model --output evaluation.json --documents '[]' --needles '[]' \
         --benchmarks '[ruler, longbench, humaneval, openbookqa, hellaswag, mmlu]' --run_model_code true
 
 Offline: the loss by position in held-out documents, what the far context takes off it, and needles in generated text.
@@ -21,21 +21,21 @@ from typing import Any
 import evaluate
 import numpy as np
 import torch
-from benchmark_environment import device_name
-from harness import run_benchmarks
-from intervals import Mean, mean_over_items
-from needles import TASKS, make_prompts
-from settings import read_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from longattn_hf.baselines import LossGain
-from longattn_hf.baselines.language_model import load_language_model, token_losses
 from longattn_hf.columns import DOC_ID, INPUT_IDS
-from longattn_hf.config import SourceConfig, check_names, check_types
-from longattn_hf.packaged_models import resolve_model
-from longattn_hf.report import software_versions
-from longattn_hf.sources import open_source
+from longattn_hf.model.language_model import load_language_model, token_losses
+from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.sources import open_source
+from longattn_hf.report.facts import software_versions
 from longattn_hf.windows import WindowDocuments, load_tokenizer_once
+from recipes.benchmarks.environment import device_name
+from recipes.evaluation.benchmarks import run_benchmarks
+from recipes.evaluation.needles import TASKS, make_prompts
+from recipes.intervals import Mean, mean_over_items
+from recipes.settings import read_settings
 
 NEEDLE_METRIC = Path(__file__).parent / "spaces" / "needle_retrieval"
 

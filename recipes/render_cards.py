@@ -1,6 +1,6 @@
 """Renders the committed cards of the recipes' data sets.
 
-    python recipes/render_cards.py [OUT ...]
+    python -m recipes.render_cards [OUT ...]
 
 A data set's recipe in recipes/configs gets the card of one that was not run. The output directory of a finished build
 gives that data set's card, reports and figures instead.
@@ -13,11 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from build_longabc import CONFIGS, describe_recipe, model_name
 from datasets import Features, Value
 
-from longattn_hf import output
-from longattn_hf.card import render_card
 from longattn_hf.columns import (
     CATEGORY,
     INPUT_IDS,
@@ -28,7 +25,10 @@ from longattn_hf.columns import (
     TEXT,
     WINDOW_FEATURES,
 )
-from longattn_hf.config import BuildConfig, load_config
+from longattn_hf.pipeline import output
+from longattn_hf.pipeline.config import BuildConfig, load_config
+from longattn_hf.report.card import render_card
+from recipes.build_longabc import CONFIGS, describe_recipe, model_name
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "dataset_cards"

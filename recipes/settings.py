@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import yaml
 
-from longattn_hf.config import check_names, read_mapping
+from longattn_hf.pipeline.config import check_names, read_mapping
 
 Settings = TypeVar("Settings")
 

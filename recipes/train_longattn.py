@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset, interleave_datasets
-from packing import collate, pack_source
-from settings import read_settings
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from longattn_hf.checkpoint import load_tokenizer, locate, read_config
-from longattn_hf.config import SourceConfig, check_names, check_types
-from longattn_hf.packaged_models import resolve_model
-from longattn_hf.report import software_versions
-from longattn_hf.rope import override_rope
-from longattn_hf.sources import open_source
+from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.model.rope import override_rope
+from longattn_hf.model.tensors import load_tokenizer, locate, read_config
+from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.sources import open_source
+from longattn_hf.report.facts import software_versions
+from recipes.settings import read_settings
+from recipes.training.packing import collate, pack_source
 
 MODEL, REPORT, _SETTINGS, _STATE = "model", "report.json", "settings.json", "trainer_state.json"
 

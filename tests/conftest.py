@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hub_server import Hub, serve
+from tests.support.hub_server import Hub, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -52,7 +52,7 @@ socket.getaddrinfo = _loopback_only
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory) -> Path:
     """A local directory with a tiny random Llama and a byte-level tokenizer that adds BOS."""
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     return save_tiny_llama(tmp_path_factory.mktemp("model") / "tiny-llama")
 
@@ -74,7 +74,7 @@ class _Clock:
 def clock(monkeypatch) -> _Clock:
     """Records the waits of huggingface_hub's retries and of our own instead of waiting."""
     clock = _Clock()
-    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "longattn_hf.hub_access"):
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "longattn_hf.hub.client"):
         monkeypatch.setattr(f"{module}.time", clock)
     return clock
 

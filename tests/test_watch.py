@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
-from longattn_hf.heartbeat import Heartbeat, Progress, read_heartbeats
-from longattn_hf.sharding import Process, Source, score_windows, window_sources, windowed_shards
+from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
+from longattn_hf.pipeline.stages import Process, Source, score_windows, window_sources, windowed_shards
 from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
 
 HOST, NOW = "machine-a", 1_000_000.0

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Value
 
 from longattn_hf import WindowDocuments, cut_windows
 from longattn_hf.columns import WINDOW_FEATURES
-from tests.tiny import build_tokenizer
+from tests.support.tiny import build_tokenizer
 
 TEXT = "The far tokens matter. 日本語 😀 naïve 𝒳 café. "
 

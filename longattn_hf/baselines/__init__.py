@@ -5,6 +5,7 @@ names below are imported on first use, since only some need a language model.
 """
 
 from longattn_hf.lazy_names import lazy_names
+from longattn_hf.scoring.base import Measure
 
 _HOME_OF = {
     "DeepAttention": "deep_attention",
@@ -12,10 +13,9 @@ _HOME_OF = {
     "Ladm": "ladm",
     "Length": "simple",
     "LossGain": "loss_gain",
-    "Measure": "base",
     "ProLong": "prolong",
     "RandomScore": "simple",
-    "TokenMeasure": "token_measure",
+    "TokenMeasure": "token_scorer",
 }
 
 __all__ = [

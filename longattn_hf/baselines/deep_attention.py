@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.attention import far_attention
-from longattn_hf.baselines.language_model import observe_attention
-from longattn_hf.baselines.token_measure import TokenMeasure
+from longattn_hf.attention.api import far_attention
+from longattn_hf.baselines.token_scorer import TokenMeasure
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.map_scores import map_scores
+from longattn_hf.model.language_model import observe_attention
+from longattn_hf.scoring.map_scores import map_scores
 
 
 @dataclass(frozen=True, kw_only=True)

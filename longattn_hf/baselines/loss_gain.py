@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from longattn_hf.baselines.language_model import token_losses
-from longattn_hf.baselines.token_measure import TokenMeasure
+from longattn_hf.baselines.token_scorer import TokenMeasure
+from longattn_hf.model.language_model import token_losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from longattn_hf.baselines.base import Measure
+from longattn_hf.scoring.base import Measure
 
 
 @dataclass(frozen=True, kw_only=True)

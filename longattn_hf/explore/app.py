@@ -10,12 +10,12 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from longattn_hf.conventions import CONVENTIONS
-from longattn_hf.explore import facts
+from longattn_hf.explore import views as facts
+from longattn_hf.explore.scored_corpus import Choice
 from longattn_hf.explore.session import Session
-from longattn_hf.markdown import prose
-from longattn_hf.page import read_asset, visible
-from longattn_hf.scored_corpus import Choice
+from longattn_hf.method import CONVENTIONS
+from longattn_hf.pages.page import read_asset, visible
+from longattn_hf.pages.text import prose
 
 _FRACTION, _BUDGET, _CUT = "fraction", "token budget", "cut"
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]

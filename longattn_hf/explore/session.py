@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from longattn_hf.columns import TEXT
-from longattn_hf.explore.facts import cuts
-from longattn_hf.explore.recipe import write_recipe
-from longattn_hf.packaged_models import resolve_model
-from longattn_hf.page import visible
-from longattn_hf.scored_corpus import Choice, ScoredCorpus, Selected
-from longattn_hf.scoring import LongAttnScorer
-from longattn_hf.token_view import TokenView, explain
+from longattn_hf.explore.scored_corpus import Choice, ScoredCorpus, Selected
+from longattn_hf.explore.token_view import TokenView, explain
+from longattn_hf.explore.views import cuts
+from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.pages.page import visible
+from longattn_hf.pipeline.recipe import write_recipe
+from longattn_hf.scoring.longattn import LongAttnScorer
 
 _SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
 

@@ -5,8 +5,8 @@ import os
 # small and open; the paper's own model is large and gated
 os.environ.setdefault("LONGATTN_MODEL", "HuggingFaceTB/SmolLM2-135M")
 
-import evaluate  # noqa: E402
-import gradio as gr  # noqa: E402
+import evaluate
+import gradio as gr
 
 measurement = evaluate.load("./longattn.py", module_type="measurement")
 

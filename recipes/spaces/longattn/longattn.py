@@ -9,7 +9,7 @@ from datasets import Features, Value
 
 from longattn_hf import LongAttnScorer, longattn_score
 from longattn_hf.columns import LONG_DISTANCE_SCORE, SCORE_FEATURES
-from longattn_hf.standardisation import long_distance_scores
+from longattn_hf.selection.standardisation import long_distance_scores
 
 _DESCRIPTION = (
     "How far back, and how evenly, the first layer of a language model attends in each text (LongAttn): the share of "

@@ -1,0 +1,58 @@
+"""Measures that a language model makes of a window's tokens."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from longattn_hf.columns import INPUT_IDS
+from longattn_hf.model.language_model import load_language_model
+from longattn_hf.scoring.base import Measure
+from longattn_hf.windows import load_tokenizer_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMeasure(Measure):
+    """A measure of token ids: the column `input_ids` where there is one, else the tokenised text.
+
+    Attributes:
+        model: A Hub id, a local directory, or a GGUF file.
+        revision: The model's branch, tag or commit on the Hub.
+        gguf_file: The GGUF file's name inside `model`.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`; if None, float32 on a CPU and bfloat16 on a GPU.
+        device: As torch names it; if None, this process's GPU where there is one.
+    """
+
+    model: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device: str | None = None
+
+    def load_model(self, rank: int | None = None) -> PreTrainedModel:
+        """Returns the language model, loading it on the first call in a process."""
+        return load_language_model(
+            self.model,
+            revision=self.revision,
+            gguf_file=self.gguf_file,
+            dtype=self.dtype,
+            device=self.device,
+            rank=rank,
+        )
+
+    def _column_of(self, batch: Mapping[str, Any]) -> str:
+        return INPUT_IDS if INPUT_IDS in batch else super()._column_of(batch)
+
+    def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            tokenizer = load_tokenizer_once(self.model, self.revision, self.gguf_file)
+            value = tokenizer(value, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        measured = self._measure_ids(np.asarray(value, dtype=np.int64), rank)
+        return measured if isinstance(measured, tuple) else (measured,)
+
+    @abstractmethod
+    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float | tuple[Any, ...]:
+        """Measures one window: a number for `column`, or it and a value for each of `parts`."""

@@ -1,0 +1,279 @@
+"""All windows of a scored corpus to look at: numbers in memory, texts left in their files until one is opened.
+
+Reads the output directory of a finished or still running build, or a published data set. Selecting is done by
+`longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from huggingface_hub import HfApi, HfFileSystem
+
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, TEXT
+from longattn_hf.selection.cut import keep_mask
+from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics, long_distance_scores
+
+SOURCE = "source"
+
+_STRINGS = (DOC_ID, SOURCE, CATEGORY)
+_READ = (ID, *_STRINGS, "start_token", "num_tokens", *RAW_SCORES, KEPT, SKIP_REASON)
+#: The names of the limits, of which a choice has one.
+LIMITS = ("threshold", "fraction", "token_budget")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How to select: the arguments of `long_distance_scores` and `keep_mask`, one limit of three given.
+
+    A `convention` other than the build's ranks the sums that are there in the other reading; what would need another
+    scoring run (weights, rounding, a second BOS) stays as it was.
+    """
+
+    alpha: float = 0.5
+    convention: str = "paper"
+    threshold: float | Mapping[str, float] | None = None
+    fraction: float | None = None
+    token_budget: int | None = None
+    refuse_overlap: bool = False
+
+    @property
+    def limit(self) -> dict[str, Any]:
+        """The one limit that is given, by name."""
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a choice makes of the windows: float64 scores, NaN without raw scores, and bool `kept`, both `[N]`."""
+
+    scores: np.ndarray
+    kept: np.ndarray
+
+
+class ScoredCorpus:
+    """The windows of a scored corpus, in the order of their ids.
+
+    Attributes:
+        name: What to call it.
+        running: Whether it is a build that has not ended, so that windows are still to come.
+        report: The build's report; empty where there is none.
+        settings: The build's settings, as far as they are known.
+        table: The columns that selection reads. The ids in it are ranks, which order as the ids do; `id_of` has them.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        statistics: str | Path | None = None,
+    ) -> None:
+        """Reads the numbers of all windows.
+
+        Args:
+            place: An output directory, a folder of Parquet files with score columns, or a data set's id on the Hub.
+            revision: The data set's branch, tag or commit.
+            token: For private data sets.
+            statistics: The `statistics.json` on whose scale the build put its scores, where it was another build's.
+
+        Raises:
+            ValueError: There are no scored windows, or `statistics` is needed.
+        """
+        self._files, self._root = _open_place(place, revision, token)
+        self.name = str(place).rstrip("/").split("/")[-1] if Path(place).exists() else str(place)
+        paths, self.running = self._find_scores()
+        self._paths = paths
+        tables = [_read_numbers(self._files, path) for path in paths]
+        if not sum(len(table) for table in tables):
+            raise ValueError(f"{place} holds no scored windows yet: none of its Parquet files has rows with scores.")
+        whole = pa.concat_tables(tables, promote_options="permissive")
+        for name in _STRINGS:
+            if name not in whole.column_names:
+                whole = whole.append_column(
+                    name, pa.array(["all" if name == CATEGORY else None] * len(whole), pa.string())
+                )
+        ids = whole[ID].to_numpy(zero_copy_only=False).astype(str)
+        # ranks of seven digits sort and convert several times faster than ids
+        order = np.argsort(ids, kind="stable")
+        self._ids, self._place_of_row = ids[order], order
+        self._starts = np.cumsum([0, *(len(table) for table in tables)])
+        self.published_kept = (
+            whole[KEPT].to_numpy(zero_copy_only=False).astype(bool)[order] if KEPT in whole.column_names else None
+        )
+        self.report = self._read_json("report.json")
+        # the report names things for readers, the other two as a build reads them
+        self.settings = self.report.get("settings", {}) | self.report.get("recipe", {})
+        self.settings |= self._read_json("work/settings.json")
+        self.table = _prepare(whole, order)
+        if (scale := self.settings.get("statistics")) and statistics is None:
+            raise ValueError(
+                f"The scores of {place} stand on the scale of another build's {scale}: name it (statistics)."
+            )
+        self.settings["statistics"] = str(statistics) if statistics else None
+        self._statistics = ScoreStatistics.load(statistics) if statistics else None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def convention(self) -> str:
+        """The convention that the windows were scored in."""
+        return self.settings.get("convention", "paper")
+
+    @cached_property
+    def categories(self) -> list[str]:
+        """The categories, in the order of their names."""
+        return sorted(self.table[CATEGORY].chunk(0).dictionary.to_pylist())
+
+    def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """Returns a text column as int `[N]` codes (-1 for null) and the texts that they stand for."""
+        encoded = self.table[column].chunk(0)
+        return encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+
+    def rows_of(self, category: str) -> np.ndarray:
+        """Returns the rows of a category."""
+        codes, names = self.codes(CATEGORY)
+        return np.flatnonzero(codes == names.index(category))
+
+    def id_of(self, row: int) -> str:
+        """Returns a window's id."""
+        return str(self._ids[row])
+
+    def row_of(self, window_id: str) -> int:
+        """Returns the row of a window.
+
+        Raises:
+            ValueError: There is none of that id.
+        """
+        row = int(np.searchsorted(self._ids, window_id))
+        if row == len(self) or self._ids[row] != window_id:
+            raise ValueError(f"There is no window {window_id!r}.")
+        return row
+
+    def select(self, choice: Choice) -> Selected:
+        """Scores and selects all windows, as `add_long_distance_score` and `select_windows` do.
+
+        Raises:
+            ValueError: As these.
+        """
+        scores = long_distance_scores(
+            self.table, alpha=choice.alpha, convention=choice.convention, statistics=self._statistics
+        )
+        table = self.table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
+        return Selected(scores, keep_mask(table, **choice.limit, refuse_overlap=choice.refuse_overlap))
+
+    def search(self, words: str) -> np.ndarray:
+        """Marks the windows whose id, document or source holds `words`, whatever the case; bool `[N]`."""
+        words = words.strip().lower()
+        if not words:
+            return np.ones(len(self), dtype=bool)
+        found = np.char.find(np.char.lower(self._ids), words) >= 0
+        for column in (DOC_ID, SOURCE):
+            codes, texts = self.codes(column)
+            holds = np.array([words in str(text).lower() for text in texts] + [False])
+            found |= holds[codes]
+        return found
+
+    def read_window(self, row: int) -> dict[str, Any]:
+        """Reads one window with its text, and its token ids where they were kept.
+
+        Raises:
+            ValueError: Its text is not there: a published data set holds that of kept windows only.
+        """
+        for path, at in self._text_places(row):
+            window = _read_row(self._files, path, at, [ID, TEXT, INPUT_IDS, SOURCE, CATEGORY])
+            if window.get(ID) == self.id_of(row) and window.get(TEXT) is not None:
+                return window
+        raise ValueError("The text of this window is not here: a published data set holds that of kept windows only.")
+
+    def _find_scores(self) -> tuple[list[str], bool]:
+        for pattern, running in (("scores/*.parquet", False), ("work/scores/*/*.parquet", True)):
+            if paths := sorted(self._files.glob(f"{self._root}/{pattern}")):
+                return paths, running
+        return sorted(self._files.glob(f"{self._root}/**/*.parquet")), False
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = f"{self._root}/{name}"
+        return json.loads(self._files.cat_file(path)) if self._files.exists(path) else {}
+
+    def _text_places(self, row: int) -> Iterator[tuple[str, int]]:
+        """Yields the files, and the rows in them, where a window's text may stand."""
+        place = int(self._place_of_row[row])
+        file = int(np.searchsorted(self._starts, place, side="right")) - 1
+        path, at = self._paths[file], place - int(self._starts[file])
+        beside = path.removeprefix(f"{self._root}/")
+        yield f"{self._root}/work/windows/{beside.removeprefix('work/scores/')}", at
+        yield path, at
+        # the scores of a finished build stand in the order of its windows, category by category
+        codes, names = self.codes(CATEGORY)
+        mine = codes == codes[row]
+        for folder, among in (
+            ("work/windows", mine),
+            ("data", None if self.published_kept is None else mine & self.published_kept),
+        ):
+            if among is not None and among[row]:
+                rank = int((self._place_of_row[among] < place).sum())
+                yield from self._nth_row(f"{self._root}/{folder}/{names[codes[row]]}", rank)
+
+    def _nth_row(self, folder: str, rank: int) -> Iterator[tuple[str, int]]:
+        for path in sorted(self._files.glob(f"{folder}/*.parquet")):
+            count = _open_parquet(self._files, path).metadata.num_rows
+            if rank < count:
+                yield path, rank
+                return
+            rank -= count
+
+
+def _open_place(place: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
+    if Path(place).is_dir():
+        return fsspec.filesystem("file"), Path(place).resolve().as_posix()
+    # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
+    commit = HfApi(token=token).repo_info(str(place), repo_type="dataset", revision=revision).sha
+    return HfFileSystem(token=token), f"datasets/{place}@{commit}"
+
+
+def _open_parquet(files: AbstractFileSystem, path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(files.open(path, "rb"), page_checksum_verification=True)
+
+
+def _read_numbers(files: AbstractFileSystem, path: str) -> pa.Table:
+    with files.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        present = [name for name in _READ if name in parquet.schema_arrow.names]
+        if ID not in present or RAW_SCORES[0] not in present:
+            return pa.table({ID: pa.array([], pa.string())})
+        return parquet.read(present).replace_schema_metadata(None)
+
+
+def _prepare(whole: pa.Table, order: np.ndarray) -> pa.Table:
+    """Puts the columns that selection reads in order, texts encoded, ids as ranks."""
+    columns = {ID: pa.array(np.char.mod(f"%0{len(str(len(order)))}d", np.arange(len(order))))}
+    for name in whole.column_names:
+        if name in _STRINGS:
+            columns[name] = whole[name].cast(pa.string()).combine_chunks().dictionary_encode().take(pa.array(order))
+        elif name not in (ID, KEPT, SKIP_REASON):
+            columns[name] = whole[name].combine_chunks().take(pa.array(order))
+    return pa.table(columns)
+
+
+def _read_row(files: AbstractFileSystem, path: str, at: int, names: list[str]) -> dict[str, Any]:
+    if not files.exists(path):
+        return {}
+    parquet = _open_parquet(files, path)
+    present = [name for name in names if name in parquet.schema_arrow.names]
+    for group in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(group).num_rows
+        if at < count:
+            return parquet.read_row_group(group, present).slice(at, 1).to_pylist()[0]
+        at -= count
+    return {}

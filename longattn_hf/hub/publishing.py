@@ -1,0 +1,270 @@
+"""The only module that writes data sets to a Hub: a release goes up in one commit, and is read back."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from longattn_hf import __version__
+from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
+from longattn_hf.hub.client import bounded_timeouts, persist, usable_token
+from longattn_hf.hub.release import CARD, Configuration, Release, ReleaseFile, digest_of
+from longattn_hf.hub.staging import stage_dataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What `publish` did, or would do in a dry run (`commit` is None then); as text, a summary for people."""
+
+    repo_id: str
+    revision: str
+    commit: str | None = None
+    pull_request: int | None = None
+    tag: str | None = None
+    configurations: tuple[Configuration, ...]
+    other_files: tuple[str, ...]
+    card: str = field(repr=False)
+
+    def __str__(self) -> str:
+        state = f"published as commit {self.commit}" if self.commit else "not published (dry run)"
+        lines = [f"{self.repo_id}, {self.revision}: {state}" + (f", tag {self.tag}" if self.tag else "")]
+        for it in self.configurations:
+            lines.append(f"  {it.name}: {it.num_rows} rows, {len(it.paths)} files, {it.num_bytes} bytes, {it.sha256}")
+            lines += [f"    {path}" for path in it.paths]
+        return "\n".join(lines + [f"  {path}" for path in self.other_files] + ["", self.card])
+
+
+def publish(
+    source: str | Path | Dataset | DatasetDict,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    private: bool | None = None,
+    tag: str | None = None,
+    commit_message: str | None = None,
+    dry_run: bool = False,
+    attempts: int = 6,
+    timeout: float = 300.0,
+) -> Publication:
+    """Publishes a data set on the Hub in ONE commit: readers see all of it or what was there before.
+
+    Shards are uploaded ahead of the commit, and those that are stored are not sent again: a publish that was stopped
+    goes on when it is repeated, and one that changes nothing makes no commit. A concurrent push, a rate limit, a lost
+    connection or a lost answer leads to another attempt from the files on disk. A card on the Hub keeps what people
+    wrote (see `merge_cards`), and other configurations stay. In the end row counts and content hashes are read back.
+
+    Args:
+        source: The output directory of a build, or a dataset (one configuration a `category`, where it has them).
+        repo_id: The repository, "owner/name"; it is created where it does not exist.
+        token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`.
+        revision: The branch, created from `main` where it does not exist, or "refs/pr/N"; default: main.
+        create_pr: Open a pull request instead of changing `main`. One that holds exactly this is found again.
+        private: Whether a repository that is created is private; an existing one must agree.
+        tag: Names this release; a tag that exists must name the same contents.
+        commit_message: Default: says what is published, and with which version.
+        dry_run: Only say what would be published. Needs no token and asks no Hub; shows the card before the merge.
+        attempts: How often to try what may pass, at least 1.
+        timeout: Seconds to wait for a silent server, in each request.
+
+    Returns:
+        The commit, and what it holds.
+
+    Raises:
+        ValueError: An argument, the files, the token, a permission or the card on the Hub must be changed.
+        ConnectionError: All attempts failed; the same call goes on with what is missing.
+        RuntimeError: What was read back differs from what was sent.
+        OSError: The disk is full while shards are written.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"repo_id={repo_id!r} does not say whose it is: give 'owner/{repo_id}'")
+    if create_pr and (tag or revision not in (None, "main")):
+        raise ValueError("create_pr opens a pull request against main: publish without `tag` and `revision`")
+    if not isinstance(source, str | Path | Dataset | DatasetDict):
+        raise ValueError(f"source is a {type(source).__name__}: give an output directory, a Dataset or a DatasetDict")
+    token = None if dry_run else usable_token(token)
+    with TemporaryDirectory(prefix="longattn_hf-") as staging:
+        if isinstance(source, Dataset | DatasetDict):
+            stage_dataset(source, Path(staging))
+            source = staging
+        release = Release(Path(source))
+        commit = pull_request = None
+        if not dry_run:
+            release.check_free_of(token, str(Path(source).resolve()))
+            branch = _Branch(
+                api=HfApi(token=token),
+                release=release,
+                repo_id=repo_id,
+                revision=revision or "main",
+                tag=tag,
+                message=commit_message or f"Publish {release.summary} (longattn_hf {__version__})",
+                create_pr=create_pr,
+                private=private,
+            )
+            with bounded_timeouts(timeout):
+                commit, pull_request = branch.publish(attempts)
+    described = {path for it in release.configurations for path in it.paths}
+    return Publication(
+        repo_id=repo_id,
+        revision=revision or "main",
+        commit=commit,
+        pull_request=pull_request,
+        tag=tag,
+        configurations=release.configurations,
+        other_files=tuple(path for path in release.files if path not in described),
+        card=release.card,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Branch:
+    """One branch of a repository as the place to publish a release. Every step may be repeated."""
+
+    api: HfApi
+    release: Release
+    repo_id: str
+    revision: str
+    tag: str | None
+    message: str
+    create_pr: bool
+    private: bool | None
+
+    def publish(self, attempts: int) -> tuple[str, int | None]:
+        again = "the same call goes on with what is missing"
+        commit, pull_request = persist(
+            self._commit,
+            what=f"publishing {self.repo_id}",
+            attempts=attempts,
+            last_word=f"Readers of {self.revision} see what was there before, or all of this release; {again}",
+        )
+        landed = f"The release is on the Hub as commit {commit}; {again}"
+        persist(lambda: self._verify(commit), what=f"reading back {self.repo_id}", attempts=attempts, last_word=landed)
+        if self.tag:
+            persist(lambda: self._name(commit), what=f"tagging {self.repo_id}", attempts=attempts, last_word=landed)
+        return commit, pull_request
+
+    def _commit(self) -> tuple[str, int | None]:
+        """Makes the commit, unless it is there; returns it, and the pull request's number."""
+        self._prepare()
+        head, operations = self._plan(self.revision)
+        if not operations:
+            logger.info("%s holds exactly this release already: no commit is made", self.repo_id)
+            return head, None
+        for number in self._open_pull_requests() if self.create_pr else ():
+            pull_head, missing = self._plan(f"refs/pr/{number}")
+            if not missing:
+                return pull_head, number
+        info = self.api.create_commit(
+            self.repo_id,
+            operations,
+            commit_message=self.message,
+            repo_type="dataset",
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=head,
+        )
+        return info.oid, info.pr_num
+
+    def _prepare(self) -> None:
+        """Makes the repository and the branch, and refuses what a commit would only find out at its end."""
+        try:
+            info = self.api.repo_info(self.repo_id, repo_type="dataset")
+        except RepositoryNotFoundError:
+            self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
+            info = self.api.repo_info(self.repo_id, repo_type="dataset")
+        if self.private is not None and bool(info.private) != self.private:
+            state = "private" if info.private else "public"
+            raise ValueError(f"private={self.private} is given, but {self.repo_id} is {state}: change it on its page")
+        if self.revision != "main" and not self.revision.startswith("refs/"):
+            self.api.create_branch(self.repo_id, branch=self.revision, repo_type="dataset", exist_ok=True)
+        self._tagged()
+
+    def _tagged(self) -> str | None:
+        """The commit that the tag names; None where there is no such tag."""
+        refs = self.api.list_repo_refs(self.repo_id, repo_type="dataset").tags if self.tag else []
+        commit = next((ref.target_commit for ref in refs if ref.name == self.tag), None)
+        if commit and self._plan(commit)[1]:
+            raise ValueError(f"the tag {self.tag!r} names other contents (commit {commit}): a new release, a new name")
+        return commit
+
+    def _name(self, commit: str) -> None:
+        if self._tagged() is None:
+            self.api.create_tag(self.repo_id, tag=self.tag, revision=commit, repo_type="dataset")
+
+    def _plan(self, revision: str) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
+        """Compares a revision with the files on disk; returns its commit, and operations that make it the same.
+
+        Operations are made anew each time: a client that has seen one file unchanged leaves it out of later commits,
+        even where somebody has deleted it since.
+        """
+        head = self.api.repo_info(self.repo_id, repo_type="dataset", revision=revision).sha
+        there = self._tree(head)
+        theirs = None
+        if CARD in there:
+            path = self.api.hf_hub_download(self.repo_id, CARD, repo_type="dataset", revision=head)
+            theirs = Path(path).read_bytes().decode()
+        card = merge_cards(theirs, self.release.card)
+        changed = [(path, file) for path, file in self.release.files.items() if not _same(there.get(path), file)]
+        operations = [CommitOperationAdd(path, file.path) for path, file in changed]
+        if card != theirs:
+            operations.append(CommitOperationAdd(CARD, card.encode()))
+        return head, operations + [CommitOperationDelete(path) for path in self._stale(there, theirs or "")]
+
+    def _stale(self, there: dict[str, RepoFile], theirs: str) -> list[str]:
+        """Shards of an earlier release of our configurations: no reader must get rows of both."""
+        new = sum(self.release.patterns.values(), [])
+        old, foreign = [], []
+        for name, configuration in read_configurations(theirs).items():
+            (old if name in self.release.patterns else foreign).extend(file_patterns(configuration))
+        shards = [path for path in there if path.endswith(".parquet") and path not in self.release.files]
+        if shared := [path for path in shards if matches(path, new) and matches(path, foreign)]:
+            raise ValueError(
+                f"{self.repo_id} uses {shared[0]} for a configuration that is not of this release: move it"
+            )
+        return [path for path in shards if matches(path, new + old) and not matches(path, foreign)]
+
+    def _verify(self, commit: str) -> None:
+        """Reads names, content hashes and row counts back, and compares them with the files on disk."""
+        there = self._tree(commit)
+        wrong = [path for path, file in self.release.files.items() if not _same(there.get(path), file)]
+        filesystem = HfFileSystem(token=self.api.token, skip_instance_cache=True)
+        for it in self.release.configurations:
+            seen = [path for path in sorted(there) if matches(path, self.release.patterns[it.name])]
+            digest = digest_of({path: there[path].lfs.sha256 for path in seen if there[path].lfs})
+            rows = 0
+            for path in seen:
+                with filesystem.open(f"datasets/{self.repo_id}@{commit}/{path}", block_size=2**16) as file:
+                    rows += pq.read_metadata(file).num_rows
+            if (rows, digest) != (it.num_rows, it.sha256):
+                wrong.append(f"{it.name} ({rows} rows, {digest}; sent were {it.num_rows} rows, {it.sha256})")
+        if wrong:
+            raise RuntimeError(f"{self.repo_id} at commit {commit} differs from what was sent: {', '.join(wrong)}")
+
+    def _tree(self, commit: str) -> dict[str, RepoFile]:
+        entries = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=commit, recursive=True)
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def _open_pull_requests(self) -> Sequence[int]:
+        """Those with our title: an attempt whose answer was lost may have opened one."""
+        found = self.api.get_repo_discussions(
+            self.repo_id, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
+        )
+        return [pull.num for pull in found if pull.title == self.message]
+
+
+def _same(remote: RepoFile | None, file: ReleaseFile) -> bool:
+    if remote is None:
+        return False
+    return remote.lfs.sha256 == file.sha256 if remote.lfs else remote.blob_id == file.blob_id

@@ -1,0 +1,119 @@
+"""What a release consists of: the files of an output directory, checked against the card that describes them."""
+
+from dataclasses import dataclass
+from hashlib import sha1, sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations, read_row_counts
+from longattn_hf.hub.staging import MAX_SHARD_BYTES
+
+CARD = "README.md"
+# what of an output directory is published; its work/ is private
+_PUBLISHED = (CARD, "report.json", "report.html", "statistics.json", "figures/**/*", "data/**/*", "scores/**/*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One configuration's data: its files, rows, bytes, and the sha256 over its files' names and contents."""
+
+    name: str
+    paths: tuple[str, ...]
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReleaseFile:
+    """One file on disk: the sha256 of its bytes, their git blob id, and its rows where it is Parquet."""
+
+    path: Path
+    sha256: str
+    blob_id: str
+    num_rows: int
+
+
+class Release:
+    """The files to publish.
+
+    Args:
+        folder: An output directory.
+
+    Raises:
+        ValueError: A file is missing, too large, broken, not described by the card or not as the card says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / CARD).is_file():
+            raise ValueError(f"{folder} holds no {CARD}: give the output directory of a finished build")
+        found = [path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)) if path.is_file()]
+        found = [path for path in found if not path.name.startswith(".")]
+        self.card = (folder / CARD).read_bytes().decode()
+        merge_cards(None, self.card)
+        self.files = {path.relative_to(folder).as_posix(): _read(path) for path in found if path.name != CARD}
+        self.patterns = {name: file_patterns(it) for name, it in read_configurations(self.card).items()}
+        self.configurations = tuple(self._describe(name) for name in self.patterns)
+        described = {path for it in self.configurations for path in it.paths}
+        if lost := [path for path in self.files if path.endswith(".parquet") and path not in described]:
+            raise ValueError(f"no configuration of the card's front matter holds {', '.join(lost)}")
+
+    def _describe(self, name: str) -> Configuration:
+        files = {path: file for path, file in sorted(self.files.items()) if matches(path, self.patterns[name])}
+        if not files:
+            raise ValueError(
+                f"the card's configuration {name!r} names {self.patterns[name]}, but no such file is there"
+            )
+        rows = sum(file.num_rows for file in files.values())
+        if rows != (stated := read_row_counts(self.card).get(name)):
+            raise ValueError(
+                f"configuration {name!r} holds {rows} rows, the card's dataset_info says {stated}: build again"
+            )
+        size = sum(file.path.stat().st_size for file in files.values())
+        digest = digest_of({path: file.sha256 for path, file in files.items()})
+        return Configuration(name=name, paths=tuple(files), num_rows=rows, num_bytes=size, sha256=digest)
+
+    @property
+    def summary(self) -> str:
+        """How much it is, in words."""
+        rows = sum(it.num_rows for it in self.configurations)
+        return f"{rows} rows in {len(self.configurations)} configurations"
+
+    def check_free_of(self, *secrets: str) -> None:
+        """Refuses to publish a text that quotes the token or this machine's path."""
+        texts = {
+            path: file.path.read_text("utf-8")
+            for path, file in self.files.items()
+            if path.endswith((".json", ".html"))
+        }
+        for path, text in (texts | {CARD: self.card}).items():
+            if any(secret in text for secret in secrets):
+                raise ValueError(
+                    f"{path} quotes the token or the output directory's local path: it must not be published"
+                )
+
+
+def _read(path: Path) -> ReleaseFile:
+    size, rows = path.stat().st_size, 0
+    if path.suffix == ".parquet":
+        if size > MAX_SHARD_BYTES:
+            raise ValueError(
+                f"{path.name} has {size} bytes, a shard may have {MAX_SHARD_BYTES}: build with smaller shards"
+            )
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path.name} is not a whole Parquet file: build again") from error
+    content, blob = sha256(), sha1(b"blob %d\0" % size)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+            blob.update(block)
+    return ReleaseFile(path, content.hexdigest(), blob.hexdigest(), rows)
+
+
+def digest_of(hashes: dict[str, str]) -> str:
+    """One sha256 for a set of files: over the lines "path sha256" in the order given."""
+    return sha256("".join(f"{path} {value}\n" for path, value in hashes.items()).encode()).hexdigest()

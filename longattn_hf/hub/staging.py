@@ -1,0 +1,109 @@
+"""A dataset in memory as the files of a Hub repository: Parquet shards and a short card."""
+
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
+
+from longattn_hf.columns import CATEGORY
+from longattn_hf.hub.card_merge import BEGIN, END
+
+#: The Hub's own limit for a shard that its viewer and its users like to handle.
+MAX_SHARD_BYTES = 500_000_000
+
+
+def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
+    """Writes a dataset as `data/<configuration>/<split>-*.parquet` and a README.md.
+
+    A dataset with a `category` column becomes one configuration a category, any other one the configuration `default`.
+    Row groups are those of `Dataset.to_parquet`: at most 100 MB, with a page index, as the Hub's viewer wants them.
+    The bytes depend on the rows alone.
+
+    Args:
+        dataset: A `Dataset` (its split is called `train`), or a `DatasetDict` of splits.
+        folder: An empty folder.
+
+    Raises:
+        ValueError: A category cannot name a configuration.
+        OSError: As `write_parquet`.
+    """
+    splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
+    infos, configs = DatasetInfosDict(), MetadataConfigs()
+    for split, whole in splits.items():
+        for name, part in _configurations(whole):
+            paths = _write_shards(part, folder / "data" / name, split)
+            pattern = {"split": split, "path": f"data/{name}/{split}-*.parquet"}
+            configs.setdefault(name, {"data_files": []})["data_files"].append(pattern)
+            info = infos.setdefault(name, DatasetInfo(config_name=name, features=part.features, splits=SplitDict()))
+            size = sum(path.stat().st_size for path in paths)
+            info.splits.add(SplitInfo(split, num_bytes=_size_in_memory(part), num_examples=len(part)))
+            info.download_size = (info.download_size or 0) + size
+            info.dataset_size = (info.dataset_size or 0) + _size_in_memory(part)
+    data = DatasetCardData()
+    infos.to_dataset_card_data(data)
+    configs.to_dataset_card_data(data)
+    body = f"# Long documents\n\n{BEGIN}\nPublished with `longattn_hf`.\n{END}\n"
+    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")
+
+
+def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
+    """Writes a dataset as one Parquet file, with `datasets`' row groups, page index and metadata.
+
+    Args:
+        dataset: The rows.
+        path: The file; its folder is made.
+        hint: Said where it cannot be written: what to do.
+
+    Raises:
+        OSError: The disk is full or cannot be written to; says where, and the hint.
+    """
+    # by way of memory: where a disk is full, Arrow ends the process if `to_parquet` writes to a file itself
+    buffer = BytesIO()
+    dataset.to_parquet(buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error} while writing {path}: {hint}") from error
+
+
+def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
+    if CATEGORY not in dataset.column_names:
+        yield "default", dataset
+        return
+    categories = np.asarray(dataset.with_format("arrow")[CATEGORY].to_pylist(), dtype=object)
+    for name in dict.fromkeys(categories):
+        if name is None or not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise ValueError(
+                f"the category {name!r} cannot name a configuration: it must be letters, digits, _, . and - only; "
+                "rename it, or drop the column to publish one configuration"
+            )
+        yield str(name), dataset.select(np.flatnonzero(categories == name))
+
+
+def _write_shards(dataset: Dataset, folder: Path, split: str) -> list[Path]:
+    count = max(1, ceil(_size_in_memory(dataset) / MAX_SHARD_BYTES))
+    while True:
+        paths = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
+        for index, path in enumerate(paths):
+            part = dataset.shard(count, index, contiguous=True)
+            write_parquet(part, path, hint="free some space, or let TMPDIR name another disk")
+        # rows of very unequal length can still gather in one shard
+        if count >= len(dataset) or all(path.stat().st_size <= MAX_SHARD_BYTES for path in paths):
+            return paths
+        for path in paths:
+            path.unlink()
+        count = min(2 * count, len(dataset))
+
+
+def _size_in_memory(dataset: Dataset) -> int:
+    table = dataset.data
+    return table.nbytes * len(dataset) // table.num_rows if table.num_rows else 0

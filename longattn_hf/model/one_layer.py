@@ -1,0 +1,263 @@
+"""A causal language model cut down to what its first queries and keys depend on.
+
+The model is built without memory (on torch's meta device) with one layer, and run there once, up to the call of its
+attention. What the queries and keys depend on is then read off autograd's graph, so that no architecture needs code of
+its own: those parameters are loaded and no others, and the modules that they have no part in are not run either.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging
+
+from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
+from longattn_hf.model.byte_ranges import Rows
+
+
+def build_one_layer(
+    config: PreTrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, dict[str, Rows]]:
+    """Builds a model of one layer on the meta device, with the modules that its first map does not need idle.
+
+    Args:
+        config: The model's configuration; it is changed to one layer.
+        dtype: Of the parameters.
+        trust_remote_code: Whether to run modelling code from the model's repository.
+
+    Returns:
+        The model, and what its first queries and keys depend on: the names of parameters and stored buffers, each with
+        the rows that count: of the matrix of a fused projection whose queries and keys come before its values, as
+        Phi-3's, the first so many of so many; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
+
+    Raises:
+        ValueError: The model's first layer is not causal softmax attention called by transformers' interface.
+    """
+    if config.is_encoder_decoder:
+        raise ValueError(f"A {config.model_type} model is an encoder-decoder; give a causal (decoder-only) model.")
+    text = config.get_text_config(decoder=True)
+    if vars(text).get("layer_types"):
+        text.layer_types = text.layer_types[:1]
+    text.num_hidden_layers = 1
+    # models keep traces of having run, such as RoPE frequencies for long texts, so another copy is used
+    needed, idle = _trace(_on_meta(config, dtype, trust_remote_code))
+    network = _on_meta(config, dtype, trust_remote_code)
+    for name, width in idle.items():
+        network.set_submodule(name, _Idle(width))
+    return network.eval(), needed
+
+
+def _on_meta(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=STOPS_AT_ATTENTION, trust_remote_code=trust_remote_code
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"A {config.model_type} model cannot be built as a causal language model that goes through transformers' "
+            f"attention interface: {error}"
+        ) from error
+
+
+def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Finds what the first queries and keys depend on.
+
+    Returns:
+        The names of the parameters and stored buffers they depend on, with the rows that count, and the names, with
+        the widths of their outputs, of the modules that run before them and hold none of those.
+    """
+    network.eval()
+    ran: list[tuple[nn.Module, Tensor]] = []
+    for module in network.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_hook(lambda module, _, output: ran.append((module, output)))
+    computed = {name for name, _ in network.named_non_persistent_buffers()}
+    buffers = {name: buffer for name, buffer in network.named_buffers() if name not in computed}
+    stored = dict(network.named_parameters()) | buffers
+    for tensor in stored.values():
+        tensor.requires_grad_(tensor.is_floating_point())
+    kind = network.config.model_type
+    layer_types = getattr(network.config.get_text_config(decoder=True), "layer_types", None)
+    layer = f"The first layer of a {kind} model{f' ({layer_types[0]})' if layer_types else ''}"
+    try:
+        with torch.enable_grad(), torch.device("meta"):
+            call = stop_at_attention(network, torch.zeros(1, 8, dtype=torch.int64))
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{layer} cannot be followed to a call of transformers' attention interface: {error}"
+        ) from error
+    if call is None:
+        raise ValueError(
+            f"{layer} makes no call of transformers' attention interface: it is a state-space or linear-attention "
+            "layer, or brings attention code of its own. Choose another model."
+        )
+    call.refuse_unless_plain()
+    needed = _leaves_of(call, {id(tensor): name for name, tensor in stored.items()})
+    name_of = {module: name for name, module in network.named_modules()}
+    idle = {
+        name_of[module]: output.shape[-1]
+        for module, output in ran
+        if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & needed.keys()
+    }
+    return needed, idle
+
+
+def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:
+    found: dict[str, Rows] = {}
+    seen = set()
+    stack = [call.q.grad_fn, call.k.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[name_of[id(node.variable)]] = None
+        elif (product := _product_cut_by(node)) is not None:
+            # what is cut off a product's end stands in the last rows of its matrix
+            *others, (transposed, _) = product.next_functions
+            matrix = transposed.next_functions[0][0].variable
+            stop = min(node._saved_end, matrix.shape[0])
+            used = found.get(name_of[id(matrix)], (0, matrix.shape[0]))
+            found[name_of[id(matrix)]] = used and (max(used[0], stop), matrix.shape[0])
+            stack += [earlier for earlier, _ in others]
+        else:
+            stack += [earlier for earlier, _ in node.next_functions]
+    return {name: None if rows and rows[0] == rows[1] else rows for name, rows in found.items()}
+
+
+def _product_cut_by(node: Node) -> Node | None:
+    """The product `x @ weight.T` of which a node keeps some columns; None where it does anything else."""
+    if node.name() != "SliceBackward0":
+        return None
+    sizes = node._saved_self_sym_sizes
+    if node._saved_dim != len(sizes) - 1 or node._saved_step != 1:
+        return None
+    product = node.next_functions[0][0]
+    while product.name() in ("ViewBackward0", "UnsafeViewBackward0"):
+        if product._saved_self_sym_sizes[-1] != sizes[-1]:
+            return None
+        product = product.next_functions[0][0]
+    if product.name() not in ("MmBackward0", "AddmmBackward0"):
+        return None
+    transposed = product.next_functions[-1][0]
+    is_weight = transposed is not None and transposed.name() == "TBackward0"
+    return product if is_weight and hasattr(transposed.next_functions[0][0], "variable") else None
+
+
+class _Idle(nn.Module):
+    """Stands where a projection was whose outcome nobody looks at: the right shape, in no time and memory."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.new_zeros(()).expand(*hidden.shape[:-1], self.width)
+
+
+def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str]) -> dict[str, Rows]:
+    """Picks from a checkpoint's names those that the `needed` parameters are made of, by transformers' renaming.
+
+    Returns:
+        The names, with the rows to read of each; None for all.
+    """
+    mapping = get_model_conversion_mapping(network)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    targets_of = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
+    prefix, state = network.base_model_prefix, network.state_dict()
+    picked: dict[str, Rows] = {}
+    for name in names:
+        renamed, source = rename_source_key(name, renamings, converters, prefix, state)
+        if renamed not in state and name in state:
+            renamed, source = rename_source_key(name, [], [], prefix, state)
+        first, *others = targets_of.get(source, [renamed])
+        if not {renamed, *(renamed.replace(first, other) for other in others)}.isdisjoint(needed):
+            # a tensor that is converted on its way is read whole
+            picked[name] = None if source in targets_of else needed[renamed]
+    return picked
+
+
+def load_one_layer(
+    network: PreTrainedModel,
+    needed: Mapping[str, Rows],
+    tensors: dict[str, Tensor],
+    device: torch.device,
+    *,
+    renamed: bool,
+) -> None:
+    """Puts a checkpoint's tensors into a network of `build_one_layer`, and fills the buffers that are computed.
+
+    Args:
+        network: The model on the meta device; the parameters it does not need stay there.
+        needed: The names of those it does, with the rows that count.
+        tensors: By their names in the checkpoint, or, with `renamed`, in the network, with the rows that
+            `pick_stored_names` picks.
+        device: Where to put them.
+        renamed: Whether the tensors bear the network's names, in its layout.
+
+    Raises:
+        ValueError: A tensor is missing, quantised, or of another shape.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"The checkpoint's {name} is quantised ({tensor.dtype}). Give the unquantised model, or a GGUF file."
+            )
+    if not renamed:
+        cut = {name: rows for name, rows in pick_stored_names(network, needed, tensors).items() if rows}
+        tensors = tensors | {name: _with_zeros_below(tensors[name], rows) for name, (_, rows) in cut.items()}
+    # the settings hold the dtypes that some models keep for some parameters
+    settings = LoadStateDictConfig(
+        device_map={"": device},
+        dtype=network.dtype,
+        dtype_plan=network._get_dtype_plan(network.dtype),
+        weight_mapping=[] if renamed else get_model_conversion_mapping(network),
+    )
+    with _without_progress_bars():
+        told, _ = convert_and_load_state_dict_in_model(network, tensors, settings)
+    if told.mismatched_keys:
+        wrong, got, expected = min(told.mismatched_keys)
+        raise ValueError(
+            f"The checkpoint's {wrong} has the shape {list(got)}, but its configuration says {list(expected)}. The "
+            "files do not belong together: fetch the model again."
+        )
+    if absent := sorted(name for name in needed if network.get_parameter_or_buffer(name).is_meta):
+        raise ValueError(
+            f"The checkpoint lacks {', '.join(absent)}, which the first layer needs. Is it a whole "
+            f"{network.config.model_type} checkpoint, and not quantised?"
+        )
+    for name, buffer in list(network.named_non_persistent_buffers()):
+        owner, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(owner), attribute, torch.empty_like(buffer, device=device))
+    # what has been loaded is marked so, and left as it is
+    network.initialize_weights()
+    network.requires_grad_(False)
+
+
+def _with_zeros_below(tensor: Tensor, rows: int) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Documents to a finished folder, resumable, on any number of processes."""

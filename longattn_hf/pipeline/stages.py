@@ -1,0 +1,288 @@
+"""The build's two long stages, windowing and scoring, as resumable work on small Parquet shards.
+
+A shard is written to a temporary name, synced and renamed, and carries in its metadata a fingerprint of everything it
+was made from. A shard that is there, whole, and carries the fingerprint expected is not made again, so a killed run
+goes on where it stopped, with any number of processes, and ends in the same bytes. Processes share only the folder.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, IterableDataset, Value
+
+from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+from longattn_hf.method import get_convention
+from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.shards import ROWS_AT_ONCE, hash_json, read_facts, write_shard
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.windows import WindowDocuments, load_tokenizer_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Documents of one category, as a stream that can be read in parts.
+
+    Attributes:
+        category: The category of its documents.
+        stream: The documents; each of its shards (a file, as a rule) is read by one process or more.
+        identity: Names the documents: equal for equal documents, another for others (a commit, a hash).
+        text_column: The column that holds the documents.
+        constants: Columns with one value for all documents, where the documents do not bring their own.
+        max_documents: Read no more than this from each of the stream's shards.
+    """
+
+    category: str
+    stream: IterableDataset
+    identity: str
+    text_column: str = TEXT
+    constants: Mapping[str, str] | None = None
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of how many processes this one is."""
+
+    index: int = 0
+    count: int = 1
+
+
+def window_sources(
+    sources: Sequence[Source],
+    transform: WindowDocuments,
+    folder: Path,
+    *,
+    documents_per_shard: int,
+    process: Process = Process(),  # noqa: B008  (frozen)
+) -> None:
+    """Cuts all documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
+
+    Process r of w takes the stream shards r, r + w, ... of all sources. Where there are more processes than stream
+    shards, several read the same one and take turns at its documents.
+
+    Args:
+        sources: Where the documents come from.
+        transform: The window settings; its text column and category are each source's.
+        folder: Receives `<category>/<source>-<stream shard>-<number>.parquet`.
+        documents_per_shard: Documents per file.
+        process: This process.
+
+    Raises:
+        ValueError: As `WindowDocuments`.
+        OSError: As `write_shard`.
+    """
+    tokenizer = load_tokenizer_once(transform.tokenizer, transform.revision, transform.gguf_file)
+    made_from = hash_json(
+        {
+            "transform": asdict(replace(transform, tokenizer="", revision=None, gguf_file=None)),
+            "tokenizer": sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "documents_per_shard": documents_per_shard,
+        }
+    )
+    parts = _parts(sources)
+    mine = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
+    progress = _progress(folder, process, "windows", len(mine), "source parts")
+    for unit in mine:
+        number, part = parts[unit]
+        source = sources[number]
+        readers = -(-(process.count - unit) // len(parts)) if process.count > len(parts) else 1
+        _window_part(
+            source,
+            part,
+            replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
+            partial(_shard_path, folder, source, number, part),
+            hash_json(
+                [
+                    made_from,
+                    source.identity,
+                    part,
+                    source.stream.num_shards,
+                    dict(source.constants or {}),
+                    source.max_documents,
+                ]
+            ),
+            documents_per_shard,
+            Process(process.index // len(parts) if readers > 1 else 0, readers),
+            progress,
+        )
+        progress.update()
+    progress.close()
+
+
+def _window_part(
+    source: Source,
+    part: int,
+    transform: WindowDocuments,
+    path_of: Callable[[int], Path],
+    made_from: str,
+    documents_per_shard: int,
+    reader: Process,
+    progress: Progress,
+) -> None:
+    documents = source.stream
+    if documents.num_shards > 1:
+        documents = documents.shard(num_shards=documents.num_shards, index=part)
+    if source.max_documents is not None:
+        documents = documents.take(source.max_documents)
+
+    def shard_at(number: int) -> tuple[Path, str]:
+        return path_of(number), hash_json([made_from, number])
+
+    number, facts = 0, read_facts(*shard_at(0))
+    while facts is not None:
+        if facts["last"]:
+            return
+        state, number = facts["state"], number + 1
+        facts = read_facts(*shard_at(number))
+    if number:
+        documents.load_state_dict(state)
+    rows = iter(documents)
+    first = next(rows, None)
+    while first is not None or number == 0:
+        batch = [] if first is None else [first, *islice(rows, documents_per_shard - 1)]
+        # the position is noted before the next document is read
+        state = documents.state_dict()
+        first = next(rows, None)
+        path, fingerprint = shard_at(number)
+        if number % reader.count == reader.index and read_facts(path, fingerprint) is None:
+            table, counts = _window_batch(batch, transform, source, documents.features)
+            write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
+        number += 1
+        progress.update(0)
+
+
+def _window_batch(
+    batch: list[dict[str, Any]], transform: WindowDocuments, source: Source, features: Features | None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Returns the windows of a batch of documents, and the counts that the report needs of it."""
+    names = list(dict.fromkeys(name for document in batch for name in document)) or list(features or {})
+    columns = {name: [document.get(name) for document in batch] for name in names}
+    columns = {name: [value] * len(batch) for name, value in (source.constants or {}).items()} | columns
+    columns.setdefault(transform.text_column, [])
+    rows = transform(columns)
+    reasons = rows.pop(SKIP_REASON)
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    windows = {name: [values[row] for row in kept] for name, values in rows.items()}
+    types = {name: feature for name, feature in (features or {}).items() if name in windows}
+    types |= {name: Value("string") for name in (*(source.constants or {}), CATEGORY)} | WINDOW_FEATURES
+    inferred = Dataset.from_dict({name: values for name, values in windows.items() if name not in types})
+    table = Dataset.from_dict(windows, features=Features({**inferred.features, **types})).with_format("arrow")[:]
+    counts = {
+        "documents": len(batch),
+        "skipped": dict(Counter(reason for reason in reasons if reason)),
+        "documents_by_source": _count_by_source(columns, len(batch)),
+    }
+    return table, counts
+
+
+def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
+    unknown = [None] * count
+    pairs = Counter(zip(columns.get("source", unknown), columns.get("license", unknown), strict=True))
+    return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
+
+
+def _progress(folder: Path, process: Process, stage: str, total: int, unit: str) -> Progress:
+    return Progress(folder.parent, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
+
+
+def _parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    return [(number, part) for number, source in enumerate(sources) for part in range(source.stream.num_shards)]
+
+
+def _shard_path(folder: Path, source: Source, number: int, part: int, shard: int) -> Path:
+    return folder / source.category / f"{number:03d}-{part:05d}-{shard:05d}.parquet"
+
+
+def windowed_shards(sources: Sequence[Source], folder: Path) -> list[str]:
+    """Lists the shards that `window_sources` made, relative to `folder`, in the order of sources and documents.
+
+    Raises:
+        ValueError: A shard is missing: windowing has not ended.
+    """
+    names = []
+    for number, part in _parts(sources):
+        shard, last = 0, False
+        while not last:
+            path = _shard_path(folder, sources[number], number, part, shard)
+            names.append(path.relative_to(folder).as_posix())
+            facts = read_facts(path)
+            if facts is None:
+                raise ValueError(f"{names[-1]} is missing or damaged: run the same command again to make it.")
+            shard, last = shard + 1, facts["last"]
+    return names
+
+
+def score_windows(
+    names: Sequence[str],
+    windows: Path,
+    scores: Path,
+    scorer: LongAttnScorer,
+    *,
+    process: Process = Process(),  # noqa: B008  (frozen)
+) -> int:
+    """Scores every shard of windows; process r of w takes the shards r, r + w, ...
+
+    Args:
+        names: The shards, as `windowed_shards` lists them.
+        windows: The folder that `window_sources` wrote.
+        scores: Receives a Parquet file of ids and scores, without text, for each file of windows.
+        scorer: The settings.
+        process: This process.
+
+    Returns:
+        How many windows this process scored; those of shards found done do not count.
+
+    Raises:
+        ValueError: As `LongAttnScorer`.
+        OSError: As `write_shard`.
+    """
+    todo = []
+    made_from = scorer_fingerprint(scorer)
+    for name in names[process.index :: process.count]:
+        facts = read_facts(windows / name) or {"fingerprint": None}
+        fingerprint = hash_json([made_from, facts["fingerprint"]])
+        if read_facts(scores / name, fingerprint) is None:
+            todo.append((name, fingerprint))
+    total = sum(pq.read_metadata(windows / name).num_rows for name, _ in todo)
+    progress = _progress(scores, process, "scores", total, "windows")
+    for name, fingerprint in todo:
+        table = pa.concat_tables(_score_batches(windows / name, scorer, progress), promote_options="default")
+        write_shard(scores / name, table, fingerprint)
+    progress.close()
+    return total
+
+
+def scorer_fingerprint(scorer: LongAttnScorer) -> str:
+    """Hashes all that a score depends on: the tensors read, the settings, not where and in what batches it runs."""
+    settings = {k: v for k, v in asdict(scorer).items() if k not in ("model", "gguf_file", "device", "batch_tokens")}
+    return hash_json([settings, scorer.load_layer().identity])
+
+
+def _score_batches(path: Path, scorer: LongAttnScorer, progress: Progress) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    text = {TEXT} if get_convention(scorer.convention).encodes_text_again else set()
+    kept = [name for name in file.schema_arrow.names if name not in (TEXT, INPUT_IDS)]
+    yield file.schema_arrow.empty_table().select(kept)
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*kept, INPUT_IDS, *text]):
+        columns: dict[str, Any] = {INPUT_IDS: [ids.values.to_numpy() for ids in batch.column(INPUT_IDS)]}
+        if text:
+            columns[TEXT] = batch.column(TEXT).to_pylist()
+        try:
+            scored = scorer(columns)
+        except ValueError as error:
+            raise ValueError(
+                f"While scoring {path.name}, windows {batch.column('id').to_pylist()}: {error}"
+            ) from error
+        table = pa.Table.from_batches([batch]).select(kept)
+        for name, values in scored.items():
+            table = table.append_column(name, pa.array(values, pa.string() if name == SKIP_REASON else None))
+        progress.update(len(batch))
+        yield table

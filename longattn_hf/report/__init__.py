@@ -1,0 +1,1 @@
+"""A build's facts, and what is rendered from them."""

@@ -1,0 +1,291 @@
+"""The card's pictures of the scores: where the cut fell, what the two scores weigh, and whose windows were kept.
+
+Drawn with matplotlib's objects and the Agg canvas only, in matplotlib's own defaults and DejaVu Sans, so the same
+scores give the same bytes whatever a user's settings are.
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.method import get_convention
+from longattn_hf.null_model import uniform_dependency_strength
+
+# from Okabe and Ito's palette, told apart by people of every colour vision and in grey print
+_KEPT, _DROPPED, _CUT, _INK = "#0072B2", "#C4C4C4", "#D55E00", "#333333"
+_SHARE_KEPT = LinearSegmentedColormap.from_list("share_kept", ["#DADADA", _KEPT])
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#EBEBEB",
+    "text.color": _INK,
+    "text.parse_math": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+# beyond this many windows in a panel single points hide each other, so cells are coloured by the share kept
+_MOST_POINTS = 4_000
+_MOST_SOURCES = 50
+_MOST_CHARACTERS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """The scored windows of one category, as float64 and bool arrays `[N]`, and what the report says of it."""
+
+    name: str
+    cut: float | None
+    strength: np.ndarray
+    uniformity: np.ndarray
+    score: np.ndarray
+    kept: np.ndarray
+
+
+def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draws the figures of a scored and selected corpus into `folder/figures`.
+
+    Args:
+        scores: One row a window, with the columns `category`, `dependency_strength`, `distribution_uniformity`,
+            `long_distance_score` (the last three null where a window was not scored; such rows are not drawn), `kept`
+            and optionally `source`.
+        report: The run's report (see `longattn_hf.report.card`); read are `categories` with their `cut`, in the order
+            of the panels, `settings` and `convention`.
+        folder: The build's output folder. Each picture replaces its predecessor at once, as a whole.
+
+    Returns:
+        The pictures' paths relative to `folder`, as the report's `figures` wants them.
+
+    Raises:
+        ValueError: `scores` lacks a column, or holds a category that the report does not.
+    """
+    if "source" not in scores.column_names:
+        scores = scores.append_column("source", pa.nulls(len(scores), pa.string()))
+    needed = (CATEGORY, "source", DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
+    missing = [name for name in needed if name not in scores.column_names]
+    if missing:
+        raise ValueError(f"The figures need {', '.join(missing)}; the columns are {', '.join(scores.column_names)}.")
+    scores = scores.select(needed).filter(scores[LONG_DISTANCE_SCORE].is_valid())
+    unknown = set(scores[CATEGORY].unique().to_pylist()) - report["categories"].keys()
+    if unknown:
+        raise ValueError(f"The report has no category {', '.join(sorted(map(repr, unknown)))} that the scores have.")
+    categories = [_windows_of(scores, name, facts["cut"]) for name, facts in report["categories"].items()]
+    settings = report["settings"]
+    null = uniform_dependency_strength(settings["min_distance"] / settings["window_tokens"])
+    unit = "z-units" if get_convention(report["convention"]).standardisation == "zscore" else "min-max units"
+    with _own_style():
+        figures = {
+            "long_distance_scores": _score_figure(categories, unit),
+            "strength_and_uniformity": _strength_figure(categories, null),
+            "kept_by_source": _source_figure(scores["source"], scores[KEPT].to_numpy()),
+        }
+        return [_save(figure, folder, f"figures/{name}.png") for name, figure in figures.items()]
+
+
+def _windows_of(scores: pa.Table, name: str, cut: float | None) -> _Windows:
+    rows = scores.filter(pc.equal(scores[CATEGORY], name))
+    columns = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
+    strength, uniformity, score, kept = (rows[column].to_numpy() for column in columns)
+    return _Windows(name=name, cut=cut, strength=strength, uniformity=uniformity, score=score, kept=kept.astype(bool))
+
+
+@contextmanager
+def _own_style() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def _score_figure(categories: list[_Windows], unit: str) -> Figure:
+    figure, panels = _panels(categories)
+    for axes, windows in panels:
+        if len(windows.score):
+            _draw_histogram(axes, windows)
+    figure.supxlabel(f"long-distance score ({unit} of the category)", fontsize=9)
+    figure.supylabel("windows", fontsize=9)
+    cut = Line2D([], [], color=_CUT, linestyle="--", label="cut: lowest score kept")
+    _add_legend(figure, [Patch(color=_KEPT, label="kept"), Patch(color=_DROPPED, label="dropped"), cut])
+    return figure
+
+
+def _draw_histogram(axes: Axes, windows: _Windows) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(visible=False, axis="x")
+    # an edge lies on the cut, so that no bar straddles it
+    edges = _bin_edges(windows.score, windows.score.min() if windows.cut is None else windows.cut)
+    kept, dropped = (np.histogram(windows.score[mask], edges)[0] for mask in (windows.kept, ~windows.kept))
+    bars: dict[str, Any] = dict(width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
+    axes.bar(edges[:-1], kept, color=_KEPT, **bars)
+    axes.bar(edges[:-1], dropped, bottom=kept, color=_DROPPED, **bars)
+    axes.set_ylim(0, 1.08 * (kept + dropped).max())
+    if windows.cut is not None:
+        axes.axvline(windows.cut, color=_CUT, linestyle="--", linewidth=1.4)
+
+
+def _bin_edges(values: np.ndarray, anchor: float) -> np.ndarray:
+    """Edges of equal bins over `values`, one of them exactly at `anchor`; their number grows as the cube root of N."""
+    low, high = values.min(), values.max()
+    width = (high - low) / np.clip(round(3 * len(values) ** (1 / 3)), 8, 60) or 0.25
+    # a bin to the right of the anchor even if the highest value is the anchor itself
+    first, last = math.floor((low - anchor) / width), max(math.ceil((high - anchor) / width), 1)
+    edges = anchor + width * np.arange(first, last + 1)
+    # rounding may leave an extreme just outside
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    return edges
+
+
+def _strength_figure(categories: list[_Windows], null: float) -> Figure:
+    figure, panels = _panels(categories)
+    largest = max((np.abs(windows.uniformity).max(initial=0.0) for windows in categories), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    cells, nulls = None, []
+    for axes, windows in panels:
+        if not len(windows.score):
+            continue
+        axes.margins(0.08)
+        x, y = windows.strength, windows.uniformity / 10.0**exponent
+        if len(x) > _MOST_POINTS:
+            shares = windows.kept.astype(float)
+            cells = axes.hexbin(x, y, C=shares, gridsize=36, cmap=_SHARE_KEPT, vmin=0, vmax=1, linewidths=0.1)
+        else:
+            dropped = ~windows.kept
+            axes.scatter(x[dropped], y[dropped], s=16, facecolors="none", edgecolors="#8A8A8A", linewidths=0.9)
+            axes.scatter(x[windows.kept], y[windows.kept], s=20, color=_KEPT, linewidths=0, alpha=0.85)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        # the points set the scale: a null far from them stands in the legend alone
+        low, high = axes.get_xlim()
+        if low <= null <= high:
+            nulls.append(axes.axvline(null, color=_INK, linestyle=":", linewidth=1.2, zorder=3))
+    figure.supxlabel("dependency strength (share of the attention mass that is far)", fontsize=9)
+    unit = rf", in units of $10^{{{exponent}}}$" if exponent else ""
+    label = f"distribution uniformity\n(minus a variance{unit})"
+    figure.supylabel(label, fontsize=9, parse_math=True, multialignment="center")
+    where = "" if nulls else ", outside the panels"
+    style = ":" if nulls else "none"
+    handles = [Line2D([], [], color=_INK, linestyle=style, label=f"uniform attention ({null:.3f}{where})")]
+    point: dict[str, Any] = dict(linestyle="none", marker="o", markersize=5)
+    if any(len(windows.score) <= _MOST_POINTS for windows in categories):
+        handles.insert(0, Line2D([], [], markerfacecolor="none", color="#8A8A8A", label="dropped", **point))
+        handles.insert(0, Line2D([], [], color=_KEPT, label="kept", **point))
+    if cells is not None:
+        bar = figure.colorbar(cells, ax=[axes for axes, _ in panels], shrink=0.8, aspect=25, pad=0.02)
+        bar.set_label("share of the cell's windows kept")
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        bar.outline.set_visible(False)
+    _add_legend(figure, handles)
+    return figure
+
+
+def _source_figure(sources: pa.ChunkedArray, kept: np.ndarray) -> Figure:
+    table = pa.table({"source": sources.fill_null("unnamed"), "kept": kept.astype(np.int64)})
+    groups = table.group_by("source").aggregate([("kept", "sum"), ("kept", "count")])
+    columns = (groups[name].to_pylist() for name in ("source", "kept_sum", "kept_count"))
+    # the largest sources, ties by name, each as (name, kept, windows)
+    counts = sorted(zip(*columns, strict=True), key=lambda row: (-row[2], row[0]))
+    rows, rest = counts[:_MOST_SOURCES], counts[_MOST_SOURCES:]
+    rows.sort(key=lambda row: (-row[1] / row[2], -row[2], row[0]))
+    if rest:
+        rows.append((f"{len(rest):,} smaller sources", sum(row[1] for row in rest), sum(row[2] for row in rest)))
+    figure = _figure(8.0, 1.3 + 0.22 * max(len(rows), 2))
+    axes = figure.add_subplot()
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    places = np.arange(len(rows))
+    shares = np.array([row[1] / row[2] for row in rows])
+    axes.barh(places, 1, color="#EDEDED", height=0.72)
+    axes.barh(places, shares, color=_KEPT, height=0.72)
+    for place, (_, taken, windows) in enumerate(rows):
+        axes.text(
+            1.01, place, f"{taken:,} of {windows:,}", va="center", fontsize=8, transform=axes.get_yaxis_transform()
+        )
+    axes.set_yticks(places, [_drawable(row[0]) for row in rows], fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="share of the source's windows kept")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if rows:
+        label = f"all sources together ({kept.mean():.0%})"
+        line = axes.axvline(kept.mean(), color=_CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
+        _add_legend(figure, [line])
+    else:
+        _say_empty(axes)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panels(categories: list[_Windows]) -> tuple[Figure, list[tuple[Axes, _Windows]]]:
+    """One titled panel a category, in rows of at most three."""
+    width = min(3, max(len(categories), 1))
+    height = math.ceil(len(categories) / width) or 1
+    figure = _figure(max(3.1 * width, 5.2), 2.7 * height + 0.7)
+    grid = figure.add_gridspec(height, width)
+    panels = [(figure.add_subplot(grid[divmod(at, width)]), windows) for at, windows in enumerate(categories)]
+    for axes, windows in panels:
+        axes.set_title(_drawable(windows.name, most=26), loc="left", fontweight="bold", pad=18)
+        count = f"{windows.kept.sum():,} of {len(windows.kept):,} windows kept"
+        axes.annotate(count, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8)
+        if not len(windows.score):
+            _say_empty(axes)
+    return figure, panels
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no scored windows", ha="center", va="center", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
+
+
+def _add_legend(figure: Figure, handles: list[Any]) -> None:
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5)
+
+
+def _drawable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Writes characters that the font lacks as escapes, and leaves out the middle of a long name."""
+    glyphs = get_font(findfont("DejaVu Sans"))
+    shown = [char if char.isprintable() and glyphs.get_char_index(ord(char)) else ascii(char)[1:-1] for char in text]
+    half = most * len(shown) // max(2 * len("".join(shown)), 1)
+    return "".join(shown if len("".join(shown)) <= most else [*shown[:half], "…", *shown[-half:]])
+
+
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    picture = io.BytesIO()
+    # the software's name and version would change the bytes with every release
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(picture.getvalue())
+    temporary.replace(path)
+    return name

@@ -1,0 +1,1 @@
+"""Windows to scores, as callables for `datasets.map`."""

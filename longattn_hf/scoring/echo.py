@@ -1,0 +1,177 @@
+"""`EchoScorer`: how far a window's words are foretold by its earlier words, at every distance; no model, no GPU.
+
+Derivation. LongAttn asks how much attention goes far back; what makes far context worth reading is that it lowers the
+loss of what comes. The cheapest language model that has a context at all is a unigram with a cache (Kuhn and De Mori,
+1990): it gives a word w the probability (p(w) + t r(w)) / (1 + t), where p is its share in a background corpus and
+r(w) its share among the words of the context. Against the background alone, a context lowers the loss of w by
+
+    log(1 + t r(w) / p(w))
+
+up to the constant log(1 + t). That is a loss gain as a language model's, exact, of integer counts, and it weighs rare
+words (names, identifiers, terms) by their rarity. Its mean over the window's words is taken for the context in each
+band of distances by itself: [c, 2c), [2c, 4c), ... to a quarter of the window, and all beyond that quarter, which is
+LongAttn's far region.
+
+Two things would pass for dependency and are not. A verbatim copy needs no understanding: words that end a run of six
+words which the window had before count nothing, so that a paragraph repeated for ever scores 0. And beyond the
+quarter any text of the same genre echoes a little: `far_floor` is what intact documents have and collages have not.
+What is beyond it says little more, since a shuffle, which moves near context away, only raises it; order shows in the
+near bands, whose mean a shuffle lowers. Hence
+
+    echo = near * min(1, far / far_floor) ** sharpness * far ** tilt
+
+It does not see meaning: a far dependency without a shared word is worth nothing to it.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import numpy as np
+
+from longattn_hf.scoring.base import Measure
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_BLOCK_WORDS = 64
+_COPY_WORDS = 6
+_CACHE_WEIGHT = 0.1
+_LEAST_WORDS = 8 * _BLOCK_WORDS
+# an odd multiplier, of which powers modulo 2^64 never vanish
+_HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What `EchoScorer` knows beforehand; see `recipes/benchmarks/calibrate_echo.py`.
+
+    Attributes:
+        frequencies: The shares of frequent words in the background corpus.
+        other_frequency: The share of any other word.
+        far_floor: See the module.
+        sharpness: Likewise.
+        tilt: Likewise.
+        corpus: What it was calibrated on, in words.
+    """
+
+    frequencies: Mapping[str, float]
+    other_frequency: float
+    far_floor: float
+    sharpness: float
+    tilt: float
+    corpus: str
+
+    def combine(self, near: float, far: float) -> float:
+        """Makes the score of the two gains: at least 0, larger is better."""
+        return near * min(1.0, far / self.far_floor) ** self.sharpness * far**self.tilt
+
+
+@cache
+def load_calibration(path: str | None = None) -> Calibration:
+    """Reads a calibration: that of the package, or a file that `recipes/benchmarks/calibrate_echo.py` wrote.
+
+    Raises:
+        ValueError: The file is not one.
+    """
+    name = path or "the package's echo_calibration.json"
+    try:
+        text = open(path, encoding="utf-8").read() if path else _packaged().read_text(encoding="utf-8")  # noqa: SIM115
+        return Calibration(**json.loads(text))
+    except (OSError, json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"Cannot read a calibration from {name}: {error}") from error
+
+
+def _packaged() -> Any:
+    return files("longattn_hf.scoring") / "echo_calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EchoScorer(Measure):
+    """Scores windows by the echo of their earlier words in later ones; see the module for how and why.
+
+    Adds `echo`, at least 0, and `echo_near` and `echo_far`, the mean loss gains in nats a word that it is made of.
+    Reads the text column alone, so that it works with any tokenizer or none. Windows of fewer than 512 words have no
+    bands to speak of and are refused.
+
+    Attributes:
+        calibration: A file that `recipes/benchmarks/calibrate_echo.py` wrote; the package's own if None.
+    """
+
+    column: ClassVar[str] = "echo"
+    parts: ClassVar[tuple[str, ...]] = ("echo_near", "echo_far")
+    citation: ClassVar[str] = "This package; the cache model is Kuhn and De Mori, IEEE TPAMI 12(6), 1990."
+
+    calibration: str | None = None
+
+    def _measure(self, value: str, rank: int | None) -> tuple[float, float, float]:
+        calibration = load_calibration(self.calibration)
+        near, far = echo_gains(value, calibration.frequencies, calibration.other_frequency)
+        return calibration.combine(near, far), near, far
+
+
+def word_frequencies(texts: Iterable[str], most: int) -> tuple[dict[str, float], float]:
+    """Counts the shares of the most frequent words of some texts, and the mean share of the others."""
+    counts = Counter(word for text in texts for word in _WORD.findall(text))
+    total = counts.total()
+    frequent = {word: count / total for word, count in counts.most_common(most)}
+    return frequent, (1 - sum(frequent.values())) / max(len(counts) - most, 1)
+
+
+def echo_gains(text: str, frequencies: Mapping[str, float], other_frequency: float) -> tuple[float, float]:
+    """Measures the mean loss gains of a text's words from its near and from its far words.
+
+    Args:
+        text: At least 512 words.
+        frequencies: Background shares of frequent words.
+        other_frequency: That of any other.
+
+    Returns:
+        In nats a word: the mean over the bands up to a quarter of the text, and the gain beyond it.
+
+    Raises:
+        ValueError: The text is too short.
+    """
+    words = _WORD.findall(text)
+    if len(words) < _LEAST_WORDS:
+        raise ValueError(f"A window of {len(words)} words is too short for an echo; {_LEAST_WORDS} is the least.")
+    number_of: dict[str, int] = {}
+    blocks = len(words) // _BLOCK_WORDS
+    ids = np.array([number_of.setdefault(word, len(number_of)) for word in words[: blocks * _BLOCK_WORDS]])
+    background = np.array([frequencies.get(word, other_frequency) for word in number_of])[ids]
+    block_of = np.arange(len(ids)) // _BLOCK_WORDS
+    # before[w, b]: how often w stands in the blocks before b
+    before = np.zeros((len(number_of), blocks + 1), dtype=np.int32)
+    np.add.at(before, (ids, block_of + 1), 1)
+    before.cumsum(axis=1, out=before)
+    copied = _ends_a_copy(ids)
+    gains = []
+    for nearest, end in _bands(blocks):
+        stop, start = np.maximum(block_of - nearest + 1, 0), np.maximum(block_of - end + 1, 0)
+        counts, sizes = before[ids, stop] - before[ids, start], (stop - start) * _BLOCK_WORDS
+        gain = np.log1p(_CACHE_WEIGHT * counts / (np.maximum(sizes, 1) * background))
+        gains.append(np.where(copied, 0.0, gain)[sizes > 0].mean())
+    return float(np.mean(gains[:-1])), float(gains[-1])
+
+
+def _bands(blocks: int) -> list[tuple[int, int]]:
+    """Distances in blocks, `[nearest, end)`: doubling up to a quarter of the window, then all the rest."""
+    quarter, nearest, bands = blocks // 4, 1, []
+    while nearest < quarter:
+        bands.append((nearest, min(2 * nearest, quarter)))
+        nearest *= 2
+    return [*bands, (quarter, blocks)]
+
+
+def _ends_a_copy(ids: np.ndarray) -> np.ndarray:
+    """Marks the words that end a run of `_COPY_WORDS` which stood at least a block earlier already."""
+    hashes = np.zeros(len(ids) - _COPY_WORDS + 1, dtype=np.uint64)
+    for offset in range(_COPY_WORDS):
+        hashes = hashes * _HASH_BASE + ids[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(1)
+    _, first, run = np.unique(hashes, return_index=True, return_inverse=True)
+    copied = np.zeros(len(ids), dtype=bool)
+    copied[_COPY_WORDS - 1 :] = np.arange(len(hashes)) - first[run] >= _BLOCK_WORDS
+    return copied

@@ -1,0 +1,310 @@
+"""`LongAttnScorer`: windows in, dependency strength and distribution uniformity out, as a `datasets.map` callable."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longattn_hf.attention.api import far_attention, pick_impl
+from longattn_hf.attention.sampled import sampled_far_attention
+from longattn_hf.columns import (
+    DEPENDENCY_STRENGTH,
+    DISTRIBUTION_UNIFORMITY,
+    INPUT_IDS,
+    SCORE_FEATURES,
+    SKIP_REASON,
+    STANDARD_ERROR,
+    TEXT,
+)
+from longattn_hf.method import get_convention
+from longattn_hf.model.first_layer import FirstLayer, load_first_layer
+from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.rows import equal_lengths, is_batch, why_unusable
+from longattn_hf.windows import load_tokenizer_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+#: Llama-3.1's first layer is what the paper scores with; LONGATTN_MODEL names another model for `longattn_score`.
+DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
+
+
+@dataclass(frozen=True)
+class LongAttnScorer:
+    """Scores windows by the self-attention of a language model's first layer; for `Dataset.map`, batched or not.
+
+    Reads the column `input_ids` where there is one, else tokenises the text column, and adds the columns
+    `dependency_strength`, `distribution_uniformity` and `map_variance`, each the mean over the layer's heads; see
+    `map_scores` for their ranges. The attention map is never stored. Instances are plain values: the model is loaded
+    on first use, once a process, so fingerprints are stable and `num_proc` and `with_rank` work.
+
+    Attributes:
+        model: A Hub id, a local directory, or a GGUF file.
+        revision: The model's branch, tag or commit on the Hub.
+        gguf_file: The GGUF file's name inside `model`.
+        convention: `"paper"` or `"reference_code"`; see `longattn_hf.method`.
+        min_distance: The paper's k, the least distance in tokens of a far pair; a quarter of each window if None.
+        rope_theta: A RoPE base in place of the model's own.
+        rope_scaling: A RoPE scaling in place of the model's own, as in transformers' configurations.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"` for weights, queries and keys; if None, float32 on a CPU and
+            bfloat16 on a GPU. Softmax statistics are float32 always.
+        device: As torch names it; if None, this process's GPU where there is one.
+        impl: The attention implementation; see `longattn_hf.far_attention`.
+        add_bos: Put the BOS token before the window, once; if None, as the model's tokenizer does.
+        row_fraction: Read only this share of the query rows, drawn at random, and add each score's standard error in
+            `dependency_strength_standard_error` and `distribution_uniformity_standard_error`; None reads all, exactly.
+        seed: Of that drawing.
+        per_head: Add `dependency_strength_per_head` and `distribution_uniformity_per_head`, lists over the heads.
+        text_column: The column to tokenise where there is no `input_ids`.
+        window_tokens: Rows longer than this, before BOS, are refused; None for no limit. `"reference_code"` cuts
+            there instead.
+        on_error: What a bad row (missing, empty, not text, ids that are not the model's, longer than `window_tokens`)
+            does: `"raise"`, or `"skip"`, which leaves its scores null and says why in the column `skip_reason`.
+        batch_tokens: Windows of equal length are scored together up to this many tokens.
+        version: Raised whenever the output changes, so that cached results are not taken for new ones.
+
+    Raises:
+        ValueError: On a missing column, a score that is not finite or, with `on_error="raise"`, a bad row.
+    """
+
+    model: str
+    _: KW_ONLY
+    revision: str | None = None
+    gguf_file: str | None = None
+    convention: str = "paper"
+    min_distance: int | None = None
+    rope_theta: float | None = None
+    rope_scaling: Mapping[str, Any] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device: str | None = None
+    impl: str = "auto"
+    add_bos: bool | None = None
+    row_fraction: float | None = None
+    seed: int = 0
+    per_head: bool = False
+    text_column: str = TEXT
+    window_tokens: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    batch_tokens: int = 65536
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        rounds = get_convention(self.convention).probability_dtype is not None
+        if self.row_fraction is not None and rounds:
+            raise ValueError(f"convention={self.convention!r} rounds each probability: leave row_fraction at None.")
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
+        if self.min_distance is not None and self.min_distance < 0:
+            raise ValueError(f"min_distance={self.min_distance} must be at least 0.")
+
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU."""
+        column = self._column_of(batch)
+        values = batch[column]
+        if not is_batch(values, column == INPUT_IDS):
+            scored = self({name: [value] for name, value in batch.items()}, rank)
+            return {name: column_values[0] for name, column_values in scored.items()}
+        layer = self.load_layer(rank)
+        ids, reasons = self._usable_ids(batch, column, values, layer)
+        scores = self._score(ids, layer)
+        return self._columns(scores, reasons, layer)
+
+    def load_layer(self, rank: int | None = None) -> FirstLayer:
+        """Returns the model's first layer on this process's device, loading it on the first call."""
+        convention = get_convention(self.convention)
+        return load_first_layer(
+            self.model,
+            revision=self.revision,
+            gguf_file=self.gguf_file,
+            dtype=self.dtype or convention.dtype,
+            device=self.device or _default_device(rank),
+            rope_theta=self.rope_theta or convention.rope_theta,
+            rope_scaling=self.rope_scaling,
+        )
+
+    def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
+        """Returns the ids, int64 `[T]`, that the model is given for one window, BOS included where it gets one.
+
+        Raises:
+            ValueError: The window has no usable column.
+        """
+        column = self._column_of(window)
+        batch = {name: [value] for name, value in window.items()}
+        ids, reasons = self._usable_ids(batch, column, batch[column], self.load_layer())
+        if 0 not in ids:
+            raise ValueError(f"The window's column {column!r} is unusable: {reasons[0]}.")
+        return ids[0].astype(np.int64)
+
+    def pick_impl(self, device: torch.device) -> str:
+        """Names the attention implementation that this scorer uses on a device."""
+        return pick_impl(self.impl, device, probability_dtype=self._probability_dtype)
+
+    @property
+    def _probability_dtype(self) -> torch.dtype | None:
+        name = get_convention(self.convention).probability_dtype
+        return getattr(torch, name) if name else None
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The model's tokenizer, loaded on the first use in a process."""
+        return load_tokenizer_once(self.model, self.revision, self.gguf_file)
+
+    def _column_of(self, batch: Mapping[str, Any]) -> str:
+        wanted = [self.text_column]
+        if not get_convention(self.convention).encodes_text_again:
+            wanted = [INPUT_IDS, *wanted]
+        for name in wanted:
+            if name in batch:
+                return name
+        raise ValueError(
+            f"No column {' or '.join(map(repr, wanted))} to score; the columns are {', '.join(batch)}. "
+            "Name the text's column with text_column=."
+        )
+
+    def _usable_ids(
+        self, batch: Mapping[str, Any], column: str, values: Sequence[Any], layer: FirstLayer
+    ) -> tuple[dict[int, np.ndarray], list[str | None]]:
+        """Returns the ids to score by row, and for the other rows the reason why they are not scored."""
+        already = batch.get(SKIP_REASON) or [None] * len(values)
+        # a row that an earlier stage skipped, with its reason, is no error here
+        reasons = [old or why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
+        good = [row for row, reason in enumerate(reasons) if reason is None]
+        if column == INPUT_IDS:
+            ids = {row: np.asarray(values[row]) for row in good}
+        else:
+            ids = dict(zip(good, self._tokenise([values[row] for row in good]), strict=True))
+        for row in good:
+            reasons[row] = self._why_not_the_models(ids[row], layer)
+            if reasons[row]:
+                del ids[row]
+        if self.on_error == "raise":
+            for row, (old, reason) in enumerate(zip(already, reasons, strict=True)):
+                if reason and not old:
+                    raise ValueError(
+                        f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass "
+                        "on_error='skip' to leave their scores null with a reason."
+                    )
+        prefix = self._bos_prefix()
+        return {row: np.concatenate([prefix, row_ids]) for row, row_ids in ids.items()}, reasons
+
+    def _why_not_the_models(self, ids: np.ndarray, layer: FirstLayer) -> str | None:
+        if self.window_tokens is not None and len(ids) > self.window_tokens:
+            return f"longer than the window ({len(ids)} of at most {self.window_tokens} tokens)"
+        if ids.min() < 0 or ids.max() >= layer.vocab_size:
+            worst = ids.min() if ids.min() < 0 else ids.max()
+            return f"token id {worst} is outside the vocabulary of {layer.vocab_size}"
+        return None
+
+    def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
+        if not texts:
+            return []
+        if get_convention(self.convention).encodes_text_again:
+            # text between special tokens that the tokenizer then adds once more, as the released code does
+            texts = [f"{self.tokenizer.bos_token or ''} {text}" for text in texts]
+            cut = {"truncation": True, "max_length": self.window_tokens} if self.window_tokens else {}
+            encoded = self.tokenizer(texts, return_attention_mask=False, verbose=False, **cut)
+        else:
+            encoded = self.tokenizer(
+                texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+            )
+        return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+
+    def _bos_prefix(self) -> np.ndarray:
+        none = np.empty(0, dtype=np.int64)
+        if get_convention(self.convention).encodes_text_again or self.add_bos is False:
+            return none
+        bos = self.tokenizer.bos_token_id
+        if self.add_bos and bos is None:
+            raise ValueError(
+                f"add_bos=True, but the tokenizer of {self.model!r} has no BOS token; pass add_bos=False."
+            )
+        adds = self.add_bos or (bos is not None and self.tokenizer("")["input_ids"][:1] == [bos])
+        return np.array([bos], dtype=np.int64) if adds else none
+
+    def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
+        """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
+        rows, results = [], []
+        for group in equal_lengths(ids, self.batch_tokens):
+            stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
+            rows += group
+            results.append(self._score_group(stacked, layer))
+        if not rows:
+            return {}
+        names = list(results[0])
+        stacked_NBH = torch.stack([torch.cat([result[name] for result in results]) for name in names]).cpu().numpy()
+        if not np.isfinite(stacked_NBH).all():
+            bad = rows[int(np.argwhere(~np.isfinite(stacked_NBH))[0][1])]
+            raise ValueError(
+                f"The score of row {bad} is not finite: the model's weights or activations overflow in {layer.dtype}. "
+                "Check the checkpoint, or score with dtype='float32'."
+            )
+        return {row: dict(zip(names, stacked_NBH[:, at], strict=True)) for at, row in enumerate(rows)}
+
+    def _score_group(self, ids_BT: Tensor, layer: FirstLayer) -> dict[str, Tensor]:
+        if layer.device.type == "cuda":
+            ids_BT = ids_BT.pin_memory().to(layer.device, non_blocking=True)
+        num_tokens = ids_BT.shape[1]
+        min_distance = self.min_distance if self.min_distance is not None else num_tokens // 4
+        with torch.inference_mode():
+            q, k, scale = layer.query_key(ids_BT)
+            if self.row_fraction is None:
+                far = far_attention(
+                    q,
+                    k,
+                    min_distance=min_distance,
+                    scale=scale,
+                    impl=self.impl,
+                    probability_dtype=self._probability_dtype,
+                )
+                return map_scores(far, num_tokens, min_distance)
+            sampled = sampled_far_attention(
+                q,
+                k,
+                min_distance=min_distance,
+                row_fraction=self.row_fraction,
+                seed=self.seed,
+                scale=scale,
+                impl=self.impl,
+            )
+            scores = map_scores(sampled.far, num_tokens, min_distance)
+            # an error is that of the mean over heads: the same beside each
+            errors = (sampled.dependency_strength_error, sampled.distribution_uniformity_error)
+            return scores | {
+                f"{name}{STANDARD_ERROR}": error_B[:, None].expand_as(scores[name])
+                for name, error_B in zip((DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY), errors, strict=True)
+            }
+
+    def _names(self) -> list[str]:
+        errors = [f"{name}{STANDARD_ERROR}" for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)]
+        return [*SCORE_FEATURES, *(errors if self.row_fraction is not None else [])]
+
+    def _columns(
+        self, scores: Mapping[int, Mapping[str, np.ndarray]], reasons: list[str | None], layer: FirstLayer
+    ) -> dict[str, list]:
+        columns: dict[str, list] = {
+            name: [float(scores[row][name].mean()) if row in scores else None for row in range(len(reasons))]
+            for name in self._names()
+        }
+        if self.per_head:
+            for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY):
+                columns[f"{name}_per_head"] = [
+                    scores[row][name].tolist() if row in scores else None for row in range(len(reasons))
+                ]
+        if self.on_error == "skip":
+            columns[SKIP_REASON] = reasons
+        return columns
+
+
+def _default_device(rank: int | None) -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = rank if rank is not None else int(os.environ.get("LOCAL_RANK", 0))
+    return f"cuda:{local % torch.cuda.device_count()}"
+
+
+#: A scorer with the paper's defaults, for `ds.map(longattn_score)`.
+longattn_score = LongAttnScorer(os.environ.get("LONGATTN_MODEL", DEFAULT_MODEL))

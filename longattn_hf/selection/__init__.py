@@ -1,0 +1,1 @@
+"""From raw scores to kept windows; no torch."""

@@ -1,0 +1,178 @@
+"""The scale of each category's raw scores, and the long-distance score on it (arXiv:2502.16860, Eq. 8)."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
+from longattn_hf.method import get_convention
+
+RAW_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Count, mean, sum of squared deviations and extremes of one column: enough to standardise, and mergeable."""
+
+    count: int
+    mean: float
+    squared_deviations: float
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Moments":
+        """Takes the moments of a non-empty float64 array."""
+        mean = float(values.mean())
+        return cls(
+            count=len(values),
+            mean=mean,
+            squared_deviations=float(((values - mean) ** 2).sum()),
+            minimum=float(values.min()),
+            maximum=float(values.max()),
+        )
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Returns the moments of both populations together (Chan, Golub and LeVeque's pairwise update)."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return Moments(
+            count=count,
+            mean=self.mean + apart * other.count / count,
+            squared_deviations=self.squared_deviations
+            + other.squared_deviations
+            + apart**2 * self.count * other.count / count,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+        )
+
+    @property
+    def std(self) -> float:
+        """The population's standard deviation (divided by N)."""
+        return math.sqrt(self.squared_deviations / self.count)
+
+    def standardise(self, values: np.ndarray, how: str) -> np.ndarray:
+        """Puts `values` on this population's scale: `"zscore"` or `"minmax"`; a constant population maps to 0."""
+        shift, width = (self.mean, self.std) if how == "zscore" else (self.minimum, self.maximum - self.minimum)
+        # a width within rounding of the values is that of a constant population
+        flat = width <= np.finfo(np.float64).eps * max(abs(self.minimum), abs(self.maximum))
+        return np.zeros_like(values) if flat else (values - shift) / width
+
+
+@dataclass(frozen=True)
+class ScoreStatistics:
+    """The moments of the raw scores, category by category: `by_category[category][column]`."""
+
+    by_category: Mapping[str, Mapping[str, Moments]]
+
+    @classmethod
+    def of(cls, scores: pa.Table, by: str | None = CATEGORY) -> "ScoreStatistics":
+        """Takes the statistics of a table of raw scores; rows without scores do not count."""
+        columns, groups = _raw_scores(scores, by)
+        return cls(
+            {
+                group: {name: Moments.of(columns[name][rows]) for name in RAW_SCORES}
+                for group, rows in groups.items()
+                if len(rows)
+            }
+        )
+
+    def merge(self, other: "ScoreStatistics") -> "ScoreStatistics":
+        """Returns the statistics of both corpora together."""
+        merged = {group: dict(moments) for group, moments in self.by_category.items()}
+        for group, moments in other.by_category.items():
+            mine = merged.get(group)
+            merged[group] = {n: mine[n].merge(m) if mine else m for n, m in moments.items()}
+        return ScoreStatistics(merged)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the statistics as JSON."""
+        plain = {g: {n: asdict(m) for n, m in moments.items()} for g, moments in self.by_category.items()}
+        Path(path).write_text(json.dumps(plain, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScoreStatistics":
+        """Reads what `save` wrote, so that another corpus can be put on this one's scale."""
+        plain = json.loads(Path(path).read_text())
+        return cls({g: {n: Moments(**m) for n, m in moments.items()} for g, moments in plain.items()})
+
+
+def _raw_scores(scores: pa.Table, by: str | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Splits a table into float64 columns and, group by group in name order, the rows that carry scores."""
+    columns = {name: get_column(scores, name).to_numpy().astype(np.float64) for name in RAW_SCORES}
+    scored = ~np.isnan(columns[DEPENDENCY_STRENGTH])
+    for name, values in columns.items():
+        if not np.isfinite(values[scored]).all():
+            raise ValueError(f"Column {name!r} holds a value that is not finite; score those windows again.")
+    return columns, group_rows(scores, by, scored)
+
+
+def group_rows(table: pa.Table, by: str | None, included: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns, in the order of the groups' names, the indices of each group's rows that are `included`."""
+    if by is None:
+        return {"all": np.flatnonzero(included)}
+    encoded = get_column(table, by).combine_chunks().dictionary_encode()
+    if encoded.null_count:
+        raise ValueError(f"Column {by!r} is null in {encoded.null_count} rows; every window needs a category.")
+    codes = encoded.indices.to_numpy()
+    names = encoded.dictionary.to_pylist()
+    return {str(names[code]): np.flatnonzero((codes == code) & included) for code in np.argsort(names, kind="stable")}
+
+
+def get_column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Returns the column, or raises a ValueError that says which there are and what makes the missing one."""
+    if name not in table.column_names:
+        raise ValueError(
+            f"No column {name!r}; the columns are {', '.join(table.column_names)}. Score the windows with "
+            "LongAttnScorer first; name the categories' column with by=, or pass by=None for one category."
+        )
+    return table.column(name)
+
+
+def long_distance_scores(
+    scores: pa.Table,
+    *,
+    alpha: float = 0.5,
+    by: str | None = CATEGORY,
+    convention: str = "paper",
+    statistics: ScoreStatistics | None = None,
+) -> np.ndarray:
+    """Combines the standardised strength and uniformity of each window (arXiv:2502.16860, Eq. 8).
+
+    Args:
+        scores: A table with the raw score columns and `by`.
+        alpha: The weight of the distribution uniformity.
+        by: The column within whose groups scores are standardised; None for one group.
+        convention: `"paper"` (Z-scores, variance over the far block) or `"reference_code"` (min-max, over the map).
+        statistics: The scale to use; that of `scores` itself if None.
+
+    Returns:
+        float64 `[len(scores)]`, in z-units (in [-alpha, 1] for `"reference_code"`), larger is better; NaN for rows
+        without raw scores.
+
+    Raises:
+        ValueError: On a missing column, a score that is not finite, or a category that `statistics` does not have.
+    """
+    reading = get_convention(convention)
+    columns, groups = _raw_scores(scores, by)
+    statistics = statistics or ScoreStatistics.of(scores, by)
+    result = np.full(len(scores), np.nan)
+    for group, rows in groups.items():
+        if not len(rows):
+            continue
+        if group not in statistics.by_category:
+            known = ", ".join(map(repr, statistics.by_category))
+            raise ValueError(f"The statistics given have no category {group!r}, only {known}.")
+        moments = statistics.by_category[group]
+        uniformity, sign = (DISTRIBUTION_UNIFORMITY, 1) if reading.variance_over == "block" else (MAP_VARIANCE, -1)
+        strength_z, uniformity_z = (
+            moments[name].standardise(columns[name][rows], reading.standardisation)
+            for name in (DEPENDENCY_STRENGTH, uniformity)
+        )
+        result[rows] = strength_z + sign * alpha * uniformity_z
+    return result

@@ -1,0 +1,167 @@
+"""The scores that benchmark_selection.py compares, and what each costs in operations."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from transformers import AutoConfig
+
+from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
+from longattn_hf.scoring.echo import EchoScorer
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.selection.standardisation import long_distance_scores
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model that scores."""
+
+    name: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As the transforms take them, but for the name."""
+        return {"revision": self.revision, "gguf_file": self.gguf_file, "dtype": self.dtype}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes that operations are counted from."""
+
+    layers: int
+    heads: int
+    key_heads: int
+    head_size: int
+    hidden: int
+    mlp: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Model) -> "Shape":
+        """Reads them from the model's configuration."""
+        config = AutoConfig.from_pretrained(model.name, revision=model.revision, gguf_file=model.gguf_file)
+        text = config.get_text_config()
+        return cls(
+            layers=text.num_hidden_layers,
+            heads=text.num_attention_heads,
+            key_heads=text.num_key_value_heads,
+            head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden=text.hidden_size,
+            mlp=text.intermediate_size,
+            vocabulary=text.vocab_size,
+        )
+
+    def first_map(self, tokens: int) -> float:
+        """Operations of the first layer's queries, keys and the causal half of their products."""
+        projections = 2 * self.hidden * self.head_size * (self.heads + self.key_heads) * tokens
+        return projections + self.heads * self.head_size * tokens**2
+
+    def forward(self, tokens: int, *, logits: bool = True) -> float:
+        """Operations of a whole forward pass of a gated-MLP model, attention counted as causal."""
+        projections = 4 * self.hidden * self.head_size * (self.heads + self.key_heads)
+        layer = (projections + 6 * self.hidden * self.mlp) * tokens + 2 * self.heads * self.head_size * tokens**2
+        return self.layers * layer + (2 * self.hidden * self.vocabulary * tokens if logits else 0)
+
+
+#: What the paper's smaller scorer is the first layer of.
+LLAMA_8B = Shape(layers=32, heads=32, key_heads=8, head_size=128, hidden=4096, mlp=14336, vocabulary=128256)
+PROLONG_PAIRS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score of the benchmark.
+
+    Attributes:
+        make: Makes the transform from the model.
+        columns: Picks, or derives, from the added columns and the categories those to compare.
+        operations: Operations a window, from the model and the window's tokens; of text, of its bytes.
+    """
+
+    make: Callable[[Model], Callable[[Mapping[str, Any]], dict[str, Any]]]
+    columns: Callable[[Columns, np.ndarray], Columns] = lambda added, categories: added
+    operations: Callable[[Model, int], float] = lambda model, tokens: float(tokens)
+
+
+def _longattn_columns(added: Columns, categories: np.ndarray) -> Columns:
+    table = pa.table({**added, CATEGORY: categories})
+    return {
+        DEPENDENCY_STRENGTH: added[DEPENDENCY_STRENGTH],
+        DISTRIBUTION_UNIFORMITY: added[DISTRIBUTION_UNIFORMITY],
+        LONG_DISTANCE_SCORE: long_distance_scores(table),
+    }
+
+
+def _with_middle(added: Columns, categories: np.ndarray) -> Columns:
+    """Olmo 3 drops both tails: minus the distance from the category's median rank is what that rule prefers."""
+    ratio = added["gzip_ratio"]
+    middle = np.empty(len(ratio))
+    for category in set(categories):
+        here = categories == category
+        ranks = ratio[here].argsort().argsort() / max(here.sum() - 1, 1)
+        middle[here] = -np.abs(ranks - 0.5)
+    return {"gzip_ratio": ratio, "gzip_middle": middle}
+
+
+def _deep_columns(added: Columns, categories: np.ndarray) -> Columns:
+    """The layer that is the score, and those a quarter, a half and three quarters down."""
+    by_layer = added["strength_by_layer"]
+    depths = [by_layer.shape[1] * quarters // 4 for quarters in (1, 2, 3)]
+    return {"deep_strength": added["deep_strength"]} | {f"strength_layer_{i}": by_layer[:, i] for i in depths}
+
+
+def _deep_operations(model: Model, tokens: int) -> float:
+    shape = Shape.of(model)
+    return shape.forward(tokens, logits=False) + shape.layers * shape.heads * shape.head_size * tokens**2
+
+
+def _loss_gain_operations(model: Model, tokens: int) -> float:
+    shape, block = Shape.of(model), tokens // 16
+    return shape.forward(tokens) + 14 * shape.forward(2 * block)
+
+
+def _prolong_operations(model: Model, tokens: int) -> float:
+    shape, count = Shape.of(model), tokens // 128
+    pairs = min(PROLONG_PAIRS, count * (count - 1) // 2)
+    return count * shape.forward(128) + pairs * shape.forward(256)
+
+
+def _ladm_operations(model: Model, tokens: int) -> float:
+    shape = Shape.of(model)
+    maps = shape.layers * shape.heads * shape.head_size * tokens**2 / 4
+    return shape.forward(tokens, logits=False) + maps
+
+
+SCORES = {
+    "random": Score(make=lambda model: RandomScore(), operations=lambda model, tokens: 0.0),
+    "length": Score(make=lambda model: Length(), operations=lambda model, tokens: 0.0),
+    "gzip": Score(make=lambda model: GzipRatio(), columns=_with_middle),
+    "longattn": Score(
+        make=lambda model: LongAttnScorer(model.name, **model.arguments),
+        columns=_longattn_columns,
+        operations=lambda model, tokens: Shape.of(model).first_map(tokens),
+    ),
+    # about ten operations a band and word, the hashes and the table of counts
+    "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 128.0 * tokens),
+    "loss_gain": Score(
+        make=lambda model: LossGain(model=model.name, **model.arguments), operations=_loss_gain_operations
+    ),
+    "prolong": Score(
+        make=lambda model: ProLong(model=model.name, pairs=PROLONG_PAIRS, **model.arguments),
+        operations=_prolong_operations,
+    ),
+    "ladm": Score(make=lambda model: Ladm(model=model.name, **model.arguments), operations=_ladm_operations),
+    "deep": Score(
+        make=lambda model: DeepAttention(model=model.name, **model.arguments),
+        columns=_deep_columns,
+        operations=_deep_operations,
+    ),
+}

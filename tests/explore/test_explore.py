@@ -1,0 +1,209 @@
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from longattn_hf.explore.session import Session
+from longattn_hf.pipeline.config import load_config
+from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from tests.support.scored_build import CATEGORIES, NASTY, write_build
+
+BADLY_WAITED = 30_000
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory, tiny_llama):
+    folder = tmp_path_factory.mktemp("explored") / "small"
+    return folder, write_build(folder, str(tiny_llama))
+
+
+def counts(dataset, *, alpha=0.5, convention="paper", **limit):
+    """What the first table should say: by category the kept windows, documents and tokens."""
+    kept = select_windows(add_long_distance_score(dataset, alpha=alpha, convention=convention), **limit)
+    rows = [kept.filter(lambda row, name=name: row["category"] == name) for name in CATEGORIES]
+    return {
+        name: [len(part), len(set(part["doc_id"])), sum(part["num_tokens"])]
+        for name, part in zip([*CATEGORIES, "all"], [*rows, kept], strict=True)
+    }
+
+
+class Explorer:
+    """The page in a real browser, and what it asked for."""
+
+    def __init__(self, browser, address, **settings):
+        self.page = browser.new_page(viewport={"width": 1400, "height": 1000}, **settings)
+        self.page.set_default_timeout(10_000)
+        self.asked, self.wrong, self.address = [], [], address
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        self.page.goto(address)
+        self.page.locator("#windows button").first.wait_for(timeout=BADLY_WAITED)
+
+    def counts(self, *columns):
+        cells = self.page.evaluate(
+            "() => [...document.querySelectorAll('#by-category tbody tr')].map((row) => "
+            "[...row.cells].map((cell) => cell.textContent))"
+        )
+        return {name: [int(values[at].replace(",", "")) for at in columns] for name, *values in cells}
+
+    def wait_for_counts(self, wanted, *, columns=(1, 2, 3)):
+        for _ in range(100):
+            if (seen := self.counts(*columns)) == wanted:
+                return
+            self.page.wait_for_timeout(100)
+        assert seen == wanted
+
+    def set_number(self, label, value):
+        field = self.page.get_by_label(label, exact=True)
+        field.fill(str(value))
+        field.press("Tab")
+
+
+@pytest.fixture(scope="module")
+def explorer(build, browser, tmp_path_factory):
+    pytest.importorskip("gradio", reason="no Gradio: pip install 'longattn_hf[explore]'")
+    import uvicorn
+
+    from longattn_hf.explore.app import make_server
+
+    session = Session(build[0], recipe=tmp_path_factory.mktemp("recipe") / "recipe.yaml")
+    server = uvicorn.Server(uvicorn.Config(make_server(session), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    explorer = Explorer(browser, f"http://127.0.0.1:{port}/")
+    explorer.session = session
+    yield explorer
+    explorer.page.close()
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_the_page_starts_with_the_builds_own_selection(explorer, build):
+    explorer.wait_for_counts(counts(build[1], fraction=0.5))
+    explorer.wait_for_counts(counts(build[1], fraction=0.5, alpha=1.0), columns=(4, 5, 6))
+
+
+def test_alpha_fraction_budget_and_overlap_change_the_counts_as_select_windows_would(explorer, build):
+    page, whole = explorer.page, build[1]
+    explorer.set_number("number input for Alpha", 1.5)
+    explorer.wait_for_counts(counts(whole, alpha=1.5, fraction=0.5))
+    explorer.set_number("number input for Fraction of each category", 0.2)
+    explorer.wait_for_counts(counts(whole, alpha=1.5, fraction=0.2))
+    page.get_by_label("token budget").check()
+    explorer.set_number("Tokens of each category", 1000)
+    explorer.wait_for_counts(counts(whole, alpha=1.5, token_budget=1000))
+    page.get_by_label("Refuse overlapping windows").check()
+    explorer.wait_for_counts(counts(whole, alpha=1.5, token_budget=1000, refuse_overlap=True))
+    page.get_by_label("reference_code").check()
+    other = counts(whole, alpha=1.0, convention="reference_code", token_budget=1000, refuse_overlap=True)
+    explorer.wait_for_counts(other, columns=(4, 5, 6))
+
+
+def test_the_cut_is_dragged_and_moved_by_keys_and_saved_as_a_recipe(explorer, build):
+    page, whole = explorer.page, build[1]
+    page.get_by_label("fraction", exact=True).check()
+    page.get_by_label("Refuse overlapping windows").uncheck()
+    explorer.wait_for_counts(counts(whole, alpha=1.5, fraction=0.2))
+    handles = {
+        name: page.get_by_role("slider", name=f"Cut of {name}, long-distance score (z-units)") for name in CATEGORIES
+    }
+    box = handles["arxiv"].bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 60, box["y"] + 40, steps=5)
+    page.mouse.up()
+    page.get_by_label("cut", exact=True).and_(page.locator(":checked")).wait_for()
+    before = {name: float(handle.get_attribute("aria-valuenow")) for name, handle in handles.items()}
+    explorer.wait_for_counts(counts(whole, alpha=1.5, threshold=before))
+    handles["book"].press("ArrowLeft")
+    page.wait_for_function(
+        "([label, old]) => document.querySelector(`[aria-label='${label}']`).getAttribute('aria-valuenow') != old",
+        arg=["Cut of book, long-distance score (z-units)", str(before["book"])],
+    )
+    page.wait_for_timeout(300)
+    after = {name: float(handle.get_attribute("aria-valuenow")) for name, handle in handles.items()}
+    assert after["book"] < before["book"] and after["arxiv"] == before["arxiv"]
+    explorer.wait_for_counts(counts(whole, alpha=1.5, threshold=after))
+    page.get_by_role("button", name="Save as recipe").click()
+    page.get_by_text("Written to").wait_for()
+    config = load_config(explorer.session.recipe)
+    assert (config.alpha, config.threshold, config.fraction) == (1.5, after, None)
+    assert page.get_by_label("Recipe", exact=True).text_content() == explorer.session.recipe.read_text()
+
+
+def test_windows_are_searched_and_opened_and_a_click_tells_where_a_token_looks(explorer):
+    page, session = explorer.page, explorer.session
+    page.get_by_label("Search id, document or source").fill("document-8")
+    page.get_by_text("3 of 3 windows of").wait_for()
+    page.locator("#windows button").nth(1).click()
+    page.locator("#window .la-view").wait_for(timeout=BADLY_WAITED)
+    opened = re.search(r"[0-9a-f]{16}", page.locator("#window h2").inner_text())[0]
+    view = session.view(opened)
+    assert page.locator("#window [role=option]").count() == len(view.tokens)
+    assert f"dependency strength {view.scores['dependency_strength']:.4g}" in page.locator("#window").inner_text()
+    unlisted = next(at for at in range(20, 80) if str(at) not in view.to_data(listed_rows=24)["far"])
+    page.locator(f"#token-{unlisted}").click()
+    page.locator("#window .la-details h3", has_text=f"Token {unlisted}:").wait_for()
+    page.locator("#window .la-details tbody tr").first.wait_for()
+    found = page.locator("#window .la-details tbody button").all_inner_texts()
+    assert [int(text) for text in found] == [it.position for it in view.top_far(unlisted, 5)]
+    page.keyboard.press("ArrowRight")
+    page.locator("#window .la-details h3", has_text=f"Token {unlisted + 1}:").wait_for()
+
+
+def test_a_documents_markup_is_shown_as_text(explorer):
+    text = explorer.page.locator("#window .la-text").inner_text()
+    assert NASTY.replace("\x1b", "\u241b").replace("\u202e", "<U+202E>").rstrip() in text
+    assert explorer.page.evaluate("window.hurt") is None
+    explorer.page.get_by_role("button", name="By source").click()
+    explorer.page.locator("#by-source td", has_text="source-1<b>").wait_for()
+
+
+def test_each_control_has_a_name_for_a_screen_reader(explorer):
+    controls = "input, select, textarea, button, [role=slider], [role=listbox], svg[role]"
+    nameless = explorer.page.evaluate(
+        """(controls) => [...document.querySelectorAll(controls)].filter((node) => node.checkVisibility())
+          .filter((node) => ![node.getAttribute("aria-label"), node.innerText, node.title,
+            ...[...(node.labels || [])].map((label) => label.innerText),
+            document.getElementById(node.getAttribute("aria-labelledby"))?.innerText].some((name) => name))
+          .map((node) => node.outerHTML.slice(0, 200))""",
+        controls,
+    )
+    assert not nameless
+
+
+def test_nothing_is_asked_of_another_machine_and_no_script_fails(explorer):
+    assert len(explorer.asked) > 10
+    assert [url for url in explorer.asked if not url.startswith((explorer.address, "data:", "blob:"))] == []
+    assert explorer.wrong == []
+
+
+def test_a_narrow_dark_page_needs_no_sideways_scrolling(explorer, browser):
+    narrow = Explorer(browser, explorer.address, color_scheme="dark")
+    narrow.page.set_viewport_size({"width": 400, "height": 800})
+    wide, shown = narrow.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= shown and narrow.page.locator("body.dark").count() == 1
+    narrow.page.close()
+
+
+def test_a_window_whose_model_is_missing_shows_its_text(build, tmp_path):
+    session = Session(build[0], model=str(tmp_path / "nowhere"))
+    shown = session.open_window(session.corpus.id_of(0))
+    assert "Only the text can be shown" in shown["note"] and "<script>" in shown["text"]
+    assert "\x1b" not in json.dumps(shown)
+
+
+def test_the_command_says_what_is_wrong_with_its_argument(tmp_path):
+    command = [sys.executable, "-m", "longattn_hf.explore", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "holds no scored windows yet" in done.stderr or "longattn_hf[explore]" in done.stderr

@@ -1,0 +1,208 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from longattn_hf.explore.scored_corpus import Choice, ScoredCorpus
+from longattn_hf.explore.views import (
+    cuts,
+    describe_categories,
+    describe_histograms,
+    describe_sources,
+    list_windows,
+)
+from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.recipe import write_recipe
+from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from tests.support.scored_build import CATEGORIES, NASTY, write_build
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "out"
+    return folder, write_build(folder, "some/model")
+
+
+def kept_ids(corpus, choice):
+    return {corpus.id_of(row) for row in np.flatnonzero(corpus.select(choice).kept)}
+
+
+def selected_ids(dataset, choice):
+    scored = add_long_distance_score(dataset, alpha=choice.alpha, convention=choice.convention)
+    return set(select_windows(scored, **choice.limit, refuse_overlap=choice.refuse_overlap)["id"])
+
+
+CHOICES = (
+    Choice(fraction=0.3),
+    Choice(alpha=1.0, fraction=0.5, refuse_overlap=True),
+    Choice(token_budget=960, convention="reference_code"),
+    Choice(threshold={"arxiv": 0.4, "book": -0.2}, alpha=0.0),
+)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=repr)
+def test_what_it_selects_is_what_select_windows_selects(build, choice):
+    folder, whole = build
+    assert kept_ids(ScoredCorpus(folder), choice) == selected_ids(whole, choice)
+
+
+def test_a_running_build_and_one_without_its_work_are_read_too(build, tmp_path):
+    _, whole = build
+    write_build(tmp_path / "running", running=True)
+    running = ScoredCorpus(tmp_path / "running")
+    assert running.running and running.published_kept is None
+    shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
+    alone = ScoredCorpus(tmp_path / "alone")
+    assert not alone.running and kept_ids(alone, CHOICES[0]) == kept_ids(running, CHOICES[0])
+    (tmp_path / "running" / "work" / "scores" / "book" / "000-00000-00001.parquet").unlink()
+    some = ScoredCorpus(tmp_path / "running")
+    assert len(some) < len(whole) and some.categories == list(CATEGORIES)
+    (tmp_path / "running" / "work" / "scores" / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no scored windows yet"):
+        ScoredCorpus(tmp_path / "running" / "work" / "scores" / "empty")
+
+
+def test_each_window_is_opened_with_its_own_text_wherever_it_stands(build, tmp_path):
+    folder, whole = build
+    texts = dict(zip(whole["id"], whole["text"], strict=True))
+    corpus = ScoredCorpus(folder)
+    for row in range(0, len(corpus), 7):
+        window = corpus.read_window(row)
+        assert window["text"] == texts[corpus.id_of(row)] and window["id"] == corpus.id_of(row)
+        assert corpus.row_of(window["id"]) == row
+    write_build(tmp_path / "running", running=True)
+    running = ScoredCorpus(tmp_path / "running")
+    assert running.read_window(5)["text"] == texts[running.id_of(5)]
+    with pytest.raises(ValueError, match="no window 'nowhere'"):
+        corpus.row_of("nowhere")
+
+
+def test_a_published_data_set_shows_all_scores_and_the_texts_of_kept_windows(build, hub, tmp_path):
+    folder, whole = build
+    api = HfApi()
+    api.create_repo("me/small", repo_type="dataset")
+    api.upload_folder(repo_id="me/small", folder_path=folder, repo_type="dataset", ignore_patterns=["work/*"])
+    corpus = ScoredCorpus("me/small")
+    assert corpus.name == "me/small" and kept_ids(corpus, Choice(fraction=0.5)) == set(
+        whole.filter(lambda r: r["kept"])["id"]
+    )
+    texts = dict(zip(whole["id"], whole["text"], strict=True))
+    kept = np.flatnonzero(corpus.published_kept)
+    for row in kept[::9]:
+        assert corpus.read_window(row)["text"] == texts[corpus.id_of(row)]
+    with pytest.raises(ValueError, match="holds that of kept windows only"):
+        corpus.read_window(int(np.flatnonzero(~corpus.published_kept)[0]))
+
+
+@pytest.mark.parametrize("choice", [replace(choice, convention="paper") for choice in CHOICES], ids=repr)
+def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_path):
+    folder, whole = build
+    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(folder), choice))
+    config = load_config(tmp_path / "recipe.yaml")
+    assert (config.name, config.model, config.window_tokens, config.min_distance) == ("small", "some/model", 96, 16)
+    assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
+    names = ("alpha", "convention", "threshold", "fraction", "token_budget", "refuse_overlap")
+    again = Choice(**{name: getattr(config, name) for name in names})
+    assert again == choice and selected_ids(whole, again) == kept_ids(ScoredCorpus(folder), choice)
+
+
+def test_a_published_data_set_that_says_what_it_was_built_from_gives_a_whole_recipe(build, tmp_path):
+    shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
+    settings = json.loads((build[0] / "work" / "settings.json").read_text())
+    report = json.loads((build[0] / "report.json").read_text())
+    report["recipe"] = {name: settings[name] for name in ("name", "model", "sources")}
+    report["settings"] |= {"model": "a name for readers", "window_tokens": 96, "min_distance": 16}
+    (tmp_path / "alone" / "report.json").write_text(json.dumps(report))
+    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(tmp_path / "alone"), CHOICES[0]))
+    config = load_config(tmp_path / "recipe.yaml")
+    assert (config.model, config.fraction, config.pretty_name) == ("some/model", 0.3, "Small")
+    assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
+
+
+def test_a_recipe_without_known_sources_says_what_is_missing(build, tmp_path):
+    shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
+    text = write_recipe(ScoredCorpus(tmp_path / "alone"), Choice(fraction=0.25))
+    assert "does not say what it was built from" in text
+    assert yaml.safe_load(text) == {"alpha": 0.5, "convention": "paper", "refuse_overlap": False, "fraction": 0.25}
+    with pytest.raises(ValueError, match="is a comparison"):
+        write_recipe(ScoredCorpus(build[0]), Choice(fraction=0.25, convention="reference_code"))
+
+
+def test_scores_on_another_builds_scale_need_that_scale(build, tmp_path):
+    shutil.copytree(build[0], tmp_path / "out")
+    report = tmp_path / "out" / "report.json"
+    report.write_text(report.read_text().replace('"alpha": 0.5', '"alpha": 0.5, "statistics": "other.json"'))
+    with pytest.raises(ValueError, match="on the scale of another build's other.json"):
+        ScoredCorpus(tmp_path / "out")
+
+
+def test_the_cut_that_is_shown_keeps_what_is_kept(build):
+    corpus = ScoredCorpus(build[0])
+    for choice in CHOICES[:3]:
+        mine = corpus.select(choice)
+        same = replace(choice, fraction=None, token_budget=None, threshold=cuts(corpus, mine))
+        assert np.array_equal(corpus.select(same).kept, mine.kept)
+    none = corpus.select(Choice(fraction=0.0))
+    assert not corpus.select(Choice(threshold=cuts(corpus, none))).kept.any()
+
+
+def test_the_tables_count_what_is_kept(build):
+    folder, whole = build
+    corpus = ScoredCorpus(folder)
+    mine, other = corpus.select(CHOICES[0]), corpus.select(CHOICES[1])
+    ours, theirs = selected_ids(whole, CHOICES[0]), selected_ids(whole, CHOICES[1])
+
+    def count(rows, ids):
+        kept = [row for row in rows if row["id"] in ids]
+        return [len(kept), len({row["doc_id"] for row in kept}), sum(row["num_tokens"] for row in kept)]
+
+    rows = whole.remove_columns(["text", "input_ids"]).to_list()
+    for name, *numbers in describe_categories(corpus, mine, other)["rows"]:
+        inside = [row for row in rows if name in ("all", row["category"])]
+        both = sum(row["id"] in ours & theirs for row in inside)
+        assert numbers == [len(inside), *count(inside, ours), *count(inside, theirs), both]
+    for name, *numbers in describe_sources(corpus, mine, other)["rows"]:
+        inside = [row for row in rows if row["source"] == name]
+        both = sum(row["id"] in ours & theirs for row in inside)
+        assert numbers == [len(inside), *count(inside, ours), count(inside, theirs)[0], both]
+    for category in describe_histograms(corpus, mine, CHOICES[0])["categories"]:
+        for plot in category["plots"].values():
+            assert sum(plot["kept"]) == sum(row["id"] in ours for row in rows if row["category"] == category["name"])
+
+
+def test_windows_are_listed_from_both_ends_around_the_cut_and_by_search(build):
+    corpus = ScoredCorpus(build[0])
+    mine, other = corpus.select(CHOICES[0]), corpus.select(CHOICES[1])
+
+    def listed(order, words="", count=6):
+        found = list_windows(corpus, mine, other, category="book", order=order, words=words, count=count)
+        return [corpus.row_of(name) for name in found["ids"]], found
+
+    scores = np.sort(mine.scores[corpus.rows_of("book")])
+    assert mine.scores[listed("highest")[0]].tolist() == scores[::-1][:6].tolist()
+    assert mine.scores[listed("lowest")[0]].tolist() == scores[:6].tolist()
+    assert mine.kept[listed("around the cut")[0]].tolist() == [True] * 3 + [False] * 3
+    only = listed("only in this selection", count=99)[0]
+    assert set(only) == set(np.flatnonzero(mine.kept & ~other.kept)) & set(corpus.rows_of("book"))
+    only = listed("only in the other", count=99)[0]
+    assert set(only) == set(np.flatnonzero(other.kept & ~mine.kept)) & set(corpus.rows_of("book"))
+    rows, found = listed("highest", words="SOURCE-3<B>", count=99)
+    assert rows and {row[-1] for row in found["rows"]} == {"source-3<b>"}
+    wanted = corpus.id_of(rows[0])
+    assert listed("highest", words=wanted[:9])[0] == [rows[0]] and not listed("highest", words="nothing")[0]
+
+
+def test_columns_that_a_data_set_does_not_have_are_not_needed(tmp_path):
+    rows = {name: np.random.default_rng(0).random(9) for name in ("dependency_strength", "distribution_uniformity")}
+    rows |= {"id": [f"w{n}" for n in range(9)], "map_variance": np.ones(9), "num_tokens": [8] * 9, "text": [NASTY] * 9}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "one.parquet")
+    corpus = ScoredCorpus(tmp_path)
+    assert corpus.categories == ["all"] and corpus.select(Choice(fraction=0.5)).kept.sum() == 5
+    assert corpus.read_window(3)["text"] == NASTY
+    described = describe_sources(corpus, corpus.select(Choice(fraction=0.5)), corpus.select(Choice(fraction=1.0)))
+    assert described["rows"] == [["unnamed", 9, 5, 1, 40, 9, 5]]

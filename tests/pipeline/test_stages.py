@@ -1,0 +1,235 @@
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, IterableDataset
+
+from longattn_hf import LongAttnScorer, WindowDocuments
+from longattn_hf.pipeline.shards import read_facts, write_shard
+from longattn_hf.pipeline.stages import (
+    Process,
+    Source,
+    score_windows,
+    window_sources,
+    windowed_shards,
+)
+
+
+def documents(count, *, text="The far tokens matter. 日本語 😀 "):
+    return [{"text": text * (1 + i % 4), "number": i, "source": f"s{i % 2}"} for i in range(count)]
+
+
+def source(rows, *, parts=1, category="book", **settings):
+    stream = Dataset.from_list(rows).to_iterable_dataset(num_shards=parts)
+    return Source(category=category, stream=stream, identity=f"{len(rows)} documents", **settings)
+
+
+@pytest.fixture
+def transform(tiny_llama):
+    return WindowDocuments(tokenizer=str(tiny_llama), window_tokens=16)
+
+
+def window_all(sources, transform, folder, *, count=1, documents_per_shard=2):
+    for index in range(count):
+        window_sources(
+            sources, transform, folder, documents_per_shard=documents_per_shard, process=Process(index, count)
+        )
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a" / "shard.parquet"
+    write_shard(path, pa.table({"x": [1, 2]}), "print", {"count": 3})
+    assert read_facts(path, "print") == {"fingerprint": "print", "count": 3}
+    assert read_facts(path, "other") is None
+    assert pq.read_table(path)["x"].to_pylist() == [1, 2]
+    assert [p.name for p in path.parent.iterdir()] == ["shard.parquet"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "text"])
+def test_a_damaged_or_foreign_shard_counts_as_not_there(tmp_path, damage):
+    path = tmp_path / "shard.parquet"
+    write_shard(path, pa.table({"x": list(range(1000))}), "print")
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "foreign":
+        pq.write_table(pa.table({"x": [1]}), path)
+    else:
+        path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"not parquet"}[damage])
+    assert read_facts(path) is None
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Cannot write .*shard.parquet.*Finished shards are kept"):
+        write_shard(tmp_path / "file" / "shard.parquet", pa.table({"x": [1]}), "print")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_leaves_no_shard_behind(tmp_path, monkeypatch):
+    real_open = open
+
+    def open_full(path, *args, **kwargs):
+        return real_open("/dev/full" if str(path).endswith(".tmp") else path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", open_full)
+    with pytest.raises(OSError, match="No space left on device.*make room"):
+        write_shard(tmp_path / "shard.parquet", pa.table({"x": [1]}), "print")
+    assert read_facts(tmp_path / "shard.parquet") is None
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_any_number_of_processes_makes_the_same_files(transform, tmp_path, parts, count):
+    sources = [source(documents(9), parts=parts), source(documents(4), category="code")]
+    window_all(sources, transform, tmp_path / "one")
+    window_all(sources, transform, tmp_path / "many", count=count)
+    assert contents(tmp_path / "one").keys() == contents(tmp_path / "many").keys()
+    for name in contents(tmp_path / "one"):
+        assert pq.read_table(tmp_path / "one" / name).equals(pq.read_table(tmp_path / "many" / name))
+        # the noted position of a stream may be written in another form after it was continued
+        one, many = (read_facts(tmp_path / folder / name) | {"state": None} for folder in ("one", "many"))
+        assert one == many
+    assert sorted(windowed_shards(sources, tmp_path / "one")) == sorted(contents(tmp_path / "one"))
+
+
+def test_every_document_is_windowed_once_and_counted(transform, tmp_path):
+    rows = [*documents(7), {"text": "short", "number": 7, "source": "s1"}, {"text": None, "number": 8, "source": "s0"}]
+    sources = [source(rows, parts=2)]
+    window_all(sources, transform, tmp_path)
+    names = windowed_shards(sources, tmp_path)
+    table = pa.concat_tables([pq.read_table(tmp_path / name).replace_schema_metadata(None) for name in names])
+    expected = transform({name: [row[name] for row in rows] for name in rows[0]})
+    assert table["id"].to_pylist() == expected["id"]
+    assert table["number"].to_pylist() == expected["number"]
+    facts = [read_facts(tmp_path / name) for name in names]
+    assert sum(fact["documents"] for fact in facts) == 9
+    assert sum((Counter(fact["skipped"]) for fact in facts), Counter()) == {"too short": 1, "missing": 1}
+
+
+def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
+    read = []
+
+    def note(row):
+        read.append(row["number"])
+        return row
+
+    stream = Dataset.from_list(documents(10)).to_iterable_dataset().map(note)
+    sources = [Source(category="book", stream=stream, identity="ten")]
+    window_all(sources, transform, tmp_path)
+    whole = contents(tmp_path)
+    assert read == list(range(10))
+    read.clear()
+    window_all(sources, transform, tmp_path)
+    assert read == [], "a finished stream is not read again"
+    names = windowed_shards(sources, tmp_path)
+    (tmp_path / names[3]).unlink()
+    window_all(sources, transform, tmp_path)
+    assert contents(tmp_path) == whole
+    assert 0 not in read, "documents before the missing shard are skipped"
+
+
+def test_a_changed_source_or_setting_makes_its_shards_again(transform, tmp_path):
+    rows = documents(4)
+    window_all([source(rows)], transform, tmp_path)
+    before = {name: read_facts(tmp_path / name)["fingerprint"] for name in contents(tmp_path)}
+    other = Source(category="book", stream=source(rows).stream, identity="edited")
+    window_all([other], transform, tmp_path)
+    after = {name: read_facts(tmp_path / name)["fingerprint"] for name in contents(tmp_path)}
+    assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
+
+
+def test_shards_left_by_more_documents_do_not_count(transform, tmp_path):
+    window_all([source(documents(9))], transform, tmp_path)
+    fewer = [source(documents(3))]
+    window_all(fewer, transform, tmp_path)
+    assert len(windowed_shards(fewer, tmp_path)) == 2 < len(contents(tmp_path))
+
+
+def test_windowing_that_has_not_ended_is_noticed(transform, tmp_path):
+    sources = [source(documents(6))]
+    window_all(sources, transform, tmp_path)
+    (tmp_path / "book" / "000-00000-00001.parquet").unlink()
+    with pytest.raises(ValueError, match="000-00000-00001.parquet is missing or damaged"):
+        windowed_shards(sources, tmp_path)
+
+
+def test_a_source_without_documents_is_an_empty_shard(transform, tmp_path):
+    stream = IterableDataset.from_generator(lambda: iter(()))
+    sources = [Source(category="book", stream=stream, identity="none")]
+    window_all(sources, transform, tmp_path / "windows")
+    (name,) = windowed_shards(sources, tmp_path / "windows")
+    assert pq.read_metadata(tmp_path / "windows" / name).num_rows == 0
+
+
+def test_no_more_than_the_documents_asked_for_are_read(transform, tmp_path):
+    sources = [source(documents(9), max_documents=3)]
+    window_all(sources, transform, tmp_path)
+    facts = [read_facts(tmp_path / name) for name in windowed_shards(sources, tmp_path)]
+    assert sum(fact["documents"] for fact in facts) == 3
+
+
+@pytest.fixture
+def windowed(transform, tmp_path):
+    sources = [source(documents(10), parts=2, constants={"license": "CC0-1.0"})]
+    window_all(sources, transform, tmp_path / "windows")
+    return windowed_shards(sources, tmp_path / "windows"), tmp_path / "windows"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_scores_are_the_same_bytes_whatever_the_number_of_processes(windowed, tiny_llama, tmp_path, count):
+    names, windows = windowed
+    scorer = LongAttnScorer(str(tiny_llama))
+    done = score_windows(names, windows, tmp_path / "one", scorer)
+    parts = [
+        score_windows(names, windows, tmp_path / "many", scorer, process=Process(index, count))
+        for index in range(count)
+    ]
+    assert sum(parts) == done == sum(pq.read_metadata(windows / name).num_rows for name in names) > 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    scores = pq.read_table(tmp_path / "one" / names[0])
+    assert not {"text", "input_ids"} & set(scores.column_names)
+    assert {"id", "dependency_strength", "license", "number"} <= set(scores.column_names)
+
+
+def test_only_what_is_missing_damaged_or_of_other_settings_is_scored_again(windowed, tiny_llama, tmp_path):
+    names, windows = windowed
+    scorer = LongAttnScorer(str(tiny_llama))
+    scores = tmp_path / "scores"
+    every = score_windows(names, windows, scores, scorer)
+    whole = contents(scores)
+    assert score_windows(names, windows, scores, scorer) == 0
+    rows = {name: pq.read_metadata(windows / name).num_rows for name in names}
+    (scores / names[0]).write_bytes(whole[names[0]][:-7])
+    (scores / names[1]).write_bytes(b"")
+    pq.write_table(pa.table({"id": ["x"]}), scores / names[2])
+    assert score_windows(names, windows, scores, scorer) == sum(rows[name] for name in names[:3])
+    assert contents(scores) == whole
+    assert score_windows(names, windows, scores, LongAttnScorer(str(tiny_llama), min_distance=3)) == every
+    assert contents(scores) != whole
+
+
+def test_a_window_that_cannot_be_scored_names_its_shard_and_id(windowed, tiny_llama, tmp_path):
+    names, windows = windowed
+    with pytest.raises(
+        ValueError, match=rf"While scoring {names[0].split('/')[-1]}, windows \['[0-9a-f]+'.*longer than"
+    ):
+        score_windows(names, windows, tmp_path / "scores", LongAttnScorer(str(tiny_llama), window_tokens=8))
+
+
+def test_moving_the_folder_changes_nothing(windowed, tiny_llama, tmp_path):
+    names, windows = windowed
+    scorer = LongAttnScorer(str(tiny_llama))
+    score_windows(names, windows, tmp_path / "scores", scorer)
+    shutil.move(windows, tmp_path / "moved")
+    assert score_windows(names, tmp_path / "moved", tmp_path / "scores", scorer) == 0

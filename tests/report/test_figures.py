@@ -1,0 +1,186 @@
+import struct
+import subprocess
+import sys
+import warnings
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.report import figures as plots
+from longattn_hf.report.figures import draw_figures
+
+NAMES = [f"figures/{name}.png" for name in ("long_distance_scores", "strength_and_uniformity", "kept_by_source")]
+
+
+def scored(sizes: dict[str, int], *, sources: tuple[str | None, ...] = ("numpy==2.4.6", "org/data"), seed: int = 0):
+    """A table of scored windows, the best fifth of each category kept, and the part of a report that goes with it."""
+    random = np.random.default_rng(seed)
+    parts, categories = [], {}
+    for name, count in sizes.items():
+        score = random.normal(size=count)
+        kept = np.zeros(count, dtype=bool)
+        kept[np.argsort(-score)[: -(-count // 5)]] = True
+        parts.append(
+            pa.table(
+                {
+                    "category": pa.array([name] * count, pa.string()),
+                    "source": pa.array([sources[at % len(sources)] for at in range(count)], pa.string()),
+                    "dependency_strength": random.uniform(0.2, 0.5, count),
+                    "distribution_uniformity": -random.lognormal(-14, 0.5, count),
+                    "long_distance_score": score,
+                    "kept": kept,
+                }
+            )
+        )
+        categories[name] = {"cut": float(score[kept].min()) if count else None}
+    settings = {"window_tokens": 8192, "min_distance": 2048}
+    return pa.concat_tables(parts), {"categories": categories, "settings": settings, "convention": "paper"}
+
+
+def read(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"code": 1},
+        {"code": 0},
+        {"code": 40, "empty": 0, "prose": 3},
+        {f"category {at}": 12 for at in range(7)},
+        {"large": 5000, "small": 10},
+    ],
+    ids=["one window", "none", "an empty category", "seven categories", "large and small"],
+)
+def test_every_size_of_corpus_gives_three_whole_pictures_and_no_warning(tmp_path, sizes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_figures(*scored(sizes), tmp_path) == NAMES
+    pictures = read(tmp_path)
+    assert sorted(pictures) == sorted(NAMES)
+    for picture in pictures.values():
+        assert picture.startswith(b"\x89PNG") and picture.endswith(b"IEND\xaeB`\x82")
+        width, height = struct.unpack(">II", picture[16:24])
+        assert 600 <= width <= 1700 and 250 <= height <= 1600
+
+
+def test_a_million_windows_take_seconds_and_a_small_picture(tmp_path):
+    draw_figures(*scored({"code": 1_000_000}), tmp_path)
+    assert max(map(len, read(tmp_path).values())) < 500_000
+
+
+def test_the_bytes_do_not_depend_on_the_run_or_on_a_users_settings(tmp_path):
+    table, report = scored({"code": 30, "prose": 5000})
+    draw_figures(table, report, tmp_path / "first")
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "savefig.dpi": 30}):
+        draw_figures(table, report, tmp_path / "second")
+        assert matplotlib.rcParams["font.size"] == 20
+    assert read(tmp_path / "first") == read(tmp_path / "second")
+    assert not any(b"matplotlib" in picture.lower() for picture in read(tmp_path / "first").values())
+
+
+def test_drawing_needs_no_pyplot(tmp_path):
+    program = "import sys, longattn_hf.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_strange_and_long_names_are_drawn_without_a_warning(tmp_path):
+    names = ("日本語の出典", "$x^2_{", "a" * 300, "\N{GRINNING FACE}", "tab\tand\nline", None, "naïve — Ωμέγα")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_figures(*scored({"数学 $\\frac": 20, "c" * 100: 9}, sources=names), tmp_path)
+
+
+def test_a_name_is_cut_in_its_middle_and_written_in_characters_the_font_has():
+    assert plots._drawable("naïve Ω") == "naïve Ω"
+    assert plots._drawable("日x") == "\\u65e5x"
+    cut = plots._drawable("begin" + "x" * 100 + "end", most=20)
+    assert cut.startswith("begin") and cut.endswith("end") and "…" in cut and len(cut) <= 21
+
+
+def test_rows_without_scores_are_not_drawn_and_a_missing_source_is_unnamed(tmp_path):
+    table, report = scored({"code": 30}, sources=(None,))
+    unscored = table.slice(0, 3).set_column(4, "long_distance_score", pa.nulls(3, pa.float64()))
+    draw_figures(table, report, tmp_path / "plain")
+    draw_figures(pa.concat_tables([table, unscored]).drop_columns("source"), report, tmp_path / "more")
+    assert read(tmp_path / "plain") == read(tmp_path / "more")
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 3000])
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_the_bins_hold_every_window_and_one_edge_is_the_cut(count, place):
+    values = np.random.default_rng(count).standard_normal(count) * 1e-3
+    cut = np.sort(values)[round(place * (count - 1))]
+    edges = plots._bin_edges(values, cut)
+    below, above = np.histogram(values[values < cut], edges)[0], np.histogram(values[values >= cut], edges)[0]
+    assert (below + above).sum() == count
+    at = np.flatnonzero(edges == cut)
+    assert len(at) == 1
+    assert not above[: at[0]].any() and not below[at[0] :].any()
+    assert len(edges) <= 64
+
+
+def test_equal_scores_fall_into_one_bin():
+    edges = plots._bin_edges(np.full(5, 0.7), 0.7)
+    assert np.histogram(np.full(5, 0.7), edges)[0].tolist() == [5]
+
+
+def test_the_shares_of_the_sources_are_counted_and_the_smallest_pooled():
+    names = [f"source {at:02}" for at in range(55)]
+    # source n has n + 1 windows, the first of which is kept
+    sources = pa.chunked_array([[name for at, name in enumerate(names) for _ in range(at + 1)]])
+    kept = np.concatenate([[True] + [False] * at for at in range(55)])
+    with plots._own_style():
+        (axes,) = plots._source_figure(sources, kept).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    counts = [text.get_text() for text in axes.texts]
+    widths = [bar.get_width() for bar in axes.containers[1]]
+    assert len(labels) == 51
+    assert (labels[0], counts[0], widths[0]) == ("source 05", "1 of 6", pytest.approx(1 / 6))
+    assert (labels[-2], counts[-2]) == ("source 54", "1 of 55")
+    assert (labels[-1], counts[-1], widths[-1]) == ("5 smaller sources", "5 of 15", pytest.approx(1 / 3))
+
+
+def test_the_axes_state_unit_and_null(tmp_path):
+    table, report = scored({"code": 30})
+    windows = [plots._windows_of(table, "code", report["categories"]["code"]["cut"])]
+    null = uniform_dependency_strength(0.25)
+    figure = plots._strength_figure(windows, null)
+    (axes,) = figure.axes
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(0.75 - np.log(4) / 4)
+    points = np.concatenate([points.get_offsets() for points in axes.collections])
+    assert len(points) == 30
+    exponent = int(np.floor(np.log10(-min(windows[0].uniformity))))
+    assert f"10^{{{exponent}}}" in figure.get_supylabel()
+    assert points[:, 1].min() == pytest.approx(windows[0].uniformity.min() / 10.0**exponent)
+    assert "min-max units" in plots._score_figure(windows, "min-max units").get_supxlabel()
+
+
+@pytest.mark.parametrize(("null", "shown"), [(0.35, True), (0.9, False)])
+def test_a_null_far_from_the_windows_stands_in_the_legend_only(null, shown):
+    table, report = scored({"code": 30})
+    figure = plots._strength_figure([plots._windows_of(table, "code", None)], null)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert len(axes.lines) == shown and axes.get_xlim()[1] < 0.6
+    assert ("outside the panels" in legend.get_texts()[-1].get_text()) != shown
+
+
+def test_a_missing_column_and_an_unknown_category_are_named(tmp_path):
+    table, report = scored({"code": 5})
+    with pytest.raises(ValueError, match="need kept; the columns are category, source"):
+        draw_figures(table.drop_columns("kept"), report, tmp_path)
+    with pytest.raises(ValueError, match="no category 'code'"):
+        draw_figures(table, report | {"categories": {"prose": {"cut": None}}}, tmp_path)
+    assert read(tmp_path) == {}
+
+
+def test_a_picture_replaces_its_predecessor_and_leaves_no_other_file(tmp_path):
+    draw_figures(*scored({"code": 30}), tmp_path)
+    before = read(tmp_path)
+    draw_figures(*scored({"code": 30}, seed=1), tmp_path)
+    after = read(tmp_path)
+    assert before.keys() == after.keys()
+    assert before[NAMES[0]] != after[NAMES[0]] and before[NAMES[1]] != after[NAMES[1]]

@@ -1,0 +1,271 @@
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets.fingerprint import Hasher
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
+from longattn_hf.scoring.map_scores import map_scores
+from tests.support.tiny import build_tokenizer, save_tiny_llama
+
+SCORES = ("dependency_strength", "distribution_uniformity", "map_variance")
+
+
+def windows(count=5, tokens=48, seed=0):
+    random = np.random.default_rng(seed)
+    ids = [random.integers(2, 300, tokens).astype(np.int32) for _ in range(count)]
+    return Dataset.from_dict(
+        {"id": [str(i) for i in range(count)], "input_ids": ids},
+        features=Features({"id": Value("string"), "input_ids": List(Value("int32"))}),
+    )
+
+
+def eager_map(path, ids, **rope):
+    """The first layer's attention map by the model's own eager forward, in float64."""
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float64)
+    with torch.inference_mode():
+        return model(torch.tensor([ids]), output_attentions=True).attentions[0][0].numpy()
+
+
+def scores_of_map(attention, k):
+    """The paper's equations as they stand, on a whole map: means over heads of DS_T, DU_T and the map's variance."""
+    length = attention.shape[-1]
+    far = np.tril(np.ones((length, length)), -k)
+    masked = attention * far
+    block = masked[:, k:, : length - k]
+    return (
+        float((masked.sum((1, 2)) / length).mean()),
+        float(-block.reshape(len(block), -1).var(1).mean()),
+        float(masked.reshape(len(masked), -1).var(1, ddof=1).mean()),
+    )
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_llama):
+    return LongAttnScorer(str(tiny_llama))
+
+
+@pytest.mark.parametrize("min_distance", [None, 0, 5, 47])
+def test_scores_are_the_papers_equations_on_the_models_own_map(tiny_llama, min_distance):
+    # one BOS, as this tokenizer adds it
+    rows = windows(3)
+    scored = rows.map(LongAttnScorer(str(tiny_llama), min_distance=min_distance), batched=True, batch_size=2)
+    for row in scored:
+        attention = eager_map(tiny_llama, [0, *row["input_ids"]])
+        expected = scores_of_map(attention, 12 if min_distance is None else min_distance)
+        np.testing.assert_allclose([row[name] for name in SCORES], expected, rtol=2e-5, atol=1e-12)
+
+
+def test_an_attention_map_that_is_uniform_has_the_closed_forms_scores():
+    length, k = 1000, 250
+    rows = np.arange(length)
+    far = np.clip(rows - k + 1, 0, None)
+    sums = FarAttention(
+        torch.tensor([[float((far / (rows + 1)).sum())]], dtype=torch.float64),
+        torch.tensor([[float((far / (rows + 1) ** 2).sum())]], dtype=torch.float64),
+        "reference",
+    )
+    scores = map_scores(sums, length, k)
+    assert scores["dependency_strength"].item() == pytest.approx(0.4034, abs=1e-3)
+    full = np.tril(np.ones((length, length)) / (rows[:, None] + 1), -k)
+    assert scores["distribution_uniformity"].item() == pytest.approx(-full[k:, : length - k].var(), rel=1e-10)
+    assert scores["map_variance"].item() == pytest.approx(full.var(ddof=1), rel=1e-10)
+
+
+def test_a_window_no_longer_than_the_distance_has_no_far_attention(tiny_llama):
+    scored = windows(2, tokens=8).map(LongAttnScorer(str(tiny_llama), min_distance=100), batched=True)
+    assert scored["dependency_strength"][:] == [0.0, 0.0]
+
+
+def test_batched_or_not_on_every_container_the_scores_are_the_same(scorer):
+    rows = windows(5)
+    expected = rows.map(scorer, batched=True).to_list()
+    assert rows.map(scorer).to_list() == expected
+    assert rows.map(scorer, batched=True, batch_size=2).to_list() == expected
+    assert list(rows.to_iterable_dataset().map(scorer, batched=True, batch_size=3)) == expected
+    assert list(rows.to_iterable_dataset().map(scorer)) == expected
+    assert DatasetDict(train=rows).map(scorer, batched=True)["train"].to_list() == expected
+    assert rows.with_format("torch").map(scorer, batched=True).with_format(None).to_list() == expected
+    assert rows.with_format("numpy").map(scorer).with_format(None).to_list() == expected
+
+
+def test_text_scores_as_its_ids_do_with_bos_once(scorer):
+    text = "The attention of a long document reaches far back. 日本語 😀"
+    ids = build_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    by_text = Dataset.from_dict({"text": [text]}).map(scorer, batched=True)
+    with_bos = Dataset.from_dict({"input_ids": [ids]}).map(scorer, batched=True)
+    without = scorer.__class__(scorer.model, add_bos=False)({"input_ids": [[0, *ids]]})
+    for name in SCORES:
+        assert by_text[name][0] == with_bos[name][0]
+    # the same 0 as a BOS given by hand, but for the distance: a quarter of the window as it came
+    assert without["dependency_strength"] == pytest.approx(by_text["dependency_strength"][:], rel=1e-6)
+
+
+def test_a_tokenizer_without_bos_adds_none(tmp_path):
+    path = save_tiny_llama(tmp_path / "model", bos=False)
+    ids = list(range(10, 58))
+    assert LongAttnScorer(str(path))({"input_ids": [ids]}) == LongAttnScorer(str(path), add_bos=False)(
+        {"input_ids": [ids]}
+    )
+    assert LongAttnScorer(str(path), add_bos=True)({"input_ids": [ids]}) != LongAttnScorer(str(path))(
+        {"input_ids": [ids]}
+    )
+
+
+def test_windows_of_unequal_length_score_as_they_do_alone(scorer):
+    ids = [list(range(5, 5 + n)) for n in (20, 20, 33, 7, 20)]
+    together = scorer({"input_ids": ids})
+    for row, row_ids in enumerate(ids):
+        alone = scorer({"input_ids": [row_ids]})
+        for name in SCORES:
+            assert together[name][row] == pytest.approx(alone[name][0], rel=1e-6)
+
+
+def test_per_head_scores_average_to_the_columns(tiny_llama):
+    rows = LongAttnScorer(str(tiny_llama), per_head=True)({"input_ids": windows(2)["input_ids"][:]})
+    for name in SCORES[:2]:
+        assert [len(heads) for heads in rows[f"{name}_per_head"]] == [4, 4]
+        np.testing.assert_allclose([np.mean(heads) for heads in rows[f"{name}_per_head"]], rows[name], rtol=1e-12)
+
+
+def test_the_reference_code_reads_text_again_with_bos_twice_in_half_precision(tiny_llama):
+    text = "The far tokens matter, and so on and on and on."
+    scorer = LongAttnScorer(str(tiny_llama), convention="reference_code", window_tokens=20, rope_theta=10_000.0)
+    scored = scorer({"text": [text], "input_ids": [[5]]})
+    ids = build_tokenizer()("<s> " + text)["input_ids"][:20]
+    assert ids[:2] == [0, 0]
+    layer = FirstLayer.from_pretrained(str(tiny_llama), dtype="float16", rope_theta=10_000.0)
+    q, k, scale = layer.query_key(torch.tensor([ids]))
+    logits = (q.float() @ k.float().repeat_interleave(2, 1).mT) * scale
+    logits = logits.masked_fill(torch.ones(20, 20, dtype=torch.bool).triu(1), -torch.inf)
+    attention = logits.softmax(-1).half().double()[0].numpy()
+    np.testing.assert_allclose([scored[name][0] for name in SCORES], scores_of_map(attention, 5), rtol=1e-3)
+    wide = scorer.__class__(scorer.model, window_tokens=32)({"text": [text]})
+    assert wide["dependency_strength"] != scored["dependency_strength"]
+
+
+def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process(tiny_llama):
+    fresh = LongAttnScorer(str(tiny_llama))
+    before = Hasher.hash(fresh)
+    windows(1).map(fresh, batched=True)
+    program = (
+        "from datasets.fingerprint import Hasher; from longattn_hf import LongAttnScorer; "
+        f"print(Hasher.hash(LongAttnScorer({str(tiny_llama)!r})))"
+    )
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert Hasher.hash(fresh) == before == other.stdout.strip()
+    assert Hasher.hash(LongAttnScorer(str(tiny_llama), min_distance=3)) != before
+    assert pickle.loads(pickle.dumps(fresh)) == fresh
+
+
+def test_a_second_map_is_a_cache_hit_and_two_processes_give_what_one_gives(scorer, tmp_path):
+    windows(6).to_parquet(tmp_path / "windows.parquet")
+    rows = Dataset.from_parquet(str(tmp_path / "windows.parquet"), cache_dir=str(tmp_path / "cache"))
+    first = rows.map(scorer, batched=True, batch_size=2)
+    files = sorted((tmp_path / "cache").rglob("*.arrow"))
+    assert rows.map(scorer, batched=True, batch_size=2).to_list() == first.to_list()
+    assert sorted((tmp_path / "cache").rglob("*.arrow")) == files
+    both = rows.map(scorer, batched=True, batch_size=3, num_proc=2, with_rank=True)
+    np.testing.assert_allclose(both["dependency_strength"], first["dependency_strength"], rtol=1e-6)
+
+
+BAD_ROWS = [
+    (None, "missing"),
+    ([], "empty"),
+    ([1.5, 2.5], "not a list of integer token ids"),
+    ([5, 300, 7], "token id 300 is outside the vocabulary of 300"),
+    ([5, -1, 7], "token id -1 is outside the vocabulary of 300"),
+    (list(range(2, 103)), r"longer than the window \(101 of at most 100 tokens\)"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_ROWS)
+def test_a_bad_row_of_ids_raises_or_is_skipped_with_a_reason(tiny_llama, bad, message):
+    good = list(range(5, 40))
+    with pytest.raises(ValueError, match=f"Row 1 of column 'input_ids' is unusable: {message}.*on_error='skip'"):
+        LongAttnScorer(str(tiny_llama), window_tokens=100)({"input_ids": [good, bad]})
+    lenient = LongAttnScorer(str(tiny_llama), window_tokens=100, on_error="skip")
+    rows = lenient({"input_ids": [good, bad, good]})
+    assert rows["dependency_strength"][1] is None and rows["dependency_strength"][0] == rows["dependency_strength"][2]
+    assert rows["skip_reason"][0] is None
+    assert re.match(message, rows["skip_reason"][1])
+
+
+@pytest.mark.parametrize(("bad", "reason"), [(None, "missing"), ("", "empty"), (b"x", "not text")])
+def test_a_bad_row_of_text_raises_or_is_skipped_with_a_reason(tiny_llama, bad, reason):
+    with pytest.raises(ValueError, match=f"Row 0 of column 'text' is unusable: {reason}"):
+        LongAttnScorer(str(tiny_llama))({"text": [bad, "fine, a text"]})
+    rows = LongAttnScorer(str(tiny_llama), on_error="skip")({"text": [bad, "fine, a text"]})
+    assert rows["skip_reason"] == [reason, None] and rows["dependency_strength"][0] is None
+
+
+def test_a_batch_of_bad_rows_alone_is_skipped_whole(tiny_llama):
+    rows = Dataset.from_dict({"text": ["", None]}).map(LongAttnScorer(str(tiny_llama), on_error="skip"), batched=True)
+    assert rows["dependency_strength"][:] == [None, None]
+
+
+def test_rows_that_windowing_skipped_keep_its_reason_and_are_no_error(scorer):
+    rows = scorer({"input_ids": [None, list(range(5, 30))], "skip_reason": ["too short", None]})
+    assert rows["dependency_strength"][0] is None and rows["dependency_strength"][1] > 0
+
+
+def test_a_missing_column_and_settings_that_make_no_sense_are_named(scorer):
+    with pytest.raises(ValueError, match="No column 'input_ids' or 'text' to score; the columns are body"):
+        scorer({"body": ["x"]})
+    with pytest.raises(ValueError, match="'thesis' is not known"):
+        LongAttnScorer("m", convention="thesis")
+    with pytest.raises(ValueError, match="on_error='ignore' must be"):
+        LongAttnScorer("m", on_error="ignore")
+    with pytest.raises(ValueError, match="min_distance=-1"):
+        LongAttnScorer("m", min_distance=-1)
+
+
+def test_scores_that_are_not_finite_are_an_error_never_a_row(tmp_path):
+    path = save_tiny_llama(tmp_path / "broken", initializer_range=0.5)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not finite|NaN"):
+        LongAttnScorer(str(path))({"input_ids": [list(range(5, 30))]})
+
+
+def test_longattn_score_takes_its_model_from_the_environment(tiny_llama):
+    program = (
+        "from datasets import Dataset; from longattn_hf import longattn_score; "
+        "rows = Dataset.from_dict({'text': ['some words that are a document'] * 2}); "
+        "print(rows.map(longattn_score)['dependency_strength'][:] == "
+        "rows.map(longattn_score, batched=True)['dependency_strength'][:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LONGATTN_MODEL": str(tiny_llama)},
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_score(tiny_llama):
+    rows = {"input_ids": windows(3, tokens=400)["input_ids"][:]}
+    exact = LongAttnScorer(str(tiny_llama))(rows)
+    assert "dependency_strength_standard_error" not in exact
+    sampled = LongAttnScorer(str(tiny_llama), row_fraction=0.25, seed=1)(rows)
+    for name in SCORES[:2]:
+        for value, estimate, error in zip(exact[name], sampled[name], sampled[f"{name}_standard_error"], strict=True):
+            assert estimate != value and 0 < error < 0.2 * abs(value)
+            assert abs(estimate - value) < 5 * error
+    every = LongAttnScorer(str(tiny_llama), row_fraction=1.0)(rows)
+    np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
+
+
+def test_rounded_probabilities_cannot_be_sampled():
+    with pytest.raises(ValueError, match="'reference_code' rounds each probability: leave row_fraction at None"):
+        LongAttnScorer("m", convention="reference_code", row_fraction=0.5)

@@ -1,0 +1,208 @@
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, DatasetDict
+
+from longattn_hf import add_long_distance_score, select_windows
+from longattn_hf.selection.cut import keep_mask
+from longattn_hf.selection.standardisation import Moments, ScoreStatistics, long_distance_scores
+
+
+def scored_windows(count=40, seed=0, categories=("arxiv", "book")):
+    random = np.random.default_rng(seed)
+    return Dataset.from_dict(
+        {
+            "id": [f"w{i:04d}" for i in range(count)],
+            "doc_id": [f"d{i // 2}" for i in range(count)],
+            "category": [categories[i % len(categories)] for i in range(count)],
+            "start_token": [0] * count,
+            "num_tokens": [100] * count,
+            "dependency_strength": random.uniform(0.2, 0.5, count),
+            "distribution_uniformity": -random.lognormal(-14, 1, count),
+            "map_variance": random.lognormal(-15, 1, count),
+        }
+    )
+
+
+def test_the_paper_score_is_the_sum_of_z_scores_within_each_category():
+    windows = scored_windows()
+    scored = add_long_distance_score(windows, alpha=0.5)
+    for category in ("arxiv", "book"):
+        rows = [row for row in scored if row["category"] == category]
+        strength = np.array([row["dependency_strength"] for row in rows])
+        uniformity = np.array([row["distribution_uniformity"] for row in rows])
+        expected = (strength - strength.mean()) / strength.std() + 0.5 * (
+            uniformity - uniformity.mean()
+        ) / uniformity.std()
+        np.testing.assert_allclose([row["long_distance_score"] for row in rows], expected, rtol=1e-12)
+
+
+def test_the_reference_codes_score_is_min_max_strength_less_half_min_max_map_variance():
+    windows = scored_windows(categories=("code",))
+    scored = add_long_distance_score(windows, convention="reference_code")
+    strength, variance = (np.array(windows[name]) for name in ("dependency_strength", "map_variance"))
+    expected = (strength - strength.min()) / np.ptp(strength) - 0.5 * (variance - variance.min()) / np.ptp(variance)
+    np.testing.assert_allclose(scored["long_distance_score"], expected, rtol=1e-12)
+
+
+def test_alpha_zero_ranks_by_strength_alone():
+    scored = add_long_distance_score(scored_windows(), alpha=0.0, by=None)
+    assert np.argsort(scored["long_distance_score"]).tolist() == np.argsort(scored["dependency_strength"]).tolist()
+
+
+def test_statistics_merged_over_shards_are_those_of_the_whole():
+    windows = scored_windows(101).with_format("arrow")[:]
+    whole = ScoreStatistics.of(windows)
+    merged = ScoreStatistics.of(windows.slice(0, 3))
+    for start in range(3, 101, 14):
+        merged = merged.merge(ScoreStatistics.of(windows.slice(start, 14)))
+    for category, columns in whole.by_category.items():
+        for name, moments in columns.items():
+            other = merged.by_category[category][name]
+            assert (other.count, other.minimum, other.maximum) == (moments.count, moments.minimum, moments.maximum)
+            assert math.isclose(other.mean, moments.mean, rel_tol=1e-12)
+            assert math.isclose(other.std, moments.std, rel_tol=1e-12)
+
+
+def test_saved_statistics_put_a_later_corpus_on_the_same_scale(tmp_path):
+    first, later = scored_windows(40), scored_windows(10, seed=1)
+    ScoreStatistics.of(first.with_format("arrow")[:]).save(tmp_path / "statistics.json")
+    statistics = ScoreStatistics.load(tmp_path / "statistics.json")
+    together = pa.concat_tables([d.with_format("arrow")[:] for d in (first, later)])
+    np.testing.assert_array_equal(
+        long_distance_scores(together, statistics=statistics)[40:],
+        add_long_distance_score(later, statistics=statistics)["long_distance_score"],
+    )
+    with pytest.raises(ValueError, match="no category 'code', only 'arxiv', 'book'"):
+        add_long_distance_score(scored_windows(categories=("code",)), statistics=statistics)
+    assert set(json.loads((tmp_path / "statistics.json").read_text())) == {"arxiv", "book"}
+
+
+def test_one_window_or_equal_scores_standardise_to_zero():
+    assert add_long_distance_score(scored_windows(1))["long_distance_score"][:] == [0.0]
+    assert Moments.of(np.full(5, 0.3)).standardise(np.full(5, 0.3), "minmax").tolist() == [0.0] * 5
+
+
+def test_windows_without_scores_stay_without_and_are_never_kept():
+    windows = scored_windows(6, categories=("book",)).to_dict()
+    for name in ("dependency_strength", "distribution_uniformity", "map_variance"):
+        windows[name][2] = None
+    scored = add_long_distance_score(Dataset.from_dict(windows))
+    assert scored["long_distance_score"][2] is None
+    kept = select_windows(scored, fraction=1.0)
+    assert len(kept) == 5 and "w0002" not in kept["id"]
+
+
+def test_a_score_that_is_not_finite_is_an_error_never_a_row():
+    windows = scored_windows(6).to_dict()
+    windows["map_variance"][3] = math.inf
+    with pytest.raises(ValueError, match="'map_variance' holds a value that is not finite"):
+        add_long_distance_score(Dataset.from_dict(windows))
+
+
+@pytest.fixture
+def scored():
+    return add_long_distance_score(scored_windows(40))
+
+
+def best(scored, category, count):
+    rows = sorted((-r["long_distance_score"], r["id"]) for r in scored if r["category"] == category)
+    return {identifier for _, identifier in rows[:count]}
+
+
+def test_a_fraction_keeps_the_best_of_each_category_rounded_up(scored):
+    kept = select_windows(scored, fraction=0.26)
+    assert set(kept["id"]) == best(scored, "arxiv", 6) | best(scored, "book", 6)
+    assert kept["id"][:] == sorted(kept["id"])
+
+
+def test_a_budget_is_filled_as_far_as_it_goes_and_never_passed(scored):
+    assert set(select_windows(scored, token_budget=599)["id"]) == best(scored, "arxiv", 5) | best(scored, "book", 5)
+    kept = select_windows(scored, token_budget={"arxiv": 100, "book": 0})
+    assert set(kept["id"]) == best(scored, "arxiv", 1)
+
+
+def test_a_budget_larger_than_the_corpus_keeps_all_and_says_so(scored, caplog):
+    assert len(select_windows(scored, token_budget=10**9)) == 40
+    assert "arxiv holds 2000 tokens, fewer than the budget of 1000000000" in caplog.text
+
+
+def test_a_threshold_keeps_what_is_above_it(scored):
+    kept = select_windows(scored, threshold=0.7)
+    assert set(kept["id"]) == {r["id"] for r in scored if r["long_distance_score"] > 0.7}
+    assert 0 < len(kept) < 40
+
+
+def test_the_outcome_does_not_depend_on_the_rows_order_even_with_ties(scored):
+    tied = scored.remove_columns("long_distance_score").add_column("long_distance_score", [1.0] * 20 + [0.5] * 20)
+    kept = select_windows(tied, fraction=0.35)
+    shuffled = select_windows(tied.shuffle(seed=3), fraction=0.35)
+    assert set(kept["id"]) == set(shuffled["id"]) and len(kept) == 14
+
+
+def test_refusing_overlap_counts_no_token_twice():
+    # one document: front 0-100, back 60-160, and a third window that touches neither
+    table = pa.table(
+        {
+            "id": ["front", "back", "far", "other"],
+            "doc_id": ["d", "d", "d", "e"],
+            "category": ["book"] * 4,
+            "start_token": [0, 60, 160, 60],
+            "num_tokens": [100] * 4,
+            "long_distance_score": [1.0, 2.0, 0.5, 0.1],
+        }
+    )
+    assert keep_mask(table, fraction=1.0).tolist() == [True] * 4
+    assert keep_mask(table, fraction=1.0, refuse_overlap=True).tolist() == [False, True, True, True]
+    assert keep_mask(table, token_budget=200, refuse_overlap=True).tolist() == [False, True, True, False]
+    assert keep_mask(table, threshold=0.4, refuse_overlap=True).tolist() == [False, True, True, False]
+
+
+def test_a_refused_window_does_not_refuse_others():
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "doc_id": ["d"] * 3,
+            "start_token": [0, 50, 100],
+            "num_tokens": [100] * 3,
+            "long_distance_score": [3.0, 2.0, 1.0],
+        }
+    )
+    assert keep_mask(table, fraction=1.0, by=None, refuse_overlap=True).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({}, "exactly one of threshold, fraction and token_budget, not none"),
+        ({"fraction": 0.5, "threshold": 1.0}, "not threshold and fraction"),
+        ({"fraction": 1.5}, r"fraction=1.5 must lie in \[0, 1\]"),
+        ({"token_budget": -1}, "at least 0"),
+        ({"token_budget": {"arxiv": 5}}, "not the category 'book'"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(scored, limits, message):
+    with pytest.raises(ValueError, match=message):
+        select_windows(scored, **limits)
+
+
+def test_missing_columns_and_other_containers_are_named(scored):
+    with pytest.raises(ValueError, match="No column 'dependency_strength'"):
+        add_long_distance_score(scored.remove_columns("dependency_strength"))
+    with pytest.raises(ValueError, match="No column 'genre'"):
+        add_long_distance_score(scored, by="genre")
+    with pytest.raises(ValueError, match="got DatasetDict"):
+        add_long_distance_score(DatasetDict(train=scored))
+    with pytest.raises(ValueError, match="'zeal' is not known; use one of 'paper', 'reference_code'"):
+        add_long_distance_score(scored, convention="zeal")
+
+
+def test_a_million_windows_are_selected_in_seconds_without_their_text():
+    table = scored_windows(1_000_000).with_format("arrow")[:]
+    scores = long_distance_scores(table)
+    mask = keep_mask(table.append_column("long_distance_score", pa.array(scores)), fraction=0.125, refuse_overlap=True)
+    # the two windows of each document lie in different categories, which share no token budget
+    assert mask.sum() == 125_000
