@@ -29,7 +29,7 @@ from longattn_hf.columns import KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.hub.publishing import publish
 from longattn_hf.model.packaged_models import model_name, resolve_model
 from longattn_hf.pipeline import output
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig, hide_paths, parse_command_line
+from longattn_hf.pipeline.config import BuildConfig, SourceConfig, hide_paths, read_build
 from longattn_hf.pipeline.shards import hash_json
 from longattn_hf.pipeline.sources import open_documents, open_source, pin_sources, shareable_recipe
 from longattn_hf.pipeline.stages import Process, Source, score_windows, window_sources, windowed_shards
@@ -38,8 +38,7 @@ from longattn_hf.report.card import render_card
 from longattn_hf.report.figures import draw_figures
 from longattn_hf.report.html_report import write_report_page
 from longattn_hf.scoring.longattn import LongAttnScorer
-from longattn_hf.selection.cut import keep_mask
-from longattn_hf.selection.standardisation import ScoreStatistics, long_distance_scores
+from longattn_hf.selection.standardisation import ScoreStatistics
 from longattn_hf.windows import WindowDocuments
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a build from the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        config, words = parse_command_line(arguments, default_config=CONFIGS / "demo.yaml")
+        config, words = read_build(arguments, default_config=CONFIGS / "demo.yaml")
         # processes meet only between stages, and an uneven share of work may take long
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
         if state.device.type == "cpu" and torch.get_num_threads() == 1:
@@ -195,17 +194,7 @@ def make_scorer(config: BuildConfig, model: str) -> LongAttnScorer:
 
 def select(table: pa.Table, config: BuildConfig) -> pa.Table:
     """Adds the long-distance score and whether each window is kept."""
-    statistics = ScoreStatistics.load(config.statistics) if config.statistics else None
-    scores = long_distance_scores(table, alpha=config.alpha, convention=config.convention, statistics=statistics)
-    table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
-    mask = keep_mask(
-        table,
-        threshold=config.threshold,
-        fraction=config.fraction,
-        token_budget=config.token_budget,
-        refuse_overlap=config.refuse_overlap,
-    )
-    return table.append_column(KEPT, pa.array(mask))
+    return config.selection.apply(table)
 
 
 def table_hash(table: pa.Table) -> str:

@@ -19,7 +19,7 @@ from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, TEXT
-from longattn_hf.selection.cut import keep_mask
+from longattn_hf.selection.cut import Selection, keep_mask
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics, long_distance_scores
 
 SOURCE = "source"
@@ -170,7 +170,7 @@ class ScoredCorpus:
             self.table, alpha=choice.alpha, convention=choice.convention, statistics=self._statistics
         )
         table = self.table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
-        return Selected(scores, keep_mask(table, **choice.limit, refuse_overlap=choice.refuse_overlap))
+        return Selected(scores, keep_mask(table, Selection(**choice.limit, refuse_overlap=choice.refuse_overlap)))
 
     def search(self, words: str) -> np.ndarray:
         """Marks the windows whose id, document or source holds `words`, whatever the case; bool `[N]`."""

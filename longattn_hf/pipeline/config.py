@@ -1,27 +1,32 @@
 """A build's settings: one flat dataclass, filled from a YAML file and the command line."""
 
-import argparse
 import json
 import shlex
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Annotated, Any
 
 from longattn_hf.method import get_convention
+from longattn_hf.pipeline.settings import (
+    Several,
+    check_settings,
+    each,
+    parse_command_line,
+    parse_words,
+    read_yaml,
+    settings,
+)
+from longattn_hf.selection.cut import LIMITS, Selection
+from longattn_hf.selection.standardisation import ScoreStatistics
 
-_SELECTION = ("alpha", "threshold", "fraction", "token_budget", "refuse_overlap", "statistics")
+_SELECTION = ("alpha", *LIMITS, "refuse_overlap", "statistics")
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
 _THIS_RUN = ("output_dir", "overwrite", "batch_tokens", *_HUB)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SourceConfig:
     """Where documents of one category come from; the names are those of `datasets.load_dataset`.
 
@@ -46,21 +51,18 @@ class SourceConfig:
     path: str
     name: str | None = None
     split: str = "train"
-    data_files: str | list | None = None
+    data_files: str | Several[str] | None = None
     data_dir: str | None = None
     revision: str | None = None
     text_column: str = "text"
-    columns: list | None = None
+    columns: Several[str] | None = None
     json_lines: bool = False
     source: str | None = None
     license: str | None = None
     max_documents: int | None = None
 
-    def __post_init__(self) -> None:
-        check_types(self, f"source {self.path!r}")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BuildConfig:
     """All settings of a build.
 
@@ -108,14 +110,14 @@ class BuildConfig:
 
     name: str
     model: str
-    sources: tuple[SourceConfig, ...]
+    sources: Annotated[Several[SourceConfig], each(SourceConfig, "a source")]
     revision: str | None = None
     gguf_file: str | None = None
     convention: str = "paper"
     window_tokens: int = 32768
     min_distance: int | None = None
     rope_theta: float | None = None
-    rope_scaling: dict | None = None
+    rope_scaling: dict[str, Any] | None = None
     dtype: str | None = None
     impl: str = "auto"
     add_bos: bool | None = None
@@ -125,15 +127,15 @@ class BuildConfig:
     on_error: str = "skip"
     documents_per_shard: int = 64
     alpha: float = 0.5
-    threshold: float | dict | None = None
-    fraction: float | dict | None = None
-    token_budget: int | dict | None = None
+    threshold: float | dict[str, float] | None = None
+    fraction: float | dict[str, float] | None = None
+    token_budget: int | dict[str, int] | None = None
     refuse_overlap: bool = False
     statistics: str | None = None
     pretty_name: str | None = None
     description: str = ""
     data_version: str = "1.0.0"
-    language: list = field(default_factory=lambda: ["en"])
+    language: Several[str] = ("en",)
     output_dir: str | None = None
     overwrite: bool = False
     batch_tokens: int = 65536
@@ -145,7 +147,6 @@ class BuildConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        check_types(self, "the configuration")
         if not self.sources:
             raise ValueError("The configuration names no sources; give at least one with category and path.")
         if self.window_tokens < 1 or self.documents_per_shard < 1:
@@ -154,14 +155,21 @@ class BuildConfig:
             raise ValueError(
                 f"min_distance={self.min_distance} must lie in [0, window_tokens), here [0, {self.window_tokens})."
             )
-        given = [name for name in ("threshold", "fraction", "token_budget") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"Give one of threshold, fraction and token_budget, not {' and '.join(given)}.")
-        if not given:
+        if not any(getattr(self, name) is not None for name in LIMITS):
             fraction = get_convention(self.convention).fraction
             if fraction is None:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
+        self._selection(None)
+
+    @property
+    def selection(self) -> Selection:
+        """How to select; reads `statistics`."""
+        return self._selection(ScoreStatistics.load(self.statistics) if self.statistics else None)
+
+    def _selection(self, statistics: ScoreStatistics | None) -> Selection:
+        values = {name: getattr(self, name) for name in ("alpha", "convention", *LIMITS, "refuse_overlap")}
+        return Selection(**values, statistics=statistics)
 
     @property
     def work(self) -> dict[str, Any]:
@@ -189,23 +197,6 @@ class BuildConfig:
         return list(dict.fromkeys(source.category for source in self.sources))
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping of settings.
-
-    Raises:
-        ValueError: The file cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
-    return values
-
-
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
     """Reads a YAML file of settings.
 
@@ -216,15 +207,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ValueError: The file is missing or no mapping, or a key, a type or a value is not one of `BuildConfig`'s.
     """
-    values = read_mapping(path)
-    values |= overrides or {}
-    check_names(values, BuildConfig, str(path))
-    sources = values.get("sources") or []
-    if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
-        raise ValueError(f"sources in {path} must be a list of mappings with category and path.")
-    for source in sources:
-        check_names(source, SourceConfig, f"a source of {path}")
-    return BuildConfig(**(values | {"sources": tuple(SourceConfig(**source) for source in sources)}))
+    return check_settings(BuildConfig, read_yaml(path) | (overrides or {}), f"the configuration {path}")
 
 
 def hide_paths(value: Any) -> Any:
@@ -238,7 +221,7 @@ def hide_paths(value: Any) -> Any:
     return value
 
 
-def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path) -> tuple[BuildConfig, str]:
+def read_build(arguments: Sequence[str] | None, *, default_config: Path) -> tuple[BuildConfig, str]:
     """Reads `--config FILE` and `--any_setting VALUE`.
 
     Args:
@@ -246,58 +229,19 @@ def parse_command_line(arguments: Sequence[str] | None, *, default_config: Path)
         default_config: The configuration without `--config`.
 
     Returns:
-        The settings, and the words that the same data set is built with anywhere: without those of this run alone.
+        The settings, and the words that the same dataset is built with anywhere: without those of this run alone.
 
     Raises:
         ValueError: As `load_config`, and on an unknown option, naming the nearest.
     """
-    parser = argparse.ArgumentParser(description=BuildConfig.__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--config", default=str(default_config), help="a YAML file of settings")
-    for item in fields(BuildConfig):
-        flag: dict[str, Any] = {"nargs": "?", "const": True} if item.type in (bool, bool | None) else {}
-        parser.add_argument(f"--{item.name}", type=yaml.safe_load, default=MISSING, help=str(item.type), **flag)
-    given, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        check_names({word.lstrip("-").split("=")[0]: None for word in unknown[:1]}, BuildConfig, "the command line")
-        raise ValueError(f"The command line's {' '.join(unknown)} cannot be read; write --setting VALUE.")
-    overrides = {name: value for name, value in vars(given).items() if value is not MISSING and name != "config"}
-    path = Path(given.config)
-    words = [] if path == default_config else ["--config", hide_paths(path.as_posix())]
+    path, words = parse_command_line(BuildConfig, arguments)
+    overrides = parse_words(BuildConfig, words)
+    shown = ["--config", hide_paths(path.as_posix())] if path not in (None, default_config) else []
     for name, value in overrides.items():
         if name not in _THIS_RUN:
-            value = hide_paths(value)
-            words += [f"--{name}", shlex.quote(value if isinstance(value, str) else json.dumps(value))]
-    return load_config(given.config, overrides), " ".join(words)
-
-
-def check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
-    """Checks that the values' names are fields of a dataclass, and that none without a default is missing."""
-    known = {item.name: item for item in fields(kind)}
-    for name in values:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(known)}."
-            raise ValueError(f"Unknown setting {name!r} in {where}.{hint}")
-    missing = [
-        n for n, i in known.items() if n not in values and i.default is MISSING and i.default_factory is MISSING
-    ]
-    if missing and where != "the command line":
-        raise ValueError(f"{where} lacks {', '.join(missing)}.")
-
-
-def check_types(config: Any, where: str) -> None:
-    """Checks each field against its annotation; numbers that YAML reads as text, such as 2.5e6, are converted."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
-        if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
-                value = float(value)
-            except ValueError:
-                pass
-            else:
-                object.__setattr__(config, name, value)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            accepted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ValueError(f"{name}={value!r} in {where} must be {accepted}, not {type(value).__name__}.")
+            hidden, text = hide_paths(value), words[name]
+            # a number as it was written, a mapping as JSON
+            if hidden != value or not isinstance(text, str) or isinstance(value, dict | list):
+                text = hidden if isinstance(hidden, str) else json.dumps(hidden)
+            shown += [f"--{name}", shlex.quote(text)]
+    return load_config(path or default_config, overrides), " ".join(shown)

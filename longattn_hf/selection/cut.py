@@ -7,13 +7,16 @@ budget or threshold.
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, LONG_DISTANCE_SCORE
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.method import get_convention
 from longattn_hf.selection.standardisation import (
     RAW_SCORES,
     ScoreStatistics,
@@ -25,38 +28,104 @@ from longattn_hf.selection.standardisation import (
 logger = logging.getLogger(__name__)
 
 
-def keep_mask(
-    table: pa.Table,
-    *,
-    threshold: float | Mapping[str, float] | None = None,
-    fraction: float | Mapping[str, float] | None = None,
-    token_budget: int | Mapping[str, int] | None = None,
-    by: str | None = CATEGORY,
-    refuse_overlap: bool = False,
-) -> np.ndarray:
+#: The names of the limits, of which a selection has one.
+LIMITS = ("threshold", "fraction", "token_budget")
+
+Limit = float | Mapping[str, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How to score and select windows: the scale, and one of three limits, for all categories or by category.
+
+    A `convention` other than that of the scoring run ranks the sums that are there in the other reading; what would
+    need another run (weights, rounding, a second BOS) stays as it was.
+
+    Attributes:
+        alpha: The weight of the distribution uniformity.
+        convention: `"paper"` or `"reference_code"`.
+        threshold: Keep the windows whose long-distance score is above it.
+        fraction: Keep this share of the windows of a category, rounded up.
+        token_budget: Keep the best windows as long as their tokens sum to no more than this.
+        refuse_overlap: Leave out a window that shares tokens with a better one of its document.
+        statistics: The scale to put scores on; that of the windows themselves if None.
+
+    Raises:
+        ValueError: Not exactly one limit is given, or one is out of range.
+    """
+
+    alpha: float = 0.5
+    convention: str = "paper"
+    threshold: Limit = None
+    fraction: Limit = None
+    token_budget: Limit = None
+    refuse_overlap: bool = False
+    statistics: ScoreStatistics | None = None
+
+    def __post_init__(self) -> None:
+        get_convention(self.convention)
+        if len(self.limit) != 1:
+            given = " and ".join(self.limit) or "none of them"
+            raise ValueError(f"Give exactly one of threshold, fraction and token_budget, not {given}.")
+        ((name, limits),) = self.limit.items()
+        for value in limits.values() if isinstance(limits, Mapping) else (limits,):
+            if name == "fraction" and not 0 <= value <= 1:
+                raise ValueError(f"fraction={value} must lie in [0, 1].")
+            if name == "token_budget" and value < 0:
+                raise ValueError(f"token_budget={value} must be at least 0.")
+
+    @property
+    def limit(self) -> dict[str, Any]:
+        """The limit that is given, by name."""
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+
+    def limit_of(self, category: str) -> float:
+        """Returns the limit of one category.
+
+        Raises:
+            ValueError: The limits name other categories only.
+        """
+        ((name, limits),) = self.limit.items()
+        if not isinstance(limits, Mapping):
+            return limits
+        if category not in limits:
+            raise ValueError(f"{name} names {', '.join(map(repr, limits))} but not the category {category!r}; add it.")
+        return limits[category]
+
+    def apply(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
+        """Adds the columns `long_distance_score` and `kept` to a table of raw scores, one row a window.
+
+        Raises:
+            ValueError: As `long_distance_scores` and `keep_mask`.
+        """
+        scores = long_distance_scores(
+            table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
+        )
+        table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
+        return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
+
+
+def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
-    given = {"threshold": threshold, "fraction": fraction, "token_budget": token_budget}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if len(chosen) != 1:
-        came = " and ".join(chosen) or "none of them"
-        raise ValueError(f"Pass exactly one of threshold, fraction and token_budget, not {came}.")
-    ((how, limits),) = chosen.items()
     scores = get_column(table, LONG_DISTANCE_SCORE).to_numpy().astype(np.float64)
     tokens = get_column(table, "num_tokens").to_numpy()
-    best_first = np.lexsort((get_column(table, ID).to_numpy(zero_copy_only=False).astype(str), -scores))
-    conflicts = _overlapping_pairs(table) if refuse_overlap else np.empty((0, 2), dtype=np.int64)
+    keys = pa.table({"score": scores, ID: get_column(table, ID)})
+    best_first = (
+        pc.sort_indices(keys, sort_keys=[("score", "descending"), (ID, "ascending")]).to_numpy().astype(np.int64)
+    )
+    conflicts = _overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
     keep = np.zeros(len(table), dtype=bool)
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
-        limit = _limit_of(group, how, limits)
+        limit = selection.limit_of(group)
         member = np.zeros(len(table), dtype=bool)
         member[rows] = True
         order = best_first[member[best_first]]
-        if how == "threshold":
+        if selection.threshold is not None:
             order = order[scores[order] > limit]
         order = _without_conflicts(order, conflicts)
-        if how == "fraction":
+        if selection.fraction is not None:
             order = order[: math.ceil(limit * len(rows))]
-        if how == "token_budget":
+        if selection.token_budget is not None:
             running = np.cumsum(tokens[order])
             if not len(order) or running[-1] < limit:
                 held = int(running[-1]) if len(order) else 0
@@ -64,18 +133,6 @@ def keep_mask(
             order = order[running <= limit]
         keep[order] = True
     return keep
-
-
-def _limit_of(group: str, how: str, limits: float | Mapping[str, float]) -> float:
-    if isinstance(limits, Mapping):
-        if group not in limits:
-            raise ValueError(f"{how} names {', '.join(map(repr, limits))} but not the category {group!r}; add it.")
-        limits = limits[group]
-    if how == "fraction" and not 0 <= limits <= 1:
-        raise ValueError(f"fraction={limits} must lie in [0, 1].")
-    if how == "token_budget" and limits < 0:
-        raise ValueError(f"token_budget={limits} must be at least 0.")
-    return limits
 
 
 def _overlapping_pairs(table: pa.Table) -> np.ndarray:
@@ -169,15 +226,10 @@ def select_windows(
         ValueError: Not exactly one limit is given, one is out of range or lacks a category, or a column is missing.
     """
     wanted = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens", LONG_DISTANCE_SCORE, by)
-    mask = keep_mask(
-        _small_table(dataset, *wanted),
-        threshold=threshold,
-        fraction=fraction,
-        token_budget=token_budget,
-        by=by,
-        refuse_overlap=refuse_overlap,
+    selection = Selection(
+        threshold=threshold, fraction=fraction, token_budget=token_budget, refuse_overlap=refuse_overlap
     )
-    return dataset.select(np.flatnonzero(mask))
+    return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *wanted), selection, by)))
 
 
 def _small_table(dataset: Dataset, *names: str | None) -> pa.Table:

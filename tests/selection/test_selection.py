@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from longattn_hf import add_long_distance_score, select_windows
-from longattn_hf.selection.cut import keep_mask
+from longattn_hf.selection.cut import Selection, keep_mask
 from longattn_hf.selection.standardisation import Moments, ScoreStatistics, long_distance_scores
 
 
@@ -155,10 +155,10 @@ def test_refusing_overlap_counts_no_token_twice():
             "long_distance_score": [1.0, 2.0, 0.5, 0.1],
         }
     )
-    assert keep_mask(table, fraction=1.0).tolist() == [True] * 4
-    assert keep_mask(table, fraction=1.0, refuse_overlap=True).tolist() == [False, True, True, True]
-    assert keep_mask(table, token_budget=200, refuse_overlap=True).tolist() == [False, True, True, False]
-    assert keep_mask(table, threshold=0.4, refuse_overlap=True).tolist() == [False, True, True, False]
+    assert keep_mask(table, Selection(fraction=1.0)).tolist() == [True] * 4
+    assert keep_mask(table, Selection(fraction=1.0, refuse_overlap=True)).tolist() == [False, True, True, True]
+    assert keep_mask(table, Selection(token_budget=200, refuse_overlap=True)).tolist() == [False, True, True, False]
+    assert keep_mask(table, Selection(threshold=0.4, refuse_overlap=True)).tolist() == [False, True, True, False]
 
 
 def test_a_refused_window_does_not_refuse_others():
@@ -171,7 +171,7 @@ def test_a_refused_window_does_not_refuse_others():
             "long_distance_score": [3.0, 2.0, 1.0],
         }
     )
-    assert keep_mask(table, fraction=1.0, by=None, refuse_overlap=True).tolist() == [True, False, True]
+    assert keep_mask(table, Selection(fraction=1.0, refuse_overlap=True), by=None).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,8 @@ def test_missing_columns_and_other_containers_are_named(scored):
 def test_a_million_windows_are_selected_in_seconds_without_their_text():
     table = scored_windows(1_000_000).with_format("arrow")[:]
     scores = long_distance_scores(table)
-    mask = keep_mask(table.append_column("long_distance_score", pa.array(scores)), fraction=0.125, refuse_overlap=True)
+    mask = keep_mask(
+        table.append_column("long_distance_score", pa.array(scores)), Selection(fraction=0.125, refuse_overlap=True)
+    )
     # the two windows of each document lie in different categories, which share no token budget
     assert mask.sum() == 125_000
