@@ -6,6 +6,8 @@ ID = "id"
 DOC_ID = "doc_id"
 TEXT = "text"
 CATEGORY = "category"
+SOURCE = "source"
+LICENSE = "license"
 INPUT_IDS = "input_ids"
 SKIP_REASON = "skip_reason"
 

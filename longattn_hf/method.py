@@ -31,6 +31,11 @@ class Convention:
     encodes_text_again: bool = False
     fraction: float | None = None
 
+    @property
+    def unit(self) -> str:
+        """The unit of its long-distance score."""
+        return "z-units" if self.standardisation == "zscore" else "min-max units"
+
 
 CONVENTIONS = {
     "paper": Convention(name="paper", variance_over="block", standardisation="zscore"),

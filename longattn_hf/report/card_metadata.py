@@ -1,7 +1,7 @@
 """The card's YAML metadata: what the Hub shows, filters by and loads by."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from datasets.info import DatasetInfosDict
@@ -9,6 +9,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from longattn_hf.pages.text import plain
+from longattn_hf.report.facts import ConfigurationFacts, Report
 
 # the identifiers of https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
 _HUB_LICENSES = frozenset(
@@ -36,30 +37,30 @@ _SIZES = {
 }
 
 
-def front_matter(report: Mapping[str, Any]) -> str:
-    """Returns the YAML between the card's `---` lines, from the report that `longattn_hf.report.card` describes.
+def front_matter(report: Report) -> str:
+    """Returns the YAML between the card's `---` lines.
 
     Raises:
         ValueError: The default configuration is none of the configurations.
     """
-    configs, default = report["configs"], report["default_config"]
+    configs, default = report.configs, report.default_config
     if default not in configs:
         raise ValueError(f"default_config={default!r} is none of the configurations {', '.join(map(repr, configs))}.")
     data = DatasetCardData(
-        pretty_name=plain(report["pretty_name"]),
-        language=list(report["language"]),
+        pretty_name=plain(report.pretty_name),
+        language=list(report.language),
         annotations_creators=["machine-generated"],
         language_creators=["found"],
-        source_datasets=_source_datasets(row["source"] for row in report["sources"]),
+        source_datasets=_source_datasets(row.source for row in report.sources),
         task_categories=["text-generation"],
-        tags=list(report["tags"]),
-        **_license(row["license"] for row in report["sources"]),
+        tags=list(report.tags),
+        **_license(row.license for row in report.sources),
     )
-    if not report.get("not_run", False):
-        data.size_categories = [_size_category(sum(facts["kept_windows"] for facts in report["categories"].values()))]
+    if not report.not_run:
+        data.size_categories = [_size_category(sum(facts.kept_windows for facts in report.categories.values()))]
     MetadataConfigs(
         {
-            name: {"data_files": [{"split": "train", "path": facts["data_files"]}]}
+            name: {"data_files": [{"split": "train", "path": facts.data_files}]}
             | ({"default": True} if name == default else {})
             for name, facts in configs.items()
         }
@@ -70,12 +71,12 @@ def front_matter(report: Mapping[str, Any]) -> str:
     return data.to_yaml()
 
 
-def _dataset_info(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    info = {"config_name": name, "features": facts["features"]}
+def _dataset_info(name: str, facts: ConfigurationFacts) -> dict[str, Any]:
+    info = {"config_name": name, "features": facts.features}
     # the numbers of a configuration that was never built are null
-    if facts["num_rows"] is not None:
-        info["splits"] = [{"name": "train", "num_bytes": facts["num_bytes"], "num_examples": facts["num_rows"]}]
-        info |= {"download_size": facts["download_size"], "dataset_size": facts["num_bytes"]}
+    if facts.num_rows is not None:
+        info["splits"] = [{"name": "train", "num_bytes": facts.num_bytes, "num_examples": facts.num_rows}]
+        info |= {"download_size": facts.download_size, "dataset_size": facts.num_bytes}
     return info
 
 

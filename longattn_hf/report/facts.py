@@ -1,187 +1,251 @@
-"""The facts of a finished build, from its score table: what card, figures and the terminal's table are made of.
+"""A build's facts, from which card, figures, page and the terminal's table are made; as JSON, `report.json`.
 
-A report holds plain values only, no times and no local paths, so equal builds have equal reports.
+A report holds plain values only, no times and no local paths, so equal builds have equal reports. A recipe that was
+not run has a report too: what only a run can tell is None there.
 """
 
-import platform
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
+from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from longattn_hf.columns import (
-    CATEGORY,
-    DEPENDENCY_STRENGTH,
-    DISTRIBUTION_UNIFORMITY,
-    DOC_ID,
-    ID,
-    KEPT,
-    LONG_DISTANCE_SCORE,
-    MAP_VARIANCE,
-    SKIP_REASON,
-)
-from longattn_hf.method import CONVENTIONS
-from longattn_hf.pipeline.shards import read_facts
-from longattn_hf.selection.standardisation import long_distance_scores
+from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, MAP_VARIANCE
 
-_EXAMPLES = 2
-_EXCERPT_CHARACTERS = 300
-_SOFTWARE = ("longattn_hf", "torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "pyarrow")
+#: The scores that a report tells of, in a card's order.
+SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE)
+
+_BUILD_AGAIN = "and the card states it; build the report again."
+
+_Text = Annotated[str, StringConstraints(min_length=1)]
+# a report of a later version may hold more
+_facts = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
 
 
-def software_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that a score depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _SOFTWARE}}
+@_facts
+class Spread:
+    """The range of a score over the scored windows of a category; None where there are none."""
+
+    min: float | None
+    mean: float | None
+    max: float | None
+    std: float | None
 
 
-def count_documents(names: Sequence[str], windows: Path) -> dict[str, dict[str, Any]]:
-    """Adds up what windowing noted beside each shard of windows.
+@_facts
+class CategoryFacts:
+    """One category of a finished build.
 
-    Returns:
-        By category: `documents`, `skipped` (by reason) and `documents_by_source` (by `(source, license)`).
+    Attributes:
+        documents: How many were read.
+        skipped: Those that gave no window, by reason.
+        windows: How many were cut.
+        windows_skipped: Those without scores, by reason.
+        tokens: Those of all windows.
+        kept_windows: How many were selected.
+        kept_tokens: Their tokens.
+        kept_documents: The documents they are of.
+        cut: The lowest long-distance score kept; None where nothing is.
+        dependency_strength: Its range; so the other three scores.
     """
-    counts: dict[str, dict[str, Any]] = {}
-    for name in names:
-        facts = read_facts(windows / name) or {}
-        mine = counts.setdefault(
-            Path(name).parent.as_posix(), {"documents": 0, "skipped": Counter(), "documents_by_source": Counter()}
-        )
-        mine["documents"] += facts["documents"]
-        mine["skipped"].update(facts["skipped"])
-        mine["documents_by_source"].update({(s, license_): n for s, license_, n in facts["documents_by_source"]})
-    return counts
+
+    documents: int
+    skipped: dict[str, int]
+    windows: int
+    windows_skipped: dict[str, int]
+    tokens: int
+    kept_windows: int
+    kept_tokens: int
+    kept_documents: int
+    cut: float | None
+    dependency_strength: Spread
+    distribution_uniformity: Spread
+    map_variance: Spread
+    long_distance_score: Spread
 
 
-def describe_categories(scores: pa.Table, counts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns, by category, the table of a report: documents, windows, what was kept, and the scores' ranges."""
-    described = {}
-    frame = _frame(scores)
-    for category, counted in counts.items():
-        windows = frame[frame[CATEGORY] == category]
-        kept = windows[windows[KEPT]]
-        scored = windows[windows[LONG_DISTANCE_SCORE].notna()]
-        described[category] = {
-            "documents": counted["documents"],
-            "skipped": dict(sorted(counted["skipped"].items())),
-            "windows": len(windows),
-            "windows_skipped": {
-                reason: int(n) for reason, n in sorted(windows[SKIP_REASON].dropna().value_counts().items())
-            },
-            "tokens": int(windows["num_tokens"].sum()),
-            "kept_windows": len(kept),
-            "kept_tokens": int(kept["num_tokens"].sum()),
-            "kept_documents": int(kept[DOC_ID].nunique()),
-            "cut": float(kept[LONG_DISTANCE_SCORE].min()) if len(kept) else None,
-            **{
-                name: _range(scored[name])
-                for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE)
-            },
-        }
-    return described
+@_facts
+class SourceFacts:
+    """One source of one category: a dataset's id or `package==version`, and its licence (SPDX), None if unstated."""
+
+    source: _Text
+    license: _Text | None
+    category: _Text
+    documents: int | None = None
+    windows: int | None = None
+    kept_windows: int | None = None
 
 
-def describe_sources(scores: pa.Table, counts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each source of each category: its licence, documents, windows and kept windows."""
-    frame = _frame(scores)
-    keys = [CATEGORY, "source", "license"]
-    groups = frame.groupby(keys, dropna=False)[KEPT]
-    windows = {_plain(key): int(n) for key, n in groups.size().items()}
-    kept = {_plain(key): int(n) for key, n in groups.sum().items()}
-    return [
-        {
-            "source": source or "unnamed",
-            "license": license_ or "unknown",
-            "category": category,
-            "documents": documents,
-            "windows": windows.get((category, source, license_), 0),
-            "kept_windows": kept.get((category, source, license_), 0),
-        }
-        for category, counted in counts.items()
-        for (source, license_), documents in sorted(counted["documents_by_source"].items(), key=str)
-    ]
+@_facts
+class ModelFacts:
+    """The first layer that scored; `sha256` is that of the tensors read, `revision` None for local files."""
+
+    model: _Text
+    revision: _Text | None = None
+    sha256: _Text | None = None
+    dtype: _Text | None = None
+    rope: dict[str, Any] | None = None
+    rope_theta: float | None = None
+    rope_scaling: dict[str, Any] | None = None
+    architecture: _Text | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    max_positions: int | None = None
 
 
-def compare_conventions(scores: pa.Table, *, convention: str, alpha: float) -> dict[str, Any]:
-    """Says how the other convention ranks the same windows, and how much of what is kept it would keep too.
+@_facts
+class ConfigurationFacts:
+    """One configuration of the dataset: where its files are, its columns as `datasets` writes them, and its size."""
 
-    Both readings are taken from the sums that are there; points that would need another scoring run (fp16 weights and
-    probabilities, the second BOS, the RoPE base) are not in it.
+    data_files: _Text
+    num_rows: int | None = None
+    num_bytes: int | None = None
+    download_size: int | None = None
+    features: list[dict[str, Any]]
 
-    Returns:
-        `other_convention`, and by category `spearman` (rank correlation of the long-distance scores) and
-        `kept_overlap` (the share of the kept windows among as many best of the other convention); null where a
-        category has fewer than two windows, or keeps none.
+
+@_facts
+class CategoryAgreement:
+    """How alike two conventions rank a category's windows: Spearman's correlation, and the share kept by both."""
+
+    spearman: float | None
+    kept_overlap: float | None
+
+
+@_facts
+class Agreement:
+    """How the other convention would have ranked the same windows, by category."""
+
+    other_convention: _Text
+    categories: dict[str, CategoryAgreement]
+
+
+@_facts
+class Example:
+    """A window at one end of its category's scores, with the beginning of its text."""
+
+    id: _Text
+    source: _Text
+    dependency_strength: float
+    distribution_uniformity: float
+    long_distance_score: float
+    excerpt: str
+
+
+@_facts
+class Report:
+    """All facts of a build, or of a recipe that was not run.
+
+    Attributes:
+        name: The dataset's.
+        pretty_name: The card's title.
+        version: The dataset's.
+        description: Markdown, may be empty.
+        language: Language codes.
+        tags: The card's.
+        command: What builds the same.
+        convention: `"paper"` or `"reference_code"`.
+        settings: At least `window_tokens`, `min_distance` and `alpha`; None means not set.
+        default_config: The configuration that `load_dataset` takes by itself.
+        recipe: What the explorer needs to write one; empty where a source is a local file.
+        not_run: Whether this is a recipe's; then what follows may be None.
+        software: Versions, by name.
+        model: The scoring layer.
+        categories: By name; each None where not run.
+        sources: One for each source of each category.
+        agreement: With the other convention.
+        examples: By category, `highest` and `lowest`.
+        configs: By name.
+        figures: Paths relative to the card.
+        page: The path of the page with interactive plots; None where there is none.
+        repo_id: Where the dataset is published, as far as that is known.
+
+    Raises:
+        ValueError: A run's report lacks what a run tells; the message names it.
     """
-    other = next(name for name in CONVENTIONS if name != convention)
-    frame = _frame(scores)
-    frame["other"] = long_distance_scores(scores, alpha=alpha, convention=other)
-    agreement = {}
-    for category, windows in frame[frame[LONG_DISTANCE_SCORE].notna()].groupby(CATEGORY):
-        kept = windows[windows[KEPT]]
-        would_keep = windows.sort_values(["other", ID], ascending=[False, True]).head(len(kept))
-        correlation = windows[[LONG_DISTANCE_SCORE, "other"]].rank().corr().iloc[0, 1]
-        agreement[str(category)] = {
-            "spearman": float(correlation) if np.isfinite(correlation) else None,
-            "kept_overlap": float(would_keep[KEPT].mean()) if len(kept) else None,
-        }
-    return {"other_convention": other, "categories": agreement}
+
+    name: _Text
+    pretty_name: _Text
+    version: _Text
+    description: str
+    language: list[_Text]
+    tags: list[_Text]
+    command: _Text
+    convention: _Text
+    settings: dict[str, Any]
+    default_config: _Text
+    recipe: dict[str, Any] | None = None
+    not_run: bool = False
+    software: dict[str, _Text] | None = None
+    model: ModelFacts
+    categories: dict[str, Annotated[CategoryFacts | None, BeforeValidator(lambda facts: facts or None)]]
+    sources: list[SourceFacts]
+    agreement: Agreement | None = None
+    examples: dict[str, dict[Literal["highest", "lowest"], list[Example]]] | None = None
+    configs: dict[str, ConfigurationFacts]
+    figures: list[_Text] | None = None
+    page: _Text | None = None
+    repo_id: _Text | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("window_tokens", "min_distance", "alpha"):
+            if self.settings.get(name) is None:
+                raise ValueError(f"The report lacks settings.{name}, {_BUILD_AGAIN}")
+        for path, fact in () if self.not_run else self._measured():
+            if fact is None:
+                raise ValueError(f"The report lacks {path}, {_BUILD_AGAIN}")
+
+    def _measured(self) -> Iterator[tuple[str, Any]]:
+        """Yields what only a run can tell, with its place in the report."""
+        yield from ((name, getattr(self, name)) for name in ("software", "agreement", "examples", "figures"))
+        yield from ((f"model.{name}", getattr(self.model, name)) for name in _MODEL)
+        yield from ((f"categories.{name}", facts) for name, facts in self.categories.items())
+        for at, row in enumerate(self.sources):
+            yield from ((f"sources[{at}].{name}", getattr(row, name)) for name in _COUNTS)
+        for config, facts in self.configs.items():
+            yield from ((f"configs.{config}.{name}", getattr(facts, name)) for name in _SIZES)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Report":
+        """Takes a report's JSON apart.
+
+        Raises:
+            ValueError: A fact is missing, empty or of the wrong kind; the message names it.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if first["type"] == "value_error":
+                raise ValueError(str(first["ctx"]["error"])) from error
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+            told = "lacks {0}" if first["type"] == "missing" else "says {0} is {1!r}"
+            raise ValueError(f"The report {told.format(path, first['input'])}, {_BUILD_AGAIN}") from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Report":
+        """Reads what `to_json` wrote; raises as `from_dict`, and where the text is no JSON mapping."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"A report is a JSON mapping, and this is {type(values).__name__}.")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values; what was not run, and what is optional and absent, is left out."""
+        absent = {name for name in ("not_run", "recipe", "page", "repo_id") if not getattr(self, name)}
+        values = TypeAdapter(Report).dump_python(self, exclude=absent, exclude_none=self.not_run)
+        if self.not_run:
+            # null is an answer of its own in the settings
+            values |= {"settings": self.settings, "categories": {name: {} for name in self.categories}}
+        return values
+
+    def to_json(self) -> str:
+        """Writes the report, the same for the same facts."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
-def pick_examples(scores: pa.Table, read_texts: Callable[[np.ndarray], list[str]]) -> dict[str, dict[str, list]]:
-    """Returns, by category, the windows of highest and lowest score with the beginning of their text.
-
-    Args:
-        scores: All windows.
-        read_texts: Returns the texts of the rows given.
-    """
-    frame = _frame(scores)
-    scored = frame[frame[LONG_DISTANCE_SCORE].notna()]
-    examples: dict[str, dict[str, list]] = {}
-    for category, windows in scored.groupby(CATEGORY):
-        ranked = windows.sort_values([LONG_DISTANCE_SCORE, ID], ascending=[False, True])
-        count = min(_EXAMPLES, len(ranked) // 2) or 1
-        ends = {"highest": ranked.head(count), "lowest": ranked.tail(count)}
-        examples[str(category)] = {
-            end: [
-                {
-                    "id": row[ID],
-                    "source": row["source"] or "unnamed",
-                    **{n: float(row[n]) for n in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE)},
-                    "excerpt": text[:_EXCERPT_CHARACTERS],
-                }
-                for (_, row), text in zip(chosen.iterrows(), read_texts(chosen.index.to_numpy()), strict=True)
-            ]
-            for end, chosen in ends.items()
-        }
-    return examples
-
-
-def _frame(scores: pa.Table) -> pd.DataFrame:
-    wanted = (ID, DOC_ID, CATEGORY, "source", "license", "num_tokens", KEPT, SKIP_REASON, LONG_DISTANCE_SCORE)
-    names = [*wanted, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE]
-    frame = scores.select([name for name in names if name in scores.column_names]).to_pandas()
-    for name in names:
-        if name not in frame:
-            frame[name] = None
-    return frame
-
-
-def _plain(key: tuple) -> tuple:
-    """Replaces pandas' missing values by None."""
-    return tuple(None if pd.isna(value) else value for value in key)
-
-
-def _range(values: pd.Series) -> dict[str, float | None]:
-    if not len(values):
-        return dict.fromkeys(("min", "mean", "max", "std"))
-    return {
-        "min": float(values.min()),
-        "mean": float(values.mean()),
-        "max": float(values.max()),
-        "std": float(values.std(ddof=0)),
-    }
+_MODEL = ("sha256", "dtype", "architecture", "num_heads", "num_kv_heads", "head_dim")
+_COUNTS = ("documents", "windows", "kept_windows")
+_SIZES = ("num_rows", "num_bytes", "download_size")

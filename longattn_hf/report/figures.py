@@ -6,8 +6,7 @@ scores give the same bytes whatever a user's settings are.
 
 import io
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.columns import (
+    CATEGORY,
+    DEPENDENCY_STRENGTH,
+    DISTRIBUTION_UNIFORMITY,
+    KEPT,
+    LONG_DISTANCE_SCORE,
+    SOURCE,
+)
+from longattn_hf.files import replacing
 from longattn_hf.method import get_convention
 from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.report.facts import Report
+from longattn_hf.selection.summary import count_windows
 
 # from Okabe and Ito's palette, told apart by people of every colour vision and in grey print
 _KEPT, _DROPPED, _CUT, _INK = "#0072B2", "#C4C4C4", "#D55E00", "#333333"
@@ -68,15 +77,14 @@ class _Windows:
     kept: np.ndarray
 
 
-def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> list[str]:
+def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
     """Draws the figures of a scored and selected corpus into `folder/figures`.
 
     Args:
         scores: One row a window, with the columns `category`, `dependency_strength`, `distribution_uniformity`,
             `long_distance_score` (the last three null where a window was not scored; such rows are not drawn), `kept`
             and optionally `source`.
-        report: The run's report (see `longattn_hf.report.card`); read are `categories` with their `cut`, in the order
-            of the panels, `settings` and `convention`.
+        report: The run's report; its categories are the panels, in their order.
         folder: The build's output folder. Each picture replaces its predecessor at once, as a whole.
 
     Returns:
@@ -85,25 +93,24 @@ def draw_figures(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> l
     Raises:
         ValueError: `scores` lacks a column, or holds a category that the report does not.
     """
-    if "source" not in scores.column_names:
-        scores = scores.append_column("source", pa.nulls(len(scores), pa.string()))
-    needed = (CATEGORY, "source", DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
+    if SOURCE not in scores.column_names:
+        scores = scores.append_column(SOURCE, pa.nulls(len(scores), pa.string()))
+    needed = (CATEGORY, SOURCE, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
     missing = [name for name in needed if name not in scores.column_names]
     if missing:
         raise ValueError(f"The figures need {', '.join(missing)}; the columns are {', '.join(scores.column_names)}.")
     scores = scores.select(needed).filter(scores[LONG_DISTANCE_SCORE].is_valid())
-    unknown = set(scores[CATEGORY].unique().to_pylist()) - report["categories"].keys()
+    unknown = set(scores[CATEGORY].unique().to_pylist()) - report.categories.keys()
     if unknown:
         raise ValueError(f"The report has no category {', '.join(sorted(map(repr, unknown)))} that the scores have.")
-    categories = [_windows_of(scores, name, facts["cut"]) for name, facts in report["categories"].items()]
-    settings = report["settings"]
-    null = uniform_dependency_strength(settings["min_distance"] / settings["window_tokens"])
-    unit = "z-units" if get_convention(report["convention"]).standardisation == "zscore" else "min-max units"
+    categories = [_windows_of(scores, name, facts and facts.cut) for name, facts in report.categories.items()]
+    null = uniform_dependency_strength(report.settings["min_distance"] / report.settings["window_tokens"])
+    unit = get_convention(report.convention).unit
     with _own_style():
         figures = {
             "long_distance_scores": _score_figure(categories, unit),
             "strength_and_uniformity": _strength_figure(categories, null),
-            "kept_by_source": _source_figure(scores["source"], scores[KEPT].to_numpy()),
+            "kept_by_source": _source_figure(scores),
         }
         return [_save(figure, folder, f"figures/{name}.png") for name, figure in figures.items()]
 
@@ -205,12 +212,13 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     return figure
 
 
-def _source_figure(sources: pa.ChunkedArray, kept: np.ndarray) -> Figure:
-    table = pa.table({"source": sources.fill_null("unnamed"), "kept": kept.astype(np.int64)})
-    groups = table.group_by("source").aggregate([("kept", "sum"), ("kept", "count")])
-    columns = (groups[name].to_pylist() for name in ("source", "kept_sum", "kept_count"))
+def _source_figure(scores: pa.Table) -> Figure:
+    by_source = count_windows(scores, scores[KEPT], [SOURCE])
     # the largest sources, ties by name, each as (name, kept, windows)
-    counts = sorted(zip(*columns, strict=True), key=lambda row: (-row[2], row[0]))
+    counts = sorted(
+        ((source or "unnamed", counted.kept_windows, counted.windows) for (source,), counted in by_source.items()),
+        key=lambda row: (-row[2], row[0]),
+    )
     rows, rest = counts[:_MOST_SOURCES], counts[_MOST_SOURCES:]
     rows.sort(key=lambda row: (-row[1] / row[2], -row[2], row[0]))
     if rest:
@@ -232,8 +240,9 @@ def _source_figure(sources: pa.ChunkedArray, kept: np.ndarray) -> Figure:
     axes.set(xlim=(0, 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="share of the source's windows kept")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if rows:
-        label = f"all sources together ({kept.mean():.0%})"
-        line = axes.axvline(kept.mean(), color=_CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
+        share = pc.mean(scores[KEPT]).as_py()
+        label = f"all sources together ({share:.0%})"
+        line = axes.axvline(share, color=_CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
         _add_legend(figure, [line])
     else:
         _say_empty(axes)
@@ -283,9 +292,6 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
     picture = io.BytesIO()
     # the software's name and version would change the bytes with every release
     figure.savefig(picture, format="png", metadata={"Software": None})
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(picture.getvalue())
-    temporary.replace(path)
+    with replacing(folder / name) as file:
+        file.write(picture.getvalue())
     return name

@@ -1,7 +1,7 @@
-"""`report.html`: the card's facts with plots to point at, in one file that needs no network."""
+"""`report.html`: the card's facts with interactive plots, in one file that needs no network."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pyarrow as pa
 from markdown_it import MarkdownIt
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.files import write_text
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.method import get_convention
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.report.card import render_card
+from longattn_hf.report.facts import CategoryFacts, Report
 from longattn_hf.selection.summary import bin_edges, split_cells, split_histogram
 
 PAGE = "report.html"
@@ -22,7 +24,7 @@ _BINS, _CELLS = 48, 32
 _PLOTTED = (LONG_DISTANCE_SCORE, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 
 
-def write_report_page(scores: pa.Table, report: Mapping[str, Any], folder: Path) -> str:
+def write_report_page(scores: pa.Table, report: Report, folder: Path) -> str:
     """Writes the page of a scored and selected corpus; takes the arguments of `render_report_page`.
 
     Args:
@@ -33,19 +35,17 @@ def write_report_page(scores: pa.Table, report: Mapping[str, Any], folder: Path)
     Returns:
         The page's path relative to `folder`.
     """
-    temporary = folder / f".{PAGE}.{os.getpid()}"
-    temporary.write_text(render_report_page(scores, report), encoding="utf-8")
-    temporary.replace(folder / PAGE)
+    write_text(folder / PAGE, render_report_page(scores, report))
     return PAGE
 
 
-def render_report_page(scores: pa.Table, report: Mapping[str, Any]) -> str:
+def render_report_page(scores: pa.Table, report: Report) -> str:
     """Renders the page: the card as HTML, the plots' counts as JSON, and the package's own small scripts.
 
     Args:
         scores: One row a window, with the columns `category`, the raw scores, `long_distance_score` (null where a
             window was not scored; such rows are not drawn), `num_tokens` and `kept`.
-        report: The report that the card is rendered from; see `longattn_hf.report.card`.
+        report: The report that the card is rendered from.
 
     Returns:
         The whole page, the same for the same scores and report.
@@ -53,23 +53,21 @@ def render_report_page(scores: pa.Table, report: Mapping[str, Any]) -> str:
     Raises:
         ValueError: As `render_card`.
     """
-    card = render_card({name: value for name, value in report.items() if name != "page"} | {"figures": []})
+    card = render_card(replace(report, page=None, figures=[]))
     text = card[card.index(BEGIN) + len(BEGIN) : card.index(END)]
     first, heading, rest = text.partition("\n## Use\n")
     markdown = _markdown()
     plots = '<div id="plots"><p>The plots need JavaScript; all numbers stand below.</p></div>'
     body = f"<main>{markdown.render(visible(first))}{plots}{markdown.render(visible(heading + rest))}</main>"
-    convention = get_convention(report["convention"])
     data = {
-        "unit": "z-units" if convention.standardisation == "zscore" else "min-max units",
-        "categories": [_describe(scores, name, facts) for name, facts in report["categories"].items()],
+        "unit": get_convention(report.convention).unit,
+        "categories": [_describe(scores, name, facts) for name, facts in report.categories.items() if facts],
         "sources": [
-            [visible(str(row[name])) for name in ("source", "category")] + [row["windows"], row["kept_windows"]]
-            for row in report["sources"]
+            [visible(row.source), visible(row.category), row.windows, row.kept_windows] for row in report.sources
         ],
     }
     return render_page(
-        title=report["pretty_name"],
+        title=report.pretty_name,
         body=body,
         data=data,
         scripts=("plots.js", "report.js"),
@@ -92,17 +90,17 @@ def _markdown() -> MarkdownIt:
     return markdown
 
 
-def _describe(scores: pa.Table, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(scores: pa.Table, name: str, facts: CategoryFacts) -> dict[str, Any]:
     """Counts one category's windows for the plots."""
     mine = scores.filter(pa.compute.equal(scores[CATEGORY], name))
     mine = mine.filter(mine[LONG_DISTANCE_SCORE].is_valid())
-    described = {"name": visible(name), "cut": facts["cut"], "windows": len(mine)}
+    described = {"name": visible(name), "cut": facts.cut, "windows": len(mine)}
     if not len(mine):
         return described
     values = {column: mine[column].to_numpy() for column in _PLOTTED}
     kept = mine[KEPT].to_numpy(zero_copy_only=False).astype(bool)
     edges = {column: bin_edges(values[column], _BINS) for column in _PLOTTED}
-    edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], _BINS, through=facts["cut"])
+    edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], _BINS, through=facts.cut)
     tokens = np.histogram(values[LONG_DISTANCE_SCORE], edges[LONG_DISTANCE_SCORE], weights=mine["num_tokens"])[0]
     return described | {
         "histograms": {column: split_histogram(values[column], kept, edges[column]) for column in _PLOTTED},

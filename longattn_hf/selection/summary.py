@@ -1,8 +1,72 @@
-"""Counts of kept and dropped windows by score, small enough to be sent to a page however many windows there are."""
+"""Counts of kept and dropped windows, by group and by score: one set for figures, pages and terminals.
 
+They are small enough to be sent to a page however many windows there are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from longattn_hf.columns import DOC_ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowCounts:
+    """The windows of a group and their tokens, and of those kept the windows, tokens and documents."""
+
+    windows: int = 0
+    tokens: int = 0
+    kept_windows: int = 0
+    kept_tokens: int = 0
+    kept_documents: int = 0
+
+
+def count_windows(
+    table: pa.Table, kept: np.ndarray | pa.ChunkedArray, by: Sequence[str]
+) -> dict[tuple[Any, ...], WindowCounts]:
+    """Counts windows by group.
+
+    Args:
+        table: One row a window, with the columns `num_tokens`, `doc_id` and `by`; one that is missing counts as null.
+        kept: bool `[len(table)]`.
+        by: The columns whose values tell the groups apart; with none of them all windows are one group, `()`.
+
+    Returns:
+        By the groups' values.
+    """
+    mask = pa.chunked_array([kept]) if isinstance(kept, np.ndarray) else kept
+    nothing = pa.chunked_array([pa.nulls(len(table), pa.int64())])
+    columns = {name: table[name] if name in table.column_names else nothing for name in (*by, "num_tokens", DOC_ID)}
+    if pa.types.is_dictionary(columns[DOC_ID].type):
+        columns[DOC_ID] = pa.chunked_array([chunk.indices for chunk in columns[DOC_ID].chunks])
+    counted = pa.table(
+        {name: columns[name] for name in by}
+        | {
+            "tokens of all": columns["num_tokens"],
+            "windows kept": mask.cast(pa.int64()),
+            "tokens kept": pc.if_else(mask, columns["num_tokens"], None),
+            "documents kept": pc.if_else(mask, columns[DOC_ID], None),
+        }
+    )
+    sums = ("tokens of all", "windows kept", "tokens kept")
+    groups = counted.group_by(list(by), use_threads=False).aggregate(
+        [("windows kept", "count"), *((name, "sum") for name in sums), ("documents kept", "count_distinct")]
+    )
+    return {
+        tuple(row[name] for name in by): WindowCounts(
+            windows=row["windows kept_count"],
+            tokens=row["tokens of all_sum"] or 0,
+            kept_windows=row["windows kept_sum"],
+            kept_tokens=row["tokens kept_sum"] or 0,
+            kept_documents=row["documents kept_count_distinct"],
+        )
+        for row in groups.to_pylist()
+        if row["windows kept_count"]
+    }
 
 
 def bin_edges(values: np.ndarray, count: int, *, through: float | None = None) -> np.ndarray:
