@@ -4,7 +4,6 @@ Reads only what the build leaves on disk: each process's heartbeat and the shard
 for much longer than it ever was is named.
 """
 
-import argparse
 import os
 import socket
 import sys
@@ -18,7 +17,9 @@ import pyarrow.parquet as pq
 
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.pages.page import visible
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
+from longattn_hf.pipeline.settings import read_command_line, settings
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 40
@@ -26,24 +27,39 @@ _BINS = 40
 PATIENCE = 60.0
 
 
+@settings
+class WatchSettings:
+    """Shows a running build's progress again and again, until it is through or the watcher is interrupted.
+
+    Attributes:
+        folder: The build's output folder.
+        every: Seconds between two looks.
+        once: Look once.
+    """
+
+    folder: Path
+    every: float = 5.0
+    once: bool = False
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Shows a build's progress again and again, until it is through or the watcher is interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m longattn_hf.watch", description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="the build's output directory")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
-    parser.add_argument("--once", action="store_true", help="look once")
-    given = parser.parse_args(arguments)
-    if not (given.folder / "work").is_dir():
+    """Runs the watch from the command line."""
+    try:
+        given = read_command_line(WatchSettings, arguments, positional=("folder",))
+    except ValueError as error:
+        sys.exit(f"watch: {error}")
+    folder = BuildFolder(given.folder)
+    if not folder.work.is_dir():
         sys.exit(f"watch: {given.folder} holds no build (it has no work folder); give the build's output directory.")
     scores: dict[Path, np.ndarray] = {}
     try:
         while True:
-            beats = read_heartbeats(given.folder / "work")
-            read_new_scores(given.folder / "work" / "scores", scores)
+            beats = read_heartbeats(folder.heartbeats)
+            read_new_scores(folder.scores, scores)
             if sys.stdout.isatty():
                 print("\x1b[H\x1b[2J", end="")  # noqa: T201
             print(describe(beats, scores, now=time.time(), host=socket.gethostname()), flush=True)  # noqa: T201
-            if given.once or (given.folder / "work" / "finished.json").exists():
+            if given.once or folder.finished.exists():
                 return
             time.sleep(given.every)
     except KeyboardInterrupt:

@@ -1,33 +1,50 @@
 """`python -m longattn_hf.explore OUT_or_repo_id`: opens the explorer in a browser."""
 
-import argparse
 import sys
 import threading
 import webbrowser
 from pathlib import Path
 
 from longattn_hf.explore.session import Session, require_gradio
+from longattn_hf.pipeline.settings import read_command_line, settings
+
+
+@settings
+class ExploreSettings:
+    """Opens the explorer of a build or a published dataset in a browser.
+
+    Attributes:
+        folder: A build's output folder, or a dataset's id on the Hub.
+        revision: The dataset's branch, tag or commit.
+        statistics: The statistics.json on whose scale the build put its scores.
+        model: The model of the token view; the build's own by default.
+        recipe: The file that 'Save as recipe' writes; NAME-selected.yaml by default.
+        host: 0.0.0.0 lets other machines look too.
+        port: Where to serve.
+        no_browser: Only serve.
+    """
+
+    folder: str
+    revision: str | None = None
+    statistics: str | None = None
+    model: str | None = None
+    recipe: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 7860
+    no_browser: bool = False
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the explorer from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m longattn_hf.explore", description=__doc__)
-    parser.add_argument("place", help="a build's output directory, or a data set's id on the Hub")
-    parser.add_argument("--revision", help="the data set's branch, tag or commit")
-    parser.add_argument("--statistics", help="the statistics.json on whose scale the build put its scores")
-    parser.add_argument("--model", help="the model of the token view; the build's own by default")
-    parser.add_argument(
-        "--recipe", type=Path, help="the file that 'Save as recipe' writes; NAME-selected.yaml by default"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines look too")
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--no-browser", action="store_true", help="only serve")
-    given = parser.parse_args(arguments)
     try:
+        given = read_command_line(ExploreSettings, arguments, positional=("folder",))
         require_gradio()
-        recipe = given.recipe or Path(f"{given.place.rstrip('/').split('/')[-1]}-selected.yaml")
         session = Session(
-            given.place, revision=given.revision, statistics=given.statistics, model=given.model, recipe=recipe
+            given.folder,
+            revision=given.revision,
+            statistics=given.statistics,
+            model=given.model,
+            recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
         )
     except (ValueError, OSError) as error:
         sys.exit(f"explore: {error}")

@@ -10,12 +10,12 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from longattn_hf.explore import views as facts
-from longattn_hf.explore.scored_corpus import Choice
+from longattn_hf.explore import views
 from longattn_hf.explore.session import Session
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.pages.page import read_asset, visible
 from longattn_hf.pages.text import prose
+from longattn_hf.selection.cut import Selection
 
 _FRACTION, _BUDGET, _CUT = "fraction", "token budget", "cut"
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]
@@ -34,7 +34,7 @@ def build_app(session: Session) -> gr.Blocks:
     how = _CUT if start.threshold is not None else _BUDGET if start.token_budget is not None else _FRACTION
     categories = session.corpus.categories
     with gr.Blocks(title=f"{session.corpus.name}: LongAttn explorer", analytics_enabled=False) as app:
-        said = gr.Markdown(_headline(session), elem_id="headline")
+        headline = gr.Markdown(_headline(session), elem_id="headline")
         thresholds = gr.State(_by_category(start.threshold, categories))
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -58,38 +58,38 @@ def build_app(session: Session) -> gr.Blocks:
                     by_source = _component("by-source", "table")
         with gr.Row():
             category = gr.Dropdown(categories, value=categories[0], label="Category", min_width=200)
-            order = gr.Dropdown(list(facts.ORDERS), value=facts.ORDERS[0], label="Windows to list", min_width=200)
+            order = gr.Dropdown(list(views.ORDERS), value=views.ORDERS[0], label="Windows to list", min_width=200)
             words = gr.Textbox(label="Search id, document or source", min_width=200)
         windows = _component("windows", "table", events=("open",))
         window = _component("window", "window", server=_answer_far(session))
 
         controls = [alpha, keep_by, fraction, budget, overlap, thresholds, other_alpha, other_reading]
         listing = [category, order, words]
-        shown = [said, histograms, by_category, by_source, windows]
+        shown = [headline, histograms, by_category, by_source, windows]
 
-        def choices(*values: Any) -> tuple[Choice, Choice]:
+        def choices(*values: Any) -> tuple[Selection, Selection]:
             return _choices(session, *values)
 
         def refresh(*values: Any) -> tuple:
             pair = choices(*values[: len(controls)])
-            mine, other = (session.select(choice) for choice in pair)
+            selected, other = map(session.select, pair)
             corpus, (where, sort, find) = session.corpus, values[len(controls) :]
             return (
                 _headline(session),
-                facts.describe_histograms(corpus, mine, pair[0]),
-                facts.describe_categories(corpus, mine, other),
-                facts.describe_sources(corpus, mine, other),
-                facts.list_windows(corpus, mine, other, category=where, order=sort, words=find),
+                views.describe_histograms(corpus, selected, pair[0]),
+                views.describe_categories(corpus, selected, other),
+                views.describe_sources(corpus, selected, other),
+                views.list_windows(corpus, selected, other, category=where, order=sort, words=find),
             )
 
         def relist(*values: Any) -> dict[str, Any]:
-            mine, other = (session.select(choice) for choice in choices(*values[: len(controls)]))
+            selected, other = map(session.select, choices(*values[: len(controls)]))
             where, sort, find = values[len(controls) :]
-            return facts.list_windows(session.corpus, mine, other, category=where, order=sort, words=find)
+            return views.list_windows(session.corpus, selected, other, category=where, order=sort, words=find)
 
         def move_cut(event: gr.EventData, *values: Any) -> tuple[str, dict[str, float]]:
-            mine, _ = choices(*values)
-            before = mine.threshold or facts.cuts(session.corpus, session.select(mine))
+            selected, _ = choices(*values)
+            before = selected.threshold or views.cuts(session.corpus, session.select(selected))
             return _CUT, {**before, event._data["category"]: float(event._data["value"])}
 
         def read_again() -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _choices(
     thresholds: dict[str, float] | None,
     other_alpha: float,
     other_reading: str,
-) -> tuple[Choice, Choice]:
+) -> tuple[Selection, Selection]:
     """Turns the controls into the selection looked at and the one beside it."""
     own = session.corpus.convention
     limit: dict[str, Any] = {"fraction": fraction}
@@ -201,12 +201,12 @@ def _choices(
     elif keep_by == _CUT:
         if thresholds is None:
             # nothing was dragged yet: the cut stands where the fraction puts it
-            choice = Choice(alpha=alpha, convention=own, fraction=fraction, refuse_overlap=overlap)
-            thresholds = facts.cuts(session.corpus, session.select(choice))
+            selection = Selection(alpha=alpha, convention=own, fraction=fraction, refuse_overlap=overlap)
+            thresholds = views.cuts(session.corpus, session.select(selection))
         limit = {"threshold": thresholds}
-    mine = Choice(alpha=alpha, convention=own, refuse_overlap=overlap, **limit)
-    other = Choice(alpha=other_alpha, convention=other_reading, refuse_overlap=overlap, **limit)
-    return mine, other
+    selected = Selection(alpha=alpha, convention=own, refuse_overlap=overlap, **limit)
+    other = Selection(alpha=other_alpha, convention=other_reading, refuse_overlap=overlap, **limit)
+    return selected, other
 
 
 def _headline(session: Session) -> str:

@@ -5,8 +5,8 @@ Reads the output directory of a finished or still running build, or a published 
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,42 +18,20 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, TEXT
-from longattn_hf.selection.cut import Selection, keep_mask
-from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics, long_distance_scores
-
-SOURCE = "source"
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.shards import ScoredShards
+from longattn_hf.report.facts import Report
+from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 
 _STRINGS = (DOC_ID, SOURCE, CATEGORY)
 _READ = (ID, *_STRINGS, "start_token", "num_tokens", *RAW_SCORES, KEPT, SKIP_REASON)
-#: The names of the limits, of which a choice has one.
-LIMITS = ("threshold", "fraction", "token_budget")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How to select: the arguments of `long_distance_scores` and `keep_mask`, one limit of three given.
-
-    A `convention` other than the build's ranks the sums that are there in the other reading; what would need another
-    scoring run (weights, rounding, a second BOS) stays as it was.
-    """
-
-    alpha: float = 0.5
-    convention: str = "paper"
-    threshold: float | Mapping[str, float] | None = None
-    fraction: float | None = None
-    token_budget: int | None = None
-    refuse_overlap: bool = False
-
-    @property
-    def limit(self) -> dict[str, Any]:
-        """The one limit that is given, by name."""
-        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What a choice makes of the windows: float64 scores, NaN without raw scores, and bool `kept`, both `[N]`."""
+    """What a selection makes of the windows: float64 scores, NaN without raw scores, and bool `kept`, both `[N]`."""
 
     scores: np.ndarray
     kept: np.ndarray
@@ -65,14 +43,14 @@ class ScoredCorpus:
     Attributes:
         name: What to call it.
         running: Whether it is a build that has not ended, so that windows are still to come.
-        report: The build's report; empty where there is none.
+        report: The build's report; None where there is none.
         settings: The build's settings, as far as they are known.
         table: The columns that selection reads. The ids in it are ranks, which order as the ids do; `id_of` has them.
     """
 
     def __init__(
         self,
-        place: str | Path,
+        folder: str | Path,
         *,
         revision: str | None = None,
         token: str | None = None,
@@ -81,21 +59,22 @@ class ScoredCorpus:
         """Reads the numbers of all windows.
 
         Args:
-            place: An output directory, a folder of Parquet files with score columns, or a data set's id on the Hub.
-            revision: The data set's branch, tag or commit.
-            token: For private data sets.
+            folder: A build's output folder, a folder of Parquet files with score columns, or a dataset's Hub id.
+            revision: The dataset's branch, tag or commit.
+            token: For private datasets.
             statistics: The `statistics.json` on whose scale the build put its scores, where it was another build's.
 
         Raises:
             ValueError: There are no scored windows, or `statistics` is needed.
         """
-        self._files, self._root = _open_place(place, revision, token)
-        self.name = str(place).rstrip("/").split("/")[-1] if Path(place).exists() else str(place)
+        self._files, root = _open_folder(folder, revision, token)
+        self._folder = BuildFolder(root)
+        self.name = str(folder).rstrip("/").split("/")[-1] if Path(folder).exists() else str(folder)
         paths, self.running = self._find_scores()
         self._paths = paths
         tables = [_read_numbers(self._files, path) for path in paths]
         if not sum(len(table) for table in tables):
-            raise ValueError(f"{place} holds no scored windows yet: none of its Parquet files has rows with scores.")
+            raise ValueError(f"{folder} holds no scored windows yet: none of its Parquet files has rows with scores.")
         whole = pa.concat_tables(tables, promote_options="permissive")
         for name in _STRINGS:
             if name not in whole.column_names:
@@ -110,14 +89,15 @@ class ScoredCorpus:
         self.published_kept = (
             whole[KEPT].to_numpy(zero_copy_only=False).astype(bool)[order] if KEPT in whole.column_names else None
         )
-        self.report = self._read_json("report.json")
+        report = self._read(self._folder.report)
+        self.report = Report.from_json(report) if report else None
         # the report names things for readers, the other two as a build reads them
-        self.settings = self.report.get("settings", {}) | self.report.get("recipe", {})
-        self.settings |= self._read_json("work/settings.json")
+        self.settings = self.report.settings | (self.report.recipe or {}) if self.report else {}
+        self.settings |= json.loads(self._read(self._folder.settings) or b"{}")
         self.table = _prepare(whole, order)
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
-                f"The scores of {place} stand on the scale of another build's {scale}: name it (statistics)."
+                f"The scores of {folder} stand on the scale of another build's {scale}: name it (statistics)."
             )
         self.settings["statistics"] = str(statistics) if statistics else None
         self._statistics = ScoreStatistics.load(statistics) if statistics else None
@@ -160,17 +140,16 @@ class ScoredCorpus:
             raise ValueError(f"There is no window {window_id!r}.")
         return row
 
-    def select(self, choice: Choice) -> Selected:
+    def select(self, selection: Selection) -> Selected:
         """Scores and selects all windows, as `add_long_distance_score` and `select_windows` do.
+
+        Scores stand on the scale of the corpus, whatever `selection.statistics` says.
 
         Raises:
             ValueError: As these.
         """
-        scores = long_distance_scores(
-            self.table, alpha=choice.alpha, convention=choice.convention, statistics=self._statistics
-        )
-        table = self.table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
-        return Selected(scores, keep_mask(table, Selection(**choice.limit, refuse_overlap=choice.refuse_overlap)))
+        table = replace(selection, statistics=self._statistics).apply(self.table)
+        return Selected(table[LONG_DISTANCE_SCORE].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
 
     def search(self, words: str) -> np.ndarray:
         """Marks the windows whose id, document or source holds `words`, whatever the case; bool `[N]`."""
@@ -197,36 +176,40 @@ class ScoredCorpus:
         raise ValueError("The text of this window is not here: a published data set holds that of kept windows only.")
 
     def _find_scores(self) -> tuple[list[str], bool]:
-        for pattern, running in (("scores/*.parquet", False), ("work/scores/*/*.parquet", True)):
-            if paths := sorted(self._files.glob(f"{self._root}/{pattern}")):
+        folder = self._folder
+        for pattern, running in (
+            (folder.published_scores / "*.parquet", False),
+            (folder.scores / "*/*.parquet", True),
+        ):
+            if paths := sorted(self._files.glob(pattern.as_posix())):
                 return paths, running
-        return sorted(self._files.glob(f"{self._root}/**/*.parquet")), False
+        return sorted(self._files.glob((folder.path / "**/*.parquet").as_posix())), False
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        path = f"{self._root}/{name}"
-        return json.loads(self._files.cat_file(path)) if self._files.exists(path) else {}
+    def _read(self, path: Path) -> bytes | None:
+        return self._files.cat_file(path.as_posix()) if self._files.exists(path.as_posix()) else None
 
     def _text_places(self, row: int) -> Iterator[tuple[str, int]]:
         """Yields the files, and the rows in them, where a window's text may stand."""
-        place = int(self._place_of_row[row])
-        file = int(np.searchsorted(self._starts, place, side="right")) - 1
-        path, at = self._paths[file], place - int(self._starts[file])
-        beside = path.removeprefix(f"{self._root}/")
-        yield f"{self._root}/work/windows/{beside.removeprefix('work/scores/')}", at
-        yield path, at
-        # the scores of a finished build stand in the order of its windows, category by category
+        at = int(self._place_of_row[row])
+        file = int(np.searchsorted(self._starts, at, side="right")) - 1
+        path, at_in_file = self._paths[file], at - int(self._starts[file])
+        if self.running:
+            windows = self._folder.windows / Path(path).relative_to(self._folder.scores)
+            yield windows.as_posix(), at_in_file
+        elif self._files.exists(self._folder.shards.as_posix()):
+            # the scores of a finished build stand in the order of its windows
+            shards = ScoredShards.load(self._folder)
+            number, place = (int(found[0]) for found in shards.locate(np.array([at])))
+            yield (self._folder.windows / shards.names[number]).as_posix(), place
+        yield path, at_in_file
         codes, names = self.codes(CATEGORY)
-        mine = codes == codes[row]
-        for folder, among in (
-            ("work/windows", mine),
-            ("data", None if self.published_kept is None else mine & self.published_kept),
-        ):
-            if among is not None and among[row]:
-                rank = int((self._place_of_row[among] < place).sum())
-                yield from self._nth_row(f"{self._root}/{folder}/{names[codes[row]]}", rank)
+        if self.published_kept is not None and self.published_kept[row]:
+            among = self.published_kept & (codes == codes[row])
+            rank = int((self._place_of_row[among] < at).sum())
+            yield from self._nth_row(self._folder.data / names[codes[row]], rank)
 
-    def _nth_row(self, folder: str, rank: int) -> Iterator[tuple[str, int]]:
-        for path in sorted(self._files.glob(f"{folder}/*.parquet")):
+    def _nth_row(self, folder: Path, rank: int) -> Iterator[tuple[str, int]]:
+        for path in sorted(self._files.glob((folder / "*.parquet").as_posix())):
             count = _open_parquet(self._files, path).metadata.num_rows
             if rank < count:
                 yield path, rank
@@ -234,12 +217,12 @@ class ScoredCorpus:
             rank -= count
 
 
-def _open_place(place: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
-    if Path(place).is_dir():
-        return fsspec.filesystem("file"), Path(place).resolve().as_posix()
+def _open_folder(folder: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
+    if Path(folder).is_dir():
+        return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
     # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
-    commit = HfApi(token=token).repo_info(str(place), repo_type="dataset", revision=revision).sha
-    return HfFileSystem(token=token), f"datasets/{place}@{commit}"
+    commit = HfApi(token=token).repo_info(str(folder), repo_type="dataset", revision=revision).sha
+    return HfFileSystem(token=token), f"datasets/{folder}@{commit}"
 
 
 def _open_parquet(files: AbstractFileSystem, path: str) -> pq.ParquetFile:

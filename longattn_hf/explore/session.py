@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from longattn_hf.columns import TEXT
-from longattn_hf.explore.scored_corpus import Choice, ScoredCorpus, Selected
+from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
+from longattn_hf.files import write_text
 from longattn_hf.model.packaged_models import resolve_model
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.selection.cut import LIMITS, Selection
 
 _SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
 
@@ -21,7 +23,7 @@ class Session:
     """One corpus being looked at.
 
     Args:
-        place: As in `ScoredCorpus`.
+        folder: As in `ScoredCorpus`.
         revision: As in `ScoredCorpus`.
         statistics: As in `ScoredCorpus`.
         model: The model of the token view; that of the build if None.
@@ -33,14 +35,14 @@ class Session:
 
     def __init__(
         self,
-        place: str | Path,
+        folder: str | Path,
         *,
         revision: str | None = None,
         statistics: str | None = None,
         model: str | None = None,
         recipe: Path | None = None,
     ) -> None:
-        self._open = lambda: ScoredCorpus(place, revision=revision, statistics=statistics)
+        self._open = lambda: ScoredCorpus(folder, revision=revision, statistics=statistics)
         self._model, self.recipe = model, recipe
         self._selected: dict[str, Selected] = {}
         self.reload()
@@ -52,44 +54,43 @@ class Session:
         self.corpus = self._open()
         self._selected.clear()
 
-    def select(self, choice: Choice) -> Selected:
-        """Returns what a choice selects, of the last few choices without computing it again."""
-        key = repr(choice)
+    def select(self, selection: Selection) -> Selected:
+        """Returns what a selection makes of the windows, of the last few without computing it again."""
+        key = repr(selection)
         if key not in self._selected:
             while len(self._selected) > 3:
                 self._selected.pop(next(iter(self._selected)))
-            self._selected[key] = self.corpus.select(choice)
+            self._selected[key] = self.corpus.select(selection)
         return self._selected[key]
 
-    def start(self) -> Choice:
-        """Returns the build's own choice as far as it is known, else half of the windows."""
+    def start(self) -> Selection:
+        """Returns the build's own selection as far as it is known, else half of the windows."""
         known = self.corpus.settings
-        limit = {
-            name: known[name] for name in ("threshold", "fraction", "token_budget") if known.get(name) is not None
-        }
+        limit = {name: known[name] for name in LIMITS if known.get(name) is not None}
         if isinstance(next(iter(limit.values()), None), dict) and "threshold" not in limit:
             # one slider for all categories cannot show a limit for each: the cuts that it led to can
-            limit = {"threshold": cuts(self.corpus, self.corpus.select(self._choice(limit)))}
-        return self._choice(limit)
+            limit = {"threshold": cuts(self.corpus, self.corpus.select(self._selection(limit)))}
+        return self._selection(limit)
 
-    def _choice(self, limit: dict[str, Any]) -> Choice:
+    def _selection(self, limit: dict[str, Any]) -> Selection:
         known = self.corpus.settings
-        return Choice(
+        return Selection(
             alpha=float(known.get("alpha", 0.5)),
             convention=self.corpus.convention,
             refuse_overlap=bool(known.get("refuse_overlap")),
             **(limit or {"fraction": 0.5}),
         )
 
-    def save_recipe(self, choice: Choice) -> str:
-        """Returns the recipe of a choice, and writes it where the session may.
+    def save_recipe(self, selection: Selection) -> str:
+        """Returns the recipe of a selection, and writes it where the session may.
 
         Raises:
             OSError: It cannot be written.
         """
-        text = write_recipe(self.corpus, choice)
+        corpus = self.corpus
+        text = write_recipe(corpus.name, len(corpus), corpus.settings, corpus.report, selection)
         if self.recipe is not None:
-            self.recipe.write_text(text, encoding="utf-8")
+            write_text(self.recipe, text)
         return text
 
     def open_window(self, window_id: str) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class Session:
 
     def far_tokens(self, window_id: str, position: int) -> list[tuple[int, float]]:
         """Returns the `(position, attention)` of the far tokens that a token of an opened window attends to most."""
-        return [(it.position, it.attention) for it in self.view(window_id).top_far(position, 5)]
+        return [(far.position, far.attention) for far in self.view(window_id).top_far(position, 5)]
 
     def _view(self, window_id: str) -> TokenView:
         return explain(self.corpus.read_window(self.corpus.row_of(window_id)), self._scorer())
@@ -120,7 +121,7 @@ class Session:
         known = self.corpus.settings
         name = self._model or known.get("model")
         if not name:
-            raise ValueError("the data set does not name its model; name one (--model).")
+            raise ValueError("the dataset does not name its model; name one (--model).")
         settings = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
         return LongAttnScorer(resolve_model(name), **settings)
 

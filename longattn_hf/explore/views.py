@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, DOC_ID, LONG_DISTANCE_SCORE
-from longattn_hf.explore.scored_corpus import SOURCE, Choice, ScoredCorpus, Selected
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, SOURCE
+from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
+from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
-from longattn_hf.selection.summary import bin_edges, split_histogram
+from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
 
 _BINS = 48
 _MOST_SOURCES = 200
@@ -31,9 +33,9 @@ def cuts(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
     return found
 
 
-def describe_histograms(corpus: ScoredCorpus, selected: Selected, choice: Choice) -> dict[str, Any]:
+def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Selection) -> dict[str, Any]:
     """Returns the counts of kept and dropped windows by score, category by category."""
-    thresholds = choice.threshold if isinstance(choice.threshold, dict) else cuts(corpus, selected)
+    thresholds = selection.threshold if isinstance(selection.threshold, dict) else cuts(corpus, selected)
     columns = {
         LONG_DISTANCE_SCORE: selected.scores,
         DEPENDENCY_STRENGTH: corpus.table[DEPENDENCY_STRENGTH].to_numpy(),
@@ -48,68 +50,64 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, choice: Choice
             edges = bin_edges(values[rows], _BINS)
             plots[column] = split_histogram(values[rows], selected.kept[rows], edges)
         described.append({"name": name, "shown": visible(name), "cut": thresholds[name], "plots": plots})
-    unit = "z-units" if corpus.convention == "paper" else "min-max units"
-    return {"categories": described, "unit": unit}
+    return {"categories": described, "unit": get_convention(corpus.convention).unit}
 
 
-def describe_categories(corpus: ScoredCorpus, mine: Selected, other: Selected) -> dict[str, Any]:
+def describe_categories(corpus: ScoredCorpus, selected: Selected, other: Selected) -> dict[str, Any]:
     """Returns the table of what each selection keeps of each category, and of all."""
-    doc_codes, documents = corpus.codes(DOC_ID)
-    tokens = corpus.table["num_tokens"].to_numpy()
-
-    def count(kept: np.ndarray) -> tuple[int, int, int]:
-        seen = np.zeros(len(documents) + 1, dtype=bool)
-        seen[doc_codes[kept]] = True
-        return int(kept.sum()), int(seen.sum()), int(tokens[kept].sum())
-
-    rows, codes = [], corpus.codes("category")
-    for name in [*corpus.categories, None]:
-        inside = np.ones(len(corpus), dtype=bool) if name is None else codes[0] == codes[1].index(name)
-        both = mine.kept & other.kept & inside
-        shown = "all" if name is None else visible(name)
-        rows.append(
-            [shown, int(inside.sum()), *count(mine.kept & inside), *count(other.kept & inside), int(both.sum())]
-        )
+    both = selected.kept & other.kept
+    counted = [
+        count_windows(corpus.table, kept, [CATEGORY]) | count_windows(corpus.table, kept, [])
+        for kept in (selected.kept, other.kept, both)
+    ]
+    rows = []
+    for key in [*((name,) for name in corpus.categories), ()]:
+        here, there, shared = (counts[key] for counts in counted)
+        row = [visible(key[0]) if key else "all", here.windows]
+        for counts in (here, there):
+            row += [counts.kept_windows, counts.kept_documents, counts.kept_tokens]
+        rows.append([*row, shared.kept_windows])
     head = ["category", "windows", "kept", "documents", "tokens"]
     head += [f"other: {name}" for name in head[2:]] + ["in both"]
     return {"label": "Kept by category", "head": head, "rows": rows, "numbers": list(range(1, len(head)))}
 
 
-def describe_sources(corpus: ScoredCorpus, mine: Selected, other: Selected) -> dict[str, Any]:
+def describe_sources(corpus: ScoredCorpus, selected: Selected, other: Selected) -> dict[str, Any]:
     """Returns the table of what each selection keeps of the largest sources."""
-    codes, names = corpus.codes(SOURCE)
-    doc_codes, documents = corpus.codes(DOC_ID)
-    # a null, code -1, counts as the last
-    codes, names = np.where(codes < 0, len(names), codes), [*names, "unnamed"]
-    tokens = corpus.table["num_tokens"].to_numpy()
-
-    def count(rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return np.bincount(codes[rows], None if weights is None else weights[rows], minlength=len(names)).astype(int)
-
-    doc_codes = np.where(doc_codes < 0, len(documents), doc_codes)
-    pairs = np.unique(codes[mine.kept].astype(np.int64) * (len(documents) + 1) + doc_codes[mine.kept])
-    kept_documents = np.bincount(pairs // (len(documents) + 1), minlength=len(names))
-    every, kept = count(np.ones(len(corpus), dtype=bool)), count(mine.kept)
-    columns = [every, kept, kept_documents, count(mine.kept, tokens), count(other.kept), count(mine.kept & other.kept)]
-    order = [at for at in np.lexsort((names, -every)) if every[at]]
+    here, there, shared = (
+        count_windows(corpus.table, kept, [SOURCE]) for kept in (selected.kept, other.kept, selected.kept & other.kept)
+    )
+    order = sorted(here, key=lambda key: (-here[key].windows, key[0] or "unnamed"))
+    rows = []
+    for key in order[:_MOST_SOURCES]:
+        counts = here[key]
+        row = [counts.windows, counts.kept_windows, counts.kept_documents, counts.kept_tokens]
+        rows.append([visible(key[0] or "unnamed"), *row, there[key].kept_windows, shared[key].kept_windows])
     head = ["source", "windows", "kept", "documents", "tokens", "other: kept", "in both"]
     return {
         "label": "Kept by source",
         "head": head,
-        "rows": [[visible(names[at]), *(int(column[at]) for column in columns)] for at in order[:_MOST_SOURCES]],
+        "rows": rows,
         "numbers": list(range(1, len(head))),
         "note": f"The {_MOST_SOURCES} largest of {len(order):,} sources." if len(order) > _MOST_SOURCES else "",
     }
 
 
 def list_windows(
-    corpus: ScoredCorpus, mine: Selected, other: Selected, *, category: str, order: str, words: str, count: int = 20
+    corpus: ScoredCorpus,
+    selected: Selected,
+    other: Selected,
+    *,
+    category: str,
+    order: str,
+    words: str,
+    count: int = 20,
 ) -> dict[str, Any]:
     """Returns rows of the table of windows.
 
     Args:
         corpus: The windows.
-        mine: The selection looked at.
+        selected: The selection looked at.
         other: The one beside it.
         category: A category.
         order: One of `ORDERS`.
@@ -117,17 +115,17 @@ def list_windows(
         count: How many rows.
     """
     rows = corpus.rows_of(category)
-    rows = rows[~np.isnan(mine.scores[rows]) & corpus.search(words)[rows]]
-    rows = rows[np.argsort(-mine.scores[rows], kind="stable")]
+    rows = rows[~np.isnan(selected.scores[rows]) & corpus.search(words)[rows]]
+    rows = rows[np.argsort(-selected.scores[rows], kind="stable")]
     if order == "only in this selection":
-        rows = rows[mine.kept[rows] & ~other.kept[rows]]
+        rows = rows[selected.kept[rows] & ~other.kept[rows]]
     elif order == "only in the other":
-        rows = rows[other.kept[rows] & ~mine.kept[rows]]
+        rows = rows[other.kept[rows] & ~selected.kept[rows]]
     found = len(rows)
     if order == "lowest":
         rows = rows[::-1]
     elif order == "around the cut":
-        middle = int(mine.kept[rows].sum())
+        middle = int(selected.kept[rows].sum())
         rows = rows[max(0, middle - count // 2) :]
     sources, names = corpus.codes(SOURCE)
     strength, uniformity, tokens = (
@@ -140,8 +138,8 @@ def list_windows(
         "numbers": [1, 2, 3, 4],
         "ids": [corpus.id_of(row) for row in shown],
         "rows": [
-            [visible(corpus.id_of(row)), float(mine.scores[row]), float(strength[row]), float(uniformity[row])]
-            + [int(tokens[row]), _yes(mine.kept[row]), _yes(other.kept[row])]
+            [visible(corpus.id_of(row)), float(selected.scores[row]), float(strength[row]), float(uniformity[row])]
+            + [int(tokens[row]), _yes(selected.kept[row]), _yes(other.kept[row])]
             + [visible(names[sources[row]]) if sources[row] >= 0 else "unnamed"]
             for row in shown
         ],

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations, read_row_counts
-from longattn_hf.hub.staging import MAX_SHARD_BYTES
+from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 
-CARD = "README.md"
-# what of an output directory is published; its work/ is private
-_PUBLISHED = (CARD, "report.json", "report.html", "statistics.json", "figures/**/*", "data/**/*", "scores/**/*")
+# the layout of a dataset; what else a build's folder holds is private
+CARD, REPORT, PAGE, STATISTICS = "README.md", "report.json", "report.html", "statistics.json"
+FIGURES, SCORES = "figures", "scores"
+_PUBLISHED = (CARD, REPORT, PAGE, STATISTICS, *(f"{name}/**/*" for name in (FIGURES, DATA, SCORES)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from io import BytesIO
 from math import ceil
 from pathlib import Path
 
@@ -13,10 +12,13 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from longattn_hf.columns import CATEGORY
+from longattn_hf.files import write_parquet
 from longattn_hf.hub.card_merge import BEGIN, END
 
 #: The Hub's own limit for a shard that its viewer and its users like to handle.
 MAX_SHARD_BYTES = 500_000_000
+#: The folder of a dataset that holds its rows, a folder for each configuration.
+DATA = "data"
 
 
 def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
@@ -38,8 +40,8 @@ def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
     infos, configs = DatasetInfosDict(), MetadataConfigs()
     for split, whole in splits.items():
         for name, part in _configurations(whole):
-            paths = _write_shards(part, folder / "data" / name, split)
-            pattern = {"split": split, "path": f"data/{name}/{split}-*.parquet"}
+            paths = _write_shards(part, folder / DATA / name, split)
+            pattern = {"split": split, "path": f"{DATA}/{name}/{split}-*.parquet"}
             configs.setdefault(name, {"data_files": []})["data_files"].append(pattern)
             info = infos.setdefault(name, DatasetInfo(config_name=name, features=part.features, splits=SplitDict()))
             size = sum(path.stat().st_size for path in paths)
@@ -51,28 +53,6 @@ def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
     configs.to_dataset_card_data(data)
     body = f"# Long documents\n\n{BEGIN}\nPublished with `longattn_hf`.\n{END}\n"
     (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")
-
-
-def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
-    """Writes a dataset as one Parquet file, with `datasets`' row groups, page index and metadata.
-
-    Args:
-        dataset: The rows.
-        path: The file; its folder is made.
-        hint: Said where it cannot be written: what to do.
-
-    Raises:
-        OSError: The disk is full or cannot be written to; says where, and the hint.
-    """
-    # by way of memory: where a disk is full, Arrow ends the process if `to_parquet` writes to a file itself
-    buffer = BytesIO()
-    dataset.to_parquet(buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(buffer.getbuffer())
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error} while writing {path}: {hint}") from error
 
 
 def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:

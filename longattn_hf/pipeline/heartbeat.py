@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-FOLDER = "processes"
+from longattn_hf.files import write_json
 
 _SECONDS_BETWEEN = 1.0
 
@@ -29,7 +29,7 @@ class Heartbeat:
         total: How many it has to do in this stage, without those found done.
         done: How many it has done.
         started: When the stage began.
-        beat: When it last got on.
+        beat: When it last made progress.
         longest: The longest time between two beats so far, in seconds.
         ended: Whether it is through with the stage.
     """
@@ -52,7 +52,7 @@ class Progress:
     """One stage's progress of one process: a bar on the first process's terminal, and a heartbeat for `watch`.
 
     Args:
-        folder: The build's `work` folder.
+        folder: Receives a file for each process.
         process: Which process, from 0.
         processes: How many there are.
         stage: What it works at.
@@ -62,7 +62,7 @@ class Progress:
 
     def __init__(self, folder: Path, *, process: int, processes: int, stage: str, total: int, unit: str) -> None:
         now = time.time()
-        self._path, self._written = folder / FOLDER / f"{process}.json", 0.0
+        self._path, self._written = folder / f"{process}.json", 0.0
         self._heartbeat = Heartbeat(
             process=process,
             processes=processes,
@@ -80,8 +80,9 @@ class Progress:
     def update(self, count: int = 1) -> None:
         """Notes that `count` more are done; 0 says only that work goes on."""
         now = time.time()
-        it = self._heartbeat
-        it.done, it.longest, it.beat = it.done + count, max(it.longest, now - it.beat), now
+        heartbeat = self._heartbeat
+        heartbeat.longest = max(heartbeat.longest, now - heartbeat.beat)
+        heartbeat.done, heartbeat.beat = heartbeat.done + count, now
         self._bar.update(count)
         if now - self._written >= _SECONDS_BETWEEN:
             self._write()
@@ -94,27 +95,24 @@ class Progress:
 
     def _write(self) -> None:
         self._written = time.time()
-        temporary = self._path.with_suffix(".tmp")
         # the stage's own files say what is wrong with the disk; a sign of life must not end the work
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self._heartbeat)))
-            temporary.replace(self._path)
+            write_json(self._path, asdict(self._heartbeat))
 
 
 def read_heartbeats(folder: Path) -> list[Heartbeat]:
     """Reads the heartbeats of the processes of the latest run, in their order.
 
     Args:
-        folder: The build's `work` folder.
+        folder: Where `Progress` writes.
     """
     found = []
-    for path in (folder / FOLDER).glob("*.json"):
+    for path in folder.glob("*.json"):
         # a file may be replaced at this moment
         with contextlib.suppress(OSError, json.JSONDecodeError):
             found.append(Heartbeat(**json.loads(path.read_text())))
     if not found:
         return []
-    latest = max(found, key=lambda it: it.beat)
+    latest = max(found, key=lambda one: one.beat)
     # an earlier run may have had more processes
-    return sorted((it for it in found if it.process < latest.processes), key=lambda it: it.process)
+    return sorted((one for one in found if one.process < latest.processes), key=lambda one: one.process)

@@ -1,7 +1,6 @@
-"""From scored shards to the finished data set's files, written by all processes and put in place at once."""
+"""From scores to the finished dataset's files: one process decides what goes where, and all write it."""
 
-import os
-import shutil
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,45 +19,33 @@ from longattn_hf.columns import (
     SCORE_FEATURES,
     SKIP_REASON,
     STANDARD_ERROR,
-    TEXT,
 )
-from longattn_hf.hub.staging import write_parquet
+from longattn_hf.files import replacing, write_parquet
+from longattn_hf.hub.release import DATA, SCORES
+from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.stages import Process
-
-SCORES = "scores"
+from longattn_hf.report.facts import ConfigurationFacts
 
 # a Parquet file of text takes half of it or less: this stays below the 500 MB that the Hub's tools like
 _CHARACTERS_PER_FILE = 300_000_000
 _SCORES_PER_FILE = 1_000_000
-_GO_ON = "make room, or make the folder writable, and the same command goes on from the scores"
+_GO_ON = "Make room, or make the folder writable, and the same command goes on from the scores"
+# where a kept window's text stands: the number of its shard, and its row there
+_SHARD, _ROW = "shard", "row"
+_FILES = b"files"
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A Parquet file of the finished data set: its configuration, its path in it, its rows of the score table."""
+    """A Parquet file of the finished dataset: its configuration, its path in it, its rows of the score table."""
 
     config: str
     path: str
     rows: np.ndarray
 
 
-def load_scores(names: Sequence[str], folder: Path) -> tuple[pa.Table, np.ndarray]:
-    """Reads all score shards.
-
-    Args:
-        names: The shards, in the corpus's order.
-        folder: Where they are.
-
-    Returns:
-        The scored windows in that order, and the shard's number of each, int64 `[len(table)]`.
-    """
-    tables = [pq.read_table(folder / name, page_checksum_verification=True) for name in names]
-    shard_of_row = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    return pa.concat_tables([t.replace_schema_metadata(None) for t in tables], promote_options="default"), shard_of_row
-
-
 def plan_files(scores: pa.Table, categories: Sequence[str]) -> list[OutputFile]:
-    """Lays out the finished data set: `data/<category>/` with the kept windows, `scores/` with a row for every window.
+    """Lays out the finished dataset: `data/<category>/` with the kept windows, `scores/` with a row for every window.
 
     Args:
         scores: All windows, with the columns `category` and `kept`.
@@ -72,7 +59,7 @@ def plan_files(scores: pa.Table, categories: Sequence[str]) -> list[OutputFile]:
         rows = np.flatnonzero(kept & (category == name))
         file_of_row = (np.cumsum(characters[rows]) - characters[rows]) // _CHARACTERS_PER_FILE
         cuts = np.flatnonzero(np.diff(file_of_row)) + 1
-        files += _numbered(name, f"data/{name}", np.split(rows, cuts))
+        files += _numbered(name, f"{DATA}/{name}", np.split(rows, cuts))
     every = np.arange(len(scores))
     return files + _numbered(SCORES, SCORES, np.split(every, every[_SCORES_PER_FILE::_SCORES_PER_FILE]))
 
@@ -84,92 +71,82 @@ def _numbered(config: str, folder: str, parts: Sequence[np.ndarray]) -> list[Out
     ]
 
 
-def write_files(
-    files: Sequence[OutputFile],
-    scores: pa.Table,
-    shard_of_row: np.ndarray,
-    names: Sequence[str],
-    windows: Path,
-    folder: Path,
-    *,
-    process: Process,
-) -> None:
-    """Writes this process's share of the planned files into `folder`.
+def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: ScoredShards) -> None:
+    """Stages the files of scores, and writes down, for all processes, which windows the other files hold.
+
+    That is the folder's `selection`: for each of these files a row group with the place and the scores of its windows.
+
+    Args:
+        files: The plan.
+        scores: All windows.
+        shards: Where they stand.
+
+    Raises:
+        OSError: The folder is full or cannot be written to.
+    """
+    folder = shards.folder
+    for file in files:
+        if file.config == SCORES:
+            table = scores.take(file.rows)
+            table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
+            write_parquet(Dataset(table), folder.staging / file.path, hint=_GO_ON)
+    kept = [file for file in files if file.config != SCORES]
+    added = [name for name in (*SCORE_FEATURES, LONG_DISTANCE_SCORE) if name in scores.column_names]
+    added += [name for name in scores.column_names if name.endswith(("_per_head", STANDARD_ERROR))]
+    schema = pa.schema([(_SHARD, pa.int64()), (_ROW, pa.int64()), *(scores.schema.field(n) for n in (ID, *added))])
+    plan = json.dumps([(file.path, len(file.rows)) for file in kept])
+    with (
+        replacing(folder.selection, hint=_GO_ON) as target,
+        pq.ParquetWriter(target, schema.with_metadata({_FILES: plan}), compression="zstd") as writer,
+    ):
+        for file in kept:
+            columns = scores.select([ID, *added]).take(file.rows).columns
+            place = [pa.chunked_array([numbers]) for numbers in shards.locate(file.rows)]
+            writer.write_table(pa.table([*place, *columns], schema=schema), row_group_size=max(len(file.rows), 1))
+
+
+def write_kept(shards: ScoredShards, *, process: Process) -> None:
+    """Stages this process's share of the files that `selection.parquet` plans: kept windows with text and scores.
 
     Raises:
         ValueError: A window's row no longer matches its score's.
         OSError: The folder is full or cannot be written to.
     """
-    for file in files[process.index :: process.count]:
-        table = scores.take(file.rows)
-        if file.config == SCORES:
-            table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
-        else:
-            table = _with_text(table, file.rows, shard_of_row, names, windows)
-        write_parquet(Dataset(table), folder / file.path, hint=_GO_ON)
+    folder = shards.folder
+    with pq.ParquetFile(folder.selection) as selection:
+        files = json.loads(selection.schema_arrow.metadata[_FILES])
+        group_of = np.cumsum([count > 0 for _, count in files]) - 1
+        for number in range(process.index, len(files), process.count):
+            path, count = files[number]
+            scores = selection.read_row_group(int(group_of[number])) if count else selection.schema_arrow.empty_table()
+            write_parquet(Dataset(_with_text(scores, shards)), folder.staging / path, hint=_GO_ON)
 
 
-def _with_text(
-    scores: pa.Table, rows: np.ndarray, shard_of_row: np.ndarray, names: Sequence[str], windows: Path
-) -> pa.Table:
+def _with_text(scores: pa.Table, shards: ScoredShards) -> pa.Table:
     """Joins kept windows to their text, which stands at the same place of the shard that their scores came from."""
-    added = [name for name in (*SCORE_FEATURES, LONG_DISTANCE_SCORE) if name in scores.column_names]
-    first_row = np.searchsorted(shard_of_row, np.arange(len(names)))
-    parts = []
-    for shard in dict.fromkeys(shard_of_row[rows].tolist()) or [0]:
-        file = pq.ParquetFile(windows / names[shard], page_checksum_verification=True)
-        columns = [name for name in file.schema_arrow.names if name != INPUT_IDS]
-        mine = rows[shard_of_row[rows] == shard] - first_row[shard]
-        parts.append(file.read(columns).replace_schema_metadata(None).take(mine))
-    table = pa.concat_tables(parts, promote_options="default")
+    table = shards.read_windows(scores[_SHARD].to_numpy(), scores[_ROW].to_numpy())
+    table = table.drop_columns([name for name in (INPUT_IDS,) if name in table.column_names])
     if not table[ID].equals(scores[ID].cast(table.schema.field(ID).type)):
         raise ValueError(
             "The windows' shards changed after they were scored; run the same command again to score them."
         )
-    extra = [name for name in scores.column_names if name.endswith(("_per_head", STANDARD_ERROR))]
-    for name in (*added, *extra):
-        table = table.append_column(scores.schema.field(name), scores[name])
+    for field in list(scores.schema)[3:]:
+        table = table.append_column(field, scores[field.name])
     return table
 
 
-def read_texts(rows: np.ndarray, shard_of_row: np.ndarray, names: Sequence[str], windows: Path) -> list[str]:
-    """Reads the text of a few windows, for the card's examples."""
-    first_row = np.searchsorted(shard_of_row, np.arange(len(names)))
-    return [
-        pq.read_table(windows / names[shard_of_row[row]], columns=[TEXT])[TEXT][
-            int(row - first_row[shard_of_row[row]])
-        ].as_py()
-        for row in rows
-    ]
-
-
-def put_in_place(staging: Path, output: Path) -> None:
-    """Moves finished files and folders from `staging` over those of `output`, the card last.
-
-    A data set without its card is visibly unfinished, and the same command finishes it.
-    """
-    card = "README.md"
-    (output / card).unlink(missing_ok=True)
-    for entry in sorted(staging.iterdir(), key=lambda path: path.name == card):
-        target = output / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
-
-
-def describe_files(files: Sequence[OutputFile], folder: Path) -> dict[str, Mapping[str, object]]:
-    """Returns, configuration by configuration, what a data set's card states of its files."""
-    described: dict[str, Mapping[str, object]] = {}
+def describe_files(files: Sequence[OutputFile], folder: Path) -> Mapping[str, ConfigurationFacts]:
+    """Returns, configuration by configuration, what a dataset's card states of its files in `folder`."""
+    described: dict[str, ConfigurationFacts] = {}
     for config in dict.fromkeys(file.config for file in files):
         paths = [folder / file.path for file in files if file.config == config]
         metadata = [pq.read_metadata(path) for path in paths]
-        described[config] = {
-            "data_files": f"{paths[0].parent.relative_to(folder).as_posix()}/train-*.parquet",
-            "num_rows": sum(file.num_rows for file in metadata),
-            "num_bytes": sum(
-                f.row_group(group).total_byte_size for f in metadata for group in range(f.num_row_groups)
-            ),
-            "download_size": sum(path.stat().st_size for path in paths),
-            "features": Features.from_arrow_schema(pq.read_schema(paths[0]))._to_yaml_list(),
-        }
+        groups = (file.row_group(group) for file in metadata for group in range(file.num_row_groups))
+        described[config] = ConfigurationFacts(
+            data_files=f"{paths[0].parent.relative_to(folder).as_posix()}/train-*.parquet",
+            num_rows=sum(file.num_rows for file in metadata),
+            num_bytes=sum(group.total_byte_size for group in groups),
+            download_size=sum(path.stat().st_size for path in paths),
+            features=Features.from_arrow_schema(pq.read_schema(paths[0]))._to_yaml_list(),
+        )
     return described

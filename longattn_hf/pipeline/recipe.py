@@ -1,32 +1,137 @@
-"""The YAML that selects what the explorer shows."""
+"""A build's recipe: what of its settings a report tells, and the YAML that selects what the explorer shows."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from glob import glob
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
 import yaml
+from datasets import Features, Value
 
-from longattn_hf.explore.scored_corpus import LIMITS, Choice, ScoredCorpus
+from longattn_hf.columns import (
+    CATEGORY,
+    INPUT_IDS,
+    KEPT,
+    LICENSE,
+    LONG_DISTANCE_SCORE,
+    SCORE_FEATURES,
+    SELECTION_FEATURES,
+    SOURCE,
+    TEXT,
+    WINDOW_FEATURES,
+)
+from longattn_hf.hub.release import SCORES
+from longattn_hf.model.packaged_models import model_name
+from longattn_hf.pipeline.config import BuildConfig, hide_paths
+from longattn_hf.pipeline.output import plan_files
+from longattn_hf.pipeline.sources import DEMO
+from longattn_hf.report.facts import ConfigurationFacts, ModelFacts, Report, SourceFacts
+from longattn_hf.selection.cut import LIMITS, Selection
 
 # settings of a build, and what its report calls them
 _CARD = {"pretty_name": "pretty_name", "description": "description", "data_version": "version", "language": "language"}
 
 
-def write_recipe(corpus: ScoredCorpus, choice: Choice) -> str:
-    """Returns YAML that `longattn_hf.pipeline.config.load_config` reads and that selects what `choice` selects.
+def plan_report(config: BuildConfig, words: str = "") -> Report:
+    """Returns the report of a recipe before its run.
 
-    Where the data set does not say what it was built from, the YAML holds the selection alone, and says so.
+    Args:
+        config: The recipe.
+        words: Those behind the command that runs it.
+    """
+    hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
+    settings = {name: hide_paths(value) for name, value in config.result.items() if name not in hidden}
+    return Report(
+        name=config.name,
+        pretty_name=config.pretty_name or config.name,
+        version=config.data_version,
+        description=config.description,
+        language=list(config.language),
+        tags=["long-context", "data-selection", "longattn"],
+        command=" ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
+        convention=config.convention,
+        settings=settings | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
+        default_config=config.categories[0],
+        recipe=shareable_recipe(config),
+        not_run=True,
+        model=ModelFacts(model=model_name(config.model)),
+        categories=dict.fromkeys(config.categories),
+        sources=[
+            SourceFacts(source=one.source or one.path, license=one.license or "unknown", category=one.category)
+            for one in config.sources
+        ],
+        configs=_plan_configurations(config),
+    )
+
+
+def _plan_configurations(config: BuildConfig) -> dict[str, ConfigurationFacts]:
+    """Returns the configurations that a build would leave: where their files would be, and their columns."""
+    nothing = {CATEGORY: pa.string(), KEPT: pa.bool_(), "start_char": pa.int64(), "end_char": pa.int64()}
+    windows = {name: feature for name, feature in WINDOW_FEATURES.items() if name != INPUT_IDS}
+    carried = dict.fromkeys((SOURCE, LICENSE, CATEGORY), Value("string"))
+    kept = windows | carried | SCORE_FEATURES | {LONG_DISTANCE_SCORE: SELECTION_FEATURES[LONG_DISTANCE_SCORE]}
+    scores = {name: feature for name, feature in (kept | SELECTION_FEATURES).items() if name != TEXT}
+    return {
+        file.config: ConfigurationFacts(
+            data_files=f"{PurePosixPath(file.path).parent}/train-*.parquet",
+            features=Features(scores if file.config == SCORES else kept)._to_yaml_list(),
+        )
+        for file in plan_files(pa.schema(nothing.items()).empty_table(), config.categories)
+    }
+
+
+def shareable_recipe(config: BuildConfig) -> dict[str, Any]:
+    """Returns what others need to build the same: name, model, sources; empty where one of them is a local file."""
+    named = [config.model]
+    for source in config.sources:
+        files = [source.data_files] if isinstance(source.data_files, str) else [*(source.data_files or ())]
+        # a format reads files of anywhere, a data set those of its own
+        if "/" not in source.path:
+            named += [str(file) for file in (*files, source.data_dir) if file and "://" not in str(file)]
+        if source.path != DEMO:
+            named.append(source.path)
+    if any(Path(name).exists() or glob(name) for name in named):
+        return {}
+    sources = [{name: value for name, value in asdict(one).items() if value is not None} for one in config.sources]
+    return {"name": config.name, "model": config.model, "impl": config.impl, "sources": sources}
+
+
+def write_recipe(
+    name: str, count: int, settings: Mapping[str, Any], report: Report | None, selection: Selection
+) -> str:
+    """Returns YAML that `load_config` reads and that selects what `selection` selects.
+
+    Where the dataset does not say what it was built from, the YAML holds the selection alone, and says so.
+
+    Args:
+        name: The dataset's.
+        count: How many windows it has.
+        settings: Those of its build, as far as they are known.
+        report: That of its build.
+        selection: How to select.
 
     Raises:
-        ValueError: The choice is of another convention: its numbers would need another scoring run.
+        ValueError: The selection is of another convention: its numbers would need another scoring run.
     """
-    if choice.convention != corpus.convention:
-        raise ValueError(f"The windows were scored as {corpus.convention!r}; {choice.convention!r} is a comparison.")
-    head = f"# What the explorer showed of {corpus.name}: {len(corpus):,} windows.\n"
-    selection = {"alpha": choice.alpha, "convention": corpus.convention, "refuse_overlap": choice.refuse_overlap}
-    known, sources = {}, corpus.settings.get("sources")
+    convention = settings.get("convention", "paper")
+    if selection.convention != convention:
+        raise ValueError(f"The windows were scored as {convention!r}; {selection.convention!r} is a comparison.")
+    head = f"# What the explorer showed of {name}: {count:,} windows.\n"
+    chosen = {"alpha": selection.alpha, "convention": convention, "refuse_overlap": selection.refuse_overlap}
+    known, sources = {}, settings.get("sources")
     if sources:
-        known = {name: value for name, value in corpus.settings.items() if name not in (*LIMITS, "sources")}
-        known |= {name: corpus.report[key] for name, key in _CARD.items() if key in corpus.report}
+        known = {name: value for name, value in settings.items() if name not in (*LIMITS, "sources")}
+        known |= {name: getattr(report, key) for name, key in _CARD.items() if report}
     else:
-        head += "# The data set does not say what it was built from; add these settings to its recipe.\n"
-    values = {name: value for name, value in (known | selection | choice.limit).items() if value is not None}
+        head += "# The dataset does not say what it was built from; add these settings to its recipe.\n"
+    values = {name: value for name, value in (known | chosen | selection.limit).items() if value is not None}
     if sources:
-        values["sources"] = [{n: v for n, v in it.items() if v is not None and v is not False} for it in sources]
-    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        values["sources"] = [
+            {name: value for name, value in source.items() if value is not None and value is not False}
+            for source in sources
+        ]
+    # by way of JSON: YAML's own writer knows no tuples
+    return head + yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)

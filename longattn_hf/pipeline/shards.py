@@ -1,24 +1,25 @@
-"""Small Parquet files that are there whole or not at all, and know what they were made from."""
+"""Small Parquet files that are there whole or not at all and know what they were made from, and the list of them."""
 
-import contextlib
 import json
-import os
-from collections.abc import Mapping
-from hashlib import sha256
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from longattn_hf.columns import TEXT
+from longattn_hf.files import hash_json, replacing
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.report.describe import DocumentCounts
+
 _METADATA_KEY = b"longattn_hf"
+_GO_ON = "Finished shards are kept: make room, or make the folder writable, and the same command goes on from there"
 #: Rows that are read and scored together, and an eighth of a row group.
 ROWS_AT_ONCE = 32
-
-
-def hash_json(value: object) -> str:
-    """Hashes plain values; the same on every machine and in every process."""
-    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[str, Any] | None = None) -> None:
@@ -34,35 +35,134 @@ def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[st
         OSError: The folder is full or cannot be written to; says how to go on.
     """
     metadata = {_METADATA_KEY: json.dumps({"fingerprint": fingerprint, **(facts or {})}, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            pq.write_table(
-                table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}),
-                file,
-                row_group_size=ROWS_AT_ONCE * 8,
-                compression="zstd",
-                write_page_checksum=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"Cannot write {path}: {error.strerror or error}. Finished shards are kept: make room, or make the folder "
-            "writable, and the same command goes on from there",
-        ) from error
+    with replacing(path, hint=_GO_ON) as file:
+        pq.write_table(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}),
+            file,
+            row_group_size=ROWS_AT_ONCE * 8,
+            compression="zstd",
+            write_page_checksum=True,
+        )
 
 
 def read_facts(path: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """Returns what `write_shard` kept beside a shard; None if it is missing, damaged or of another fingerprint."""
+    """Returns what `write_shard` kept beside a shard, and its `rows`; None if it is missing, damaged or another."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        facts = json.loads(metadata[_METADATA_KEY])
+        metadata = pq.read_metadata(path)
+        facts = json.loads((metadata.metadata or {})[_METADATA_KEY]) | {"rows": metadata.num_rows}
     except (OSError, pa.ArrowInvalid, KeyError, json.JSONDecodeError):
         return None
     return facts if fingerprint in (None, facts.get("fingerprint")) else None
+
+
+def read_shard(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """Reads a shard, or some columns of it, with its checksums; raises as pyarrow does."""
+    # not `read_table`, which takes a category called a=b for a column
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns and list(columns))
+
+
+@dataclass(frozen=True)
+class ScoredShards:
+    """All shards of a corpus in its order, and where each of its windows stands.
+
+    Shards of windows and of their scores have the same names and rows; the corpus's rows are theirs, end to end.
+
+    Attributes:
+        folder: The build's.
+        names: `<category>/<name>.parquet`, below the folders of windows and of scores.
+        rows: int64 `[len(names)]`, the windows of each.
+        fingerprints: What each shard of windows was made from.
+        counts: The documents of each category.
+    """
+
+    folder: BuildFolder
+    names: tuple[str, ...]
+    rows: np.ndarray
+    fingerprints: tuple[str, ...]
+    counts: Mapping[str, DocumentCounts]
+
+    @classmethod
+    def gather(cls, folder: BuildFolder, names: Iterable[tuple[str, Mapping[str, Any]]]) -> "ScoredShards":
+        """Makes the list of a windowed corpus from its shards' names, each with its facts."""
+        shards, counts = [], dict[str, DocumentCounts]()
+        for name, facts in names:
+            shards.append((name, facts["rows"], facts["fingerprint"]))
+            counts.setdefault(Path(name).parent.as_posix(), DocumentCounts()).add(
+                facts["documents"], facts["skipped"], facts["documents_by_source"]
+            )
+        names_, rows, fingerprints = zip(*shards, strict=True)
+        return cls(folder, names_, np.array(rows, dtype=np.int64), fingerprints, counts)
+
+    def save(self) -> None:
+        """Writes the list into the build's folder; raises as `write_shard`."""
+        table = pa.table({"name": self.names, "rows": self.rows, "fingerprint": self.fingerprints})
+        # as pairs, which keep their order
+        counts = [(name, counted.to_plain()) for name, counted in self.counts.items()]
+        write_shard(self.folder.shards, table, hash_json(self.fingerprints), {"counts": counts})
+
+    @classmethod
+    def load(cls, folder: BuildFolder) -> "ScoredShards":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: There is no such list, or it is damaged.
+        """
+        facts = read_facts(folder.shards)
+        if facts is None:
+            raise ValueError(f"{folder.shards} is missing or damaged: run the build again to make it.")
+        names, rows, fingerprints = read_shard(folder.shards).columns
+        counts = {name: DocumentCounts() for name, _ in facts["counts"]}
+        for name, plain in facts["counts"]:
+            counts[name].add(**plain)
+        return cls(folder, tuple(names.to_pylist()), rows.to_numpy(), tuple(fingerprints.to_pylist()), counts)
+
+    def score_fingerprint(self, shard: int, scorer: str) -> str:
+        """Names everything that the scores of a shard are made from, `scorer` being all but its windows."""
+        return hash_json([scorer, self.fingerprints[shard]])
+
+    def read_scores(self, scorer: str) -> pa.Table:
+        """Reads the scores of all windows, in the corpus's order.
+
+        Args:
+            scorer: As in `score_fingerprint`.
+
+        Raises:
+            ValueError: A shard of scores is of other windows.
+            OSError: One is missing or damaged.
+        """
+        tables = []
+        for shard, name in enumerate(self.names):
+            table = read_shard(self.folder.scores / name)
+            facts = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+            if facts.get("fingerprint") != self.score_fingerprint(shard, scorer):
+                raise ValueError(f"The scores {name} are of other windows: run the same command again to make them.")
+            tables.append(table.replace_schema_metadata(None))
+        return pa.concat_tables(tables, promote_options="default")
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns, for rows of the corpus, the number of each one's shard and its row in it; int64 both."""
+        starts = np.concatenate([[0], self.rows.cumsum()])
+        shards = np.searchsorted(starts, rows, side="right") - 1
+        return shards, rows - starts[shards]
+
+    def read_windows(self, shards: np.ndarray, rows: np.ndarray, columns: Iterable[str] | None = None) -> pa.Table:
+        """Reads windows.
+
+        Args:
+            shards: The shard of each, int64 `[N]`; those of one shard follow one another.
+            rows: The row of each in its shard, int64 `[N]`.
+            columns: What to read; all if None.
+        """
+        parts = []
+        for shard, group in groupby(range(len(shards)), key=lambda at: int(shards[at])):
+            # a file that nothing is taken of still has the columns
+            parts.append(self._read(shard, columns).take(rows[list(group)]))
+        return pa.concat_tables(parts or [self._read(0, columns).slice(0, 0)], promote_options="default")
+
+    def read_texts(self, rows: np.ndarray) -> list[str]:
+        """Reads the texts of a few rows of the corpus."""
+        return self.read_windows(*self.locate(rows), [TEXT])[TEXT].to_pylist()
+
+    def _read(self, shard: int, columns: Iterable[str] | None) -> pa.Table:
+        return read_shard(self.folder.windows / self.names[shard], columns).replace_schema_metadata(None)

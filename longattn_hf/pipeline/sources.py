@@ -3,8 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from glob import glob
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,34 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
+from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT
+from longattn_hf.files import hash_json, write_json
 from longattn_hf.hub.client import bounded_timeouts, persist
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig, hide_paths
-from longattn_hf.pipeline.shards import hash_json
-from longattn_hf.pipeline.stages import Source
+from longattn_hf.pipeline.config import SourceConfig, hide_paths
+
+#: The path of the documents that installed packages bring; see `demo_corpus`.
+DEMO = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Documents of one category, as a stream that can be read in parts.
+
+    Attributes:
+        category: The category of its documents.
+        stream: The documents; each of its shards (a file, as a rule) is read by one process or more.
+        identity: Names the documents: equal for equal documents, another for others (a commit, a hash).
+        text_column: The column that holds the documents.
+        constants: Columns with one value for all documents, where the documents do not bring their own.
+        max_documents: Read no more than this from each of the stream's shards.
+    """
+
+    category: str
+    stream: IterableDataset
+    identity: str
+    text_column: str = TEXT
+    constants: Mapping[str, str] | None = None
+    max_documents: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +67,7 @@ def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceCon
         ValueError: There is no such data set or revision, no access to it, or its files are named by address.
         ConnectionError: The Hub cannot be reached.
     """
-    before = json.loads(record.read_text()) if record.exists() else {}
+    before = read_pins(record)
     kept = dict(before)
     for source in sources:
         files = json.dumps(source.data_files)
@@ -56,11 +79,13 @@ def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceCon
         if _is_on_the_hub(source) and _name_of(source) not in kept:
             kept[_name_of(source)] = _commit_of(source)
     if kept != before:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        temporary = record.with_name(f".{record.name}.tmp")
-        temporary.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-        temporary.replace(record)
-    return [replace(it, revision=kept.get(_name_of(it), it.revision)) for it in sources]
+        write_json(record, dict(sorted(kept.items())))
+    return [replace(source, revision=kept.get(_name_of(source), source.revision)) for source in sources]
+
+
+def read_pins(record: Path) -> dict[str, str]:
+    """Returns the commits that `pin_sources` wrote down, by `path@revision`."""
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
 
 
 def _is_on_the_hub(source: SourceConfig) -> bool:
@@ -155,22 +180,22 @@ def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> 
         stream=stream,
         identity=hash_json([identity, config.columns]),
         text_column=config.text_column,
-        constants={"source": config.source or hide_paths(config.path), "license": config.license or "unknown"},
+        constants={SOURCE: config.source or hide_paths(config.path), LICENSE: config.license or "unknown"},
         max_documents=config.max_documents,
     )
 
 
-def shareable_recipe(config: BuildConfig) -> dict[str, Any]:
-    """Returns what others need to build the same: name, model, sources; empty where one of them is a local file."""
-    named = [config.model]
-    for source in config.sources:
-        files = [source.data_files] if isinstance(source.data_files, str) else [*(source.data_files or ())]
-        # a format reads files of anywhere, a data set those of its own
-        if "/" not in source.path:
-            named += [str(file) for file in (*files, source.data_dir) if file and "://" not in str(file)]
-        if source.path != "demo":
-            named.append(source.path)
-    if any(Path(name).exists() or glob(name) for name in named):
-        return {}
-    sources = [{name: value for name, value in asdict(it).items() if value is not None} for it in config.sources]
-    return {"name": config.name, "model": config.model, "impl": config.impl, "sources": sources}
+def open_sources(sources: Sequence[SourceConfig], record: Path) -> list[Source]:
+    """Opens all sources of a build, as `pin_sources` pinned them; the embedded demo's documents are read once."""
+    demo: list[dict[str, Any]] = []
+    if any(source.path == DEMO for source in sources):
+        from longattn_hf.pipeline.demo_corpus import demo_documents
+
+        demo = list(demo_documents())
+
+    def open_one(source: SourceConfig) -> Source:
+        if source.path != DEMO:
+            return open_source(source)
+        return open_documents(source, [row for row in demo if row[CATEGORY] == source.category])
+
+    return [open_one(source) for source in pin_sources(sources, record)]

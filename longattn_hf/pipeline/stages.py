@@ -16,49 +16,32 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset, Features, Value
 
-from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+from longattn_hf.columns import CATEGORY, INPUT_IDS, LICENSE, SKIP_REASON, SOURCE, TEXT, WINDOW_FEATURES
+from longattn_hf.files import hash_json
 from longattn_hf.method import get_convention
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Progress
-from longattn_hf.pipeline.shards import ROWS_AT_ONCE, hash_json, read_facts, write_shard
+from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
+from longattn_hf.pipeline.sources import Source
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.windows import WindowDocuments, load_tokenizer_once
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Documents of one category, as a stream that can be read in parts.
-
-    Attributes:
-        category: The category of its documents.
-        stream: The documents; each of its shards (a file, as a rule) is read by one process or more.
-        identity: Names the documents: equal for equal documents, another for others (a commit, a hash).
-        text_column: The column that holds the documents.
-        constants: Columns with one value for all documents, where the documents do not bring their own.
-        max_documents: Read no more than this from each of the stream's shards.
-    """
-
-    category: str
-    stream: IterableDataset
-    identity: str
-    text_column: str = TEXT
-    constants: Mapping[str, str] | None = None
-    max_documents: int | None = None
-
-
 @dataclass(frozen=True)
 class Process:
-    """Which of how many processes this one is."""
+    """Which of how many processes this one is, and how to wait until all have come as far."""
 
     index: int = 0
     count: int = 1
+    wait: Callable[[], None] = lambda: None
 
 
 def window_sources(
     sources: Sequence[Source],
     transform: WindowDocuments,
-    folder: Path,
+    folder: BuildFolder,
     *,
     documents_per_shard: int,
     process: Process = Process(),  # noqa: B008  (frozen)
@@ -71,7 +54,7 @@ def window_sources(
     Args:
         sources: Where the documents come from.
         transform: The window settings; its text column and category are each source's.
-        folder: Receives `<category>/<source>-<stream shard>-<number>.parquet`.
+        folder: Its `windows` receive `<category>/<source>-<stream shard>-<number>.parquet`.
         documents_per_shard: Documents per file.
         process: This process.
 
@@ -98,7 +81,7 @@ def window_sources(
             source,
             part,
             replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
-            partial(_shard_path, folder, source, number, part),
+            partial(_shard_path, folder.windows, source, number, part),
             hash_json(
                 [
                     made_from,
@@ -185,12 +168,14 @@ def _window_batch(
 
 def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
     unknown = [None] * count
-    pairs = Counter(zip(columns.get("source", unknown), columns.get("license", unknown), strict=True))
+    pairs = Counter(zip(columns.get(SOURCE, unknown), columns.get(LICENSE, unknown), strict=True))
     return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
 
 
-def _progress(folder: Path, process: Process, stage: str, total: int, unit: str) -> Progress:
-    return Progress(folder.parent, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
+def _progress(folder: BuildFolder, process: Process, stage: str, total: int, unit: str) -> Progress:
+    return Progress(
+        folder.heartbeats, process=process.index, processes=process.count, stage=stage, total=total, unit=unit
+    )
 
 
 def _parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
@@ -201,29 +186,29 @@ def _shard_path(folder: Path, source: Source, number: int, part: int, shard: int
     return folder / source.category / f"{number:03d}-{part:05d}-{shard:05d}.parquet"
 
 
-def windowed_shards(sources: Sequence[Source], folder: Path) -> list[str]:
-    """Lists the shards that `window_sources` made, relative to `folder`, in the order of sources and documents.
+def list_shards(sources: Sequence[Source], folder: BuildFolder) -> ScoredShards:
+    """Lists the shards that `window_sources` made, in the order of sources and documents.
 
     Raises:
         ValueError: A shard is missing: windowing has not ended.
     """
-    names = []
-    for number, part in _parts(sources):
-        shard, last = 0, False
-        while not last:
-            path = _shard_path(folder, sources[number], number, part, shard)
-            names.append(path.relative_to(folder).as_posix())
-            facts = read_facts(path)
-            if facts is None:
-                raise ValueError(f"{names[-1]} is missing or damaged: run the same command again to make it.")
-            shard, last = shard + 1, facts["last"]
-    return names
+
+    def walk() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, part in _parts(sources):
+            shard, last = 0, False
+            while not last:
+                path = _shard_path(folder.windows, sources[number], number, part, shard)
+                name, facts = path.relative_to(folder.windows).as_posix(), read_facts(path)
+                if facts is None:
+                    raise ValueError(f"{name} is missing or damaged: run the same command again to make it.")
+                yield name, facts
+                shard, last = shard + 1, facts["last"]
+
+    return ScoredShards.gather(folder, walk())
 
 
 def score_windows(
-    names: Sequence[str],
-    windows: Path,
-    scores: Path,
+    shards: ScoredShards,
     scorer: LongAttnScorer,
     *,
     process: Process = Process(),  # noqa: B008  (frozen)
@@ -231,9 +216,7 @@ def score_windows(
     """Scores every shard of windows; process r of w takes the shards r, r + w, ...
 
     Args:
-        names: The shards, as `windowed_shards` lists them.
-        windows: The folder that `window_sources` wrote.
-        scores: Receives a Parquet file of ids and scores, without text, for each file of windows.
+        shards: The shards; beside each file of windows comes one of ids and scores, without text.
         scorer: The settings.
         process: This process.
 
@@ -244,18 +227,17 @@ def score_windows(
         ValueError: As `LongAttnScorer`.
         OSError: As `write_shard`.
     """
-    todo = []
-    made_from = scorer_fingerprint(scorer)
-    for name in names[process.index :: process.count]:
-        facts = read_facts(windows / name) or {"fingerprint": None}
-        fingerprint = hash_json([made_from, facts["fingerprint"]])
-        if read_facts(scores / name, fingerprint) is None:
-            todo.append((name, fingerprint))
-    total = sum(pq.read_metadata(windows / name).num_rows for name, _ in todo)
-    progress = _progress(scores, process, "scores", total, "windows")
-    for name, fingerprint in todo:
-        table = pa.concat_tables(_score_batches(windows / name, scorer, progress), promote_options="default")
-        write_shard(scores / name, table, fingerprint)
+    folder, made_from, todo = shards.folder, scorer_fingerprint(scorer), []
+    for shard in range(process.index, len(shards.names), process.count):
+        fingerprint = shards.score_fingerprint(shard, made_from)
+        if read_facts(folder.scores / shards.names[shard], fingerprint) is None:
+            todo.append((shard, fingerprint))
+    total = int(sum(shards.rows[shard] for shard, _ in todo))
+    progress = _progress(folder, process, "scores", total, "windows")
+    for shard, fingerprint in todo:
+        name = shards.names[shard]
+        table = pa.concat_tables(_score_batches(folder.windows / name, scorer, progress), promote_options="default")
+        write_shard(folder.scores / name, table, fingerprint)
     progress.close()
     return total
 

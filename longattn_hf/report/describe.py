@@ -2,10 +2,10 @@
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,17 @@ class DocumentCounts:
     documents: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     by_source: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
+
+    def add(self, documents: int, skipped: Mapping[str, int], by_source: Iterable[tuple]) -> None:
+        """Adds those of a part; `by_source` are tuples of source, licence and count."""
+        self.documents += documents
+        self.skipped.update(skipped)
+        self.by_source.update({(source, license_): count for source, license_, count in by_source})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns the arguments that `add` makes the same counts of, fit for JSON."""
+        by_source = [[source, license_, count] for (source, license_), count in self.by_source.items()]
+        return {"documents": self.documents, "skipped": self.skipped, "by_source": by_source}
 
 
 def describe_categories(scores: pa.Table, counts: Mapping[str, DocumentCounts]) -> dict[str, CategoryFacts]:

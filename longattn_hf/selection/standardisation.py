@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
+from longattn_hf.files import write_json
 from longattn_hf.method import get_convention
 
 RAW_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE)
@@ -93,12 +94,12 @@ class ScoreStatistics:
     def save(self, path: str | Path) -> None:
         """Writes the statistics as JSON."""
         plain = {g: {n: asdict(m) for n, m in moments.items()} for g, moments in self.by_category.items()}
-        Path(path).write_text(json.dumps(plain, indent=1) + "\n")
+        write_json(Path(path), plain)
 
     @classmethod
     def load(cls, path: str | Path) -> "ScoreStatistics":
         """Reads what `save` wrote, so that another corpus can be put on this one's scale."""
-        plain = json.loads(Path(path).read_text())
+        plain = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls({g: {n: Moments(**m) for n, m in moments.items()} for g, moments in plain.items()})
 
 

@@ -8,7 +8,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from longattn_hf.explore.scored_corpus import Choice, ScoredCorpus
+from longattn_hf.explore.scored_corpus import ScoredCorpus
 from longattn_hf.explore.views import (
     cuts,
     describe_categories,
@@ -18,7 +18,7 @@ from longattn_hf.explore.views import (
 )
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.recipe import write_recipe
-from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from longattn_hf.selection.cut import Selection, add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
 
@@ -38,10 +38,10 @@ def selected_ids(dataset, choice):
 
 
 CHOICES = (
-    Choice(fraction=0.3),
-    Choice(alpha=1.0, fraction=0.5, refuse_overlap=True),
-    Choice(token_budget=960, convention="reference_code"),
-    Choice(threshold={"arxiv": 0.4, "book": -0.2}, alpha=0.0),
+    Selection(fraction=0.3),
+    Selection(alpha=1.0, fraction=0.5, refuse_overlap=True),
+    Selection(token_budget=960, convention="reference_code"),
+    Selection(threshold={"arxiv": 0.4, "book": -0.2}, alpha=0.0),
 )
 
 
@@ -88,7 +88,7 @@ def test_a_published_data_set_shows_all_scores_and_the_texts_of_kept_windows(bui
     api.create_repo("me/small", repo_type="dataset")
     api.upload_folder(repo_id="me/small", folder_path=folder, repo_type="dataset", ignore_patterns=["work/*"])
     corpus = ScoredCorpus("me/small")
-    assert corpus.name == "me/small" and kept_ids(corpus, Choice(fraction=0.5)) == set(
+    assert corpus.name == "me/small" and kept_ids(corpus, Selection(fraction=0.5)) == set(
         whole.filter(lambda r: r["kept"])["id"]
     )
     texts = dict(zip(whole["id"], whole["text"], strict=True))
@@ -107,7 +107,7 @@ def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_pa
     assert (config.name, config.model, config.window_tokens, config.min_distance) == ("small", "some/model", 96, 16)
     assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
     names = ("alpha", "convention", "threshold", "fraction", "token_budget", "refuse_overlap")
-    again = Choice(**{name: getattr(config, name) for name in names})
+    again = Selection(**{name: getattr(config, name) for name in names})
     assert again == choice and selected_ids(whole, again) == kept_ids(ScoredCorpus(folder), choice)
 
 
@@ -126,11 +126,11 @@ def test_a_published_data_set_that_says_what_it_was_built_from_gives_a_whole_rec
 
 def test_a_recipe_without_known_sources_says_what_is_missing(build, tmp_path):
     shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
-    text = write_recipe(ScoredCorpus(tmp_path / "alone"), Choice(fraction=0.25))
+    text = write_recipe(ScoredCorpus(tmp_path / "alone"), Selection(fraction=0.25))
     assert "does not say what it was built from" in text
     assert yaml.safe_load(text) == {"alpha": 0.5, "convention": "paper", "refuse_overlap": False, "fraction": 0.25}
     with pytest.raises(ValueError, match="is a comparison"):
-        write_recipe(ScoredCorpus(build[0]), Choice(fraction=0.25, convention="reference_code"))
+        write_recipe(ScoredCorpus(build[0]), Selection(fraction=0.25, convention="reference_code"))
 
 
 def test_scores_on_another_builds_scale_need_that_scale(build, tmp_path):
@@ -147,8 +147,8 @@ def test_the_cut_that_is_shown_keeps_what_is_kept(build):
         mine = corpus.select(choice)
         same = replace(choice, fraction=None, token_budget=None, threshold=cuts(corpus, mine))
         assert np.array_equal(corpus.select(same).kept, mine.kept)
-    none = corpus.select(Choice(fraction=0.0))
-    assert not corpus.select(Choice(threshold=cuts(corpus, none))).kept.any()
+    none = corpus.select(Selection(fraction=0.0))
+    assert not corpus.select(Selection(threshold=cuts(corpus, none))).kept.any()
 
 
 def test_the_tables_count_what_is_kept(build):
@@ -202,7 +202,7 @@ def test_columns_that_a_data_set_does_not_have_are_not_needed(tmp_path):
     rows |= {"id": [f"w{n}" for n in range(9)], "map_variance": np.ones(9), "num_tokens": [8] * 9, "text": [NASTY] * 9}
     Dataset.from_dict(rows).to_parquet(tmp_path / "one.parquet")
     corpus = ScoredCorpus(tmp_path)
-    assert corpus.categories == ["all"] and corpus.select(Choice(fraction=0.5)).kept.sum() == 5
+    assert corpus.categories == ["all"] and corpus.select(Selection(fraction=0.5)).kept.sum() == 5
     assert corpus.read_window(3)["text"] == NASTY
-    described = describe_sources(corpus, corpus.select(Choice(fraction=0.5)), corpus.select(Choice(fraction=1.0)))
+    described = describe_sources(corpus, corpus.select(Selection(fraction=0.5)), corpus.select(Selection(fraction=1.0)))
     assert described["rows"] == [["unnamed", 9, 5, 1, 40, 9, 5]]

@@ -1,0 +1,261 @@
+"""The whole build: documents, windows, scores, selection, card."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from datasets import Dataset, load_dataset
+from datasets.utils import disable_progress_bars
+
+from longattn_hf.columns import ID, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.files import hash_json, write_text
+from longattn_hf.hub.publishing import publish
+from longattn_hf.model.packaged_models import model_name, resolve_model
+from longattn_hf.pipeline.config import BuildConfig
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
+from longattn_hf.pipeline.recipe import plan_report
+from longattn_hf.pipeline.shards import ScoredShards
+from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
+from longattn_hf.pipeline.stages import Process, list_shards, score_windows, scorer_fingerprint, window_sources
+from longattn_hf.report.card import render_card
+from longattn_hf.report.describe import (
+    compare_conventions,
+    describe_categories,
+    describe_sources,
+    pick_examples,
+    software_versions,
+)
+from longattn_hf.report.facts import CategoryFacts, ModelFacts, Report
+from longattn_hf.report.figures import draw_figures
+from longattn_hf.report.html_report import write_report_page
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.selection.standardisation import ScoreStatistics
+from longattn_hf.windows import WindowDocuments
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """A finished build; as text, its table.
+
+    Attributes:
+        folder: Where it is: `load_dataset(str(folder), category)` reads the kept windows, "scores" all scores.
+        scored_windows: How many windows this process scored; 0 where all were found done.
+        published: What came of publishing it; None where that was not asked for.
+    """
+
+    folder: Path
+    scored_windows: int
+    published: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def report(self) -> Report:
+        """All facts of the build."""
+        return Report.from_json(BuildFolder(self.folder).report.read_text(encoding="utf-8"))
+
+    @property
+    def categories(self) -> Mapping[str, CategoryFacts]:
+        """What was read, cut, scored and kept of each category."""
+        return {name: facts for name, facts in self.report.categories.items() if facts}
+
+    def load(self, category: str) -> Dataset:
+        """Returns the kept windows of a category, in the corpus's order."""
+        return load_dataset(str(self.folder), category, split="train")
+
+    def __str__(self) -> str:
+        head = ("category", "documents", "windows", "kept", "kept tokens", "DS min/mean/max", "DU min/mean/max", "cut")
+        rows = [head]
+        for name, facts in self.categories.items():
+            spreads = [
+                "/".join("-" if end is None else format(end, form) for end in (spread.min, spread.mean, spread.max))
+                for spread, form in ((facts.dependency_strength, ".3f"), (facts.distribution_uniformity, ".2e"))
+            ]
+            counts = (facts.documents, facts.windows, facts.kept_windows, facts.kept_tokens)
+            cut = "-" if facts.cut is None else f"{facts.cut:.3f}"
+            rows.append((name, *(f"{count:,}" for count in counts), *spreads, cut))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def join_processes() -> Process:
+    """Joins the processes that `accelerate launch` or `torchrun` started; one alone is the first of one."""
+    # processes meet only between stages, and an uneven share of work may take long
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
+    if state.device.type == "cpu" and torch.get_num_threads() == 1:
+        # `accelerate launch` gives a process one thread unless told otherwise; scores do not depend on the number
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return Process(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:
+    """Runs all stages of a build as one of several processes; each stage's product is reused where it is still right.
+
+    Args:
+        config: The settings.
+        words: The command line's words, for the card.
+        process: This process; of those that were launched together if None.
+
+    Raises:
+        ValueError: A setting, a document or a score is not as it should be, or the output holds another build.
+        OSError: The output folder is full or cannot be written to.
+    """
+    process = process or join_processes()
+    disable_progress_bars()
+    folder = BuildFolder(config.folder)
+    if process.index == 0:
+        folder.claim(config.work, overwrite=config.overwrite)
+        pin_sources(config.sources, folder.sources)
+    process.wait()
+    scorer = make_scorer(config)
+    shards = _window(config, folder, process)
+    scored = score_windows(shards, scorer, process=process)
+    process.wait()
+    decision = _decide(config, words, shards, scorer) if process.index == 0 else None
+    process.wait()
+    if folder.selection.exists():
+        write_kept(shards, process=process)
+        process.wait()
+        if decision:
+            _finish(decision, config, words, shards, scorer)
+    process.wait()
+    published = _release(config) if config.push_to_hub and process.index == 0 else None
+    return BuildResult(folder=config.folder, scored_windows=scored, published=published)
+
+
+def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> ScoredShards:
+    """Cuts this process's share of the documents, and returns the list of all shards once they are there."""
+    sources = open_sources(config.sources, folder.sources)
+    transform = WindowDocuments(
+        tokenizer=resolve_model(config.model),
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+        window_tokens=config.window_tokens,
+        on_error=config.on_error,
+    )
+    window_sources(sources, transform, folder, documents_per_shard=config.documents_per_shard, process=process)
+    process.wait()
+    if process.index == 0:
+        list_shards(sources, folder).save()
+    process.wait()
+    return ScoredShards.load(folder)
+
+
+def make_scorer(config: BuildConfig) -> LongAttnScorer:
+    """Returns the scorer of a build."""
+    return LongAttnScorer(
+        resolve_model(config.model),
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+        convention=config.convention,
+        min_distance=config.resolved_min_distance,
+        rope_theta=config.rope_theta,
+        rope_scaling=config.rope_scaling,
+        dtype=config.dtype,
+        impl=config.impl,
+        add_bos=config.add_bos,
+        row_fraction=config.row_fraction,
+        seed=config.seed,
+        per_head=config.per_head,
+        window_tokens=config.window_tokens,
+        on_error=config.on_error,
+        batch_tokens=config.batch_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What the first process decided: all windows with their scores, what goes where, and a name for all of it."""
+
+    table: pa.Table
+    files: list[OutputFile]
+    fingerprint: str
+
+
+def _decide(config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer) -> _Decision | None:
+    """Selects, and writes down what all processes are to write; None where the folder holds just that already."""
+    folder = shards.folder
+    folder.selection.unlink(missing_ok=True)
+    table = shards.read_scores(scorer_fingerprint(scorer))
+    if not len(table):
+        raise ValueError(f"No document reaches {config.window_tokens} tokens, so there is nothing to score or keep.")
+    table = config.selection.apply(table)
+    fingerprint = hash_json([_hash_table(table), config.result, words, software_versions()])
+    if folder.is_finished(fingerprint):
+        return None
+    if folder.staging.exists():
+        shutil.rmtree(folder.staging)
+    files = plan_files(table, config.categories)
+    write_selection(files, table, shards)
+    return _Decision(table, files, fingerprint)
+
+
+def _hash_table(table: pa.Table) -> str:
+    """Hashes what a score table decides, by Arrow's own bytes."""
+    columns = table.select([ID, LONG_DISTANCE_SCORE, KEPT]).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, columns.schema) as writer:
+        writer.write_table(columns)
+    return sha256(sink.getvalue()).hexdigest()
+
+
+def _finish(
+    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer
+) -> None:
+    """Writes figures, page, statistics, report and card beside the staged files, and puts everything in place."""
+    table, folder = decision.table, shards.folder
+    staged = BuildFolder(folder.staging)
+    report = _describe(decision, config, words, shards, scorer)
+    report = replace(report, figures=draw_figures(table, report, staged.path))
+    report = replace(report, page=write_report_page(table, report, staged.path))
+    ScoreStatistics.of(table).save(staged.statistics)
+    write_text(staged.report, report.to_json())
+    write_text(staged.card, render_card(report))
+    folder.finish(decision.fingerprint)
+
+
+def _describe(
+    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer
+) -> Report:
+    """Fills a recipe's report in with what the run tells."""
+    plan, layer, table = plan_report(config, words), scorer.load_layer(), decision.table
+    settings: dict[str, Any] = plan.settings | {"impl": scorer.pick_impl(layer.device)}
+    if commits := read_pins(shards.folder.sources):
+        settings["source_commits"] = commits
+    sizes = {name: getattr(layer, name) for name in ("num_heads", "num_kv_heads", "head_dim", "max_positions")}
+    return replace(
+        plan,
+        not_run=False,
+        settings=settings,
+        software=software_versions(),
+        model=ModelFacts(**layer.identity | sizes | {"model": model_name(config.model)}),
+        categories=describe_categories(table, shards.counts),
+        sources=describe_sources(table, shards.counts),
+        agreement=compare_conventions(table, convention=config.convention, alpha=config.alpha),
+        examples=pick_examples(table, shards.read_texts),
+        configs=describe_files(decision.files, shards.folder.staging),
+        figures=[],
+    )
+
+
+def _release(config: BuildConfig) -> str:
+    """Publishes the finished build, and says what came of it."""
+    return str(
+        publish(
+            config.folder,
+            config.push_to_hub,
+            revision=config.hub_revision,
+            create_pr=config.create_pr,
+            private=config.private,
+            tag=config.tag,
+            dry_run=config.dry_run,
+        )
+    )
