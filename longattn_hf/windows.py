@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from longattn_hf.model.location import ModelRef
+from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 
 _OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
 
@@ -55,14 +53,6 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
     ]
 
 
-@lru_cache(maxsize=4)
-def load_tokenizer_once(name: str, revision: str | None, gguf_file: str | None) -> "PreTrainedTokenizerFast":
-    """Loads a tokenizer on the first call in a process, and returns the same one afterwards."""
-    from longattn_hf.model.tensors import load_tokenizer
-
-    return load_tokenizer(name, revision=revision, gguf_file=gguf_file)
-
-
 @dataclass(frozen=True, kw_only=True)
 class WindowDocuments:
     """Cuts documents into windows of equal token length; for `Dataset.map(..., batched=True, remove_columns=...)`.
@@ -76,7 +66,8 @@ class WindowDocuments:
     without one, `doc_id` is a hash of the text.
 
     Attributes:
-        tokenizer: A Hub id, a local directory, or a GGUF file; it must be the scoring model's own.
+        tokenizer: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file; it
+            must be the scoring model's own.
         revision: The tokenizer's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `tokenizer`.
         window_tokens: The windows' length in tokens.
@@ -105,6 +96,11 @@ class WindowDocuments:
             raise ValueError(f"window_tokens={self.window_tokens} must be at least 1.")
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
+
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model whose tokenizer cuts."""
+        return ModelRef(self.tokenizer, self.revision, self.gguf_file)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list]:
         """Turns a batch of documents into their windows, in document order."""
@@ -154,11 +150,7 @@ class WindowDocuments:
     def _encode(self, texts: list[str]) -> list:
         if not texts:
             return []
-        tokenizer = load_tokenizer_once(self.tokenizer, self.revision, self.gguf_file)
-        encoded = tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )
-        return encoded.encodings
+        return tokenise(load_tokenizer_once(self.model_ref), texts).encodings
 
     def _windows_of(self, text: str, source_id: object, encoding: Any) -> list[dict[str, Any]]:
         digest = sha256(text.encode("utf-8", "surrogatepass"))

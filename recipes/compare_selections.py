@@ -24,7 +24,6 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
-from longattn_hf.model.packaged_models import resolve_model
 from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.facts import software_versions
@@ -93,8 +92,8 @@ class CompareConfig:
 
     @property
     def scoring_model(self) -> str:
-        """The path or the id of the model that scores and tokenises."""
-        return resolve_model(self.scorer or self.model)
+        """The model that scores and tokenises."""
+        return self.scorer or self.model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,7 +123,7 @@ def compare(config: CompareConfig) -> str:
         for seed in config.seeds[: 1 if score == _UNTRAINED else None]:
             run = folder / "runs" / f"{score}-{seed}"
             print(f"{run}: {'evaluating' if score == _UNTRAINED else 'training and evaluating'}", flush=True)
-            model = resolve_model(config.model)
+            model = config.model
             if score != _UNTRAINED:
                 model = str(train(training(config, folder / "selections" / f"{score}-{seed}", run, seed, categories)))
             report = run / "evaluation.json"

@@ -26,11 +26,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from longattn_hf.baselines import LossGain
 from longattn_hf.columns import DOC_ID, INPUT_IDS
 from longattn_hf.model.language_model import load_language_model, token_losses
-from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.model.location import ModelRef, locate
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.facts import software_versions
-from longattn_hf.windows import WindowDocuments, load_tokenizer_once
+from longattn_hf.windows import WindowDocuments
 from recipes.benchmarks.environment import device_name
 from recipes.evaluation.benchmarks import run_benchmarks
 from recipes.evaluation.needles import TASKS, make_prompts
@@ -106,22 +107,21 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: A setting, the model or a source is not as it should be.
     """
-    start, name = time.monotonic(), resolve_model(config.model)
-    identity = {"revision": config.revision, "gguf_file": config.gguf_file}
-    network = load_language_model(name, **identity)
-    tokenizer = load_tokenizer_once(name, config.revision, config.gguf_file)
+    start = time.monotonic()
+    model = ModelRef(config.model, config.revision, config.gguf_file)
+    network, tokenizer = load_language_model(model), load_tokenizer_once(model)
     report: dict[str, Any] = {"settings": asdict(config)}
     if config.documents:
-        windows = held_out_windows(config, name)
+        windows = held_out_windows(config)
         near = config.near_tokens or config.window_tokens // 16
-        gain = LossGain(model=name, short_tokens=near, **identity)
+        gain = LossGain(model=config.model, revision=config.revision, gguf_file=config.gguf_file, short_tokens=near)
         report["loss"] = {category: losses_of(ids, network, gain) for category, ids in windows.items()}
     if config.needles:
         report["needles"] = list(find_needles(network, tokenizer, config))
     if config.benchmarks:
         report["benchmarks"] = run_benchmarks(
             config.benchmarks,
-            name,
+            locate(model).path,
             revision=config.revision,
             lengths=config.lengths,
             limit=config.limit,
@@ -139,7 +139,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     return report
 
 
-def held_out_windows(config: EvaluateConfig, model: str) -> dict[str, np.ndarray]:
+def held_out_windows(config: EvaluateConfig) -> dict[str, np.ndarray]:
     """Cuts one window, at random, out of each of so many documents of a category.
 
     Returns:
@@ -151,7 +151,7 @@ def held_out_windows(config: EvaluateConfig, model: str) -> dict[str, np.ndarray
     windows: dict[str, list[np.ndarray]] = {}
     for source in map(open_source, config.documents):
         cut = WindowDocuments(
-            tokenizer=model,
+            tokenizer=config.model,
             revision=config.revision,
             gguf_file=config.gguf_file,
             window_tokens=config.window_tokens,

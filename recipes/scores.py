@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import AutoConfig
 
 from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
+from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.scoring.echo import EchoScorer
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import long_distance_scores
@@ -25,6 +25,11 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str | None = None
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, without how it computes."""
+        return ModelRef(self.name, self.revision, self.gguf_file)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -47,8 +52,7 @@ class Shape:
     @classmethod
     def of(cls, model: Model) -> "Shape":
         """Reads them from the model's configuration."""
-        config = AutoConfig.from_pretrained(model.name, revision=model.revision, gguf_file=model.gguf_file)
-        text = config.get_text_config()
+        text = read_config(locate(model.ref)).get_text_config()
         return cls(
             layers=text.num_hidden_layers,
             heads=text.num_attention_heads,

@@ -21,9 +21,10 @@ import torch
 from datasets import Dataset, interleave_datasets
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.model.device import pick_device
+from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.rope import override_rope
-from longattn_hf.model.tensors import load_tokenizer, locate, read_config
+from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.facts import software_versions
@@ -105,6 +106,11 @@ class TrainConfig:
             )
 
     @property
+    def model_ref(self) -> ModelRef:
+        """The model to start from."""
+        return ModelRef(self.model, self.revision, self.gguf_file)
+
+    @property
     def steps(self) -> int:
         """The number of optimiser steps."""
         return self.tokens // (self.window_tokens * self.batch_windows)
@@ -137,8 +143,8 @@ def train(config: TrainConfig) -> Path:
         claim(folder, config)
         if (folder / MODEL).is_dir():
             return folder / MODEL
-        location = locate(resolve_model(config.model), revision=config.revision, gguf_file=config.gguf_file)
-        tokenizer = load_tokenizer(location.path, location.commit, location.gguf_file)
+        location = locate(config.model_ref)
+        tokenizer = load_tokenizer(ModelRef(location.path, location.commit, location.gguf_file))
         windows, shares = mix(config, tokenizer, folder / "work")
     model = load_model(config)
     trainer = Trainer(
@@ -183,6 +189,7 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
             f"batch_windows={config.batch_windows} must be a multiple of windows_per_device x processes = "
             f"{config.windows_per_device} x {processes}."
         )
+    on_gpu = pick_device().type == "cuda"
     values: dict[str, Any] = {
         "max_steps": config.steps,
         "per_device_train_batch_size": config.windows_per_device,
@@ -190,14 +197,14 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": math.ceil(config.warmup_ratio * config.steps),
-        "bf16": torch.cuda.is_available(),
+        "bf16": on_gpu,
         "save_steps": config.checkpoint_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
         "seed": config.seed,
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_pin_memory": on_gpu,
         # the collator reads a column that the model does not
         "remove_unused_columns": False,
         # the other processes wait while the first prepares the data
@@ -265,7 +272,7 @@ def mix(config: TrainConfig, tokenizer: Any, cache: Path) -> tuple[Dataset, dict
 
 def load_model(config: TrainConfig) -> PreTrainedModel:
     """Loads the model to start from, in float32, with its RoPE base raised and room for the sequences."""
-    location = locate(resolve_model(config.model), revision=config.revision, gguf_file=config.gguf_file)
+    location = locate(config.model_ref)
     settings = read_config(location)
     override_rope(settings, config.rope_theta, config.rope_scaling)
     text = settings.get_text_config(decoder=True)

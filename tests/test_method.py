@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.method import uniform_dependency_strength
 
 
 def test_uniform_attention_has_the_strength_of_its_map():

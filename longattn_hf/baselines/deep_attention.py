@@ -10,7 +10,7 @@ from torch import Tensor
 from longattn_hf.attention.api import far_attention
 from longattn_hf.baselines.token_scorer import TokenMeasure
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.model.language_model import observe_attention
+from longattn_hf.model.attention_hooks import observe_attention
 from longattn_hf.scoring.map_scores import map_scores
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longattn_hf.baselines.token_scorer import TokenMeasure
-from longattn_hf.model.language_model import observe_attention
+from longattn_hf.model.attention_hooks import observe_attention
 
 
 @dataclass(frozen=True, kw_only=True)

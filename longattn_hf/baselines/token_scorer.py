@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from longattn_hf.columns import INPUT_IDS
 from longattn_hf.model.language_model import load_language_model
+from longattn_hf.model.location import ModelRef
+from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.scoring.base import Measure
-from longattn_hf.windows import load_tokenizer_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class TokenMeasure(Measure):
     """A measure of token ids: the column `input_ids` where there is one, else the tokenised text.
 
     Attributes:
-        model: A Hub id, a local directory, or a GGUF file.
+        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; if None, float32 on a CPU and bfloat16 on a GPU.
@@ -32,24 +33,21 @@ class TokenMeasure(Measure):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
 
+    @property
+    def model_ref(self) -> ModelRef:
+        """The language model."""
+        return ModelRef(self.model, self.revision, self.gguf_file)
+
     def load_model(self, rank: int | None = None) -> PreTrainedModel:
         """Returns the language model, loading it on the first call in a process."""
-        return load_language_model(
-            self.model,
-            revision=self.revision,
-            gguf_file=self.gguf_file,
-            dtype=self.dtype,
-            device=self.device,
-            rank=rank,
-        )
+        return load_language_model(self.model_ref, dtype=self.dtype, device=self.device, rank=rank)
 
     def _column_of(self, batch: Mapping[str, Any]) -> str:
         return INPUT_IDS if INPUT_IDS in batch else super()._column_of(batch)
 
     def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
         if isinstance(value, str):
-            tokenizer = load_tokenizer_once(self.model, self.revision, self.gguf_file)
-            value = tokenizer(value, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+            value = tokenise(load_tokenizer_once(self.model_ref), value)["input_ids"]
         measured = self._measure_ids(np.asarray(value, dtype=np.int64), rank)
         return measured if isinstance(measured, tuple) else (measured,)
 

@@ -10,7 +10,6 @@ from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
 from longattn_hf.files import write_text
-from longattn_hf.model.packaged_models import resolve_model
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.scoring.longattn import LongAttnScorer
@@ -123,7 +122,7 @@ class Session:
         if not name:
             raise ValueError("the dataset does not name its model; name one (--model).")
         settings = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
-        return LongAttnScorer(resolve_model(name), **settings)
+        return LongAttnScorer(name, **settings)
 
 
 def require_gradio() -> None:

@@ -1,21 +1,30 @@
-"""Stopping a transformers model at its first attention call, and what that call says.
+"""Two ways to the queries and keys of a transformers model: stopping at its first attention call, or watching each.
 
-transformers hands the queries and keys of most architectures, after RoPE, to a registered attention function. The one
-registered here raises instead of computing; the mask function registered beside it keeps the mask's rule, not a mask.
+transformers hands the queries and keys of most architectures, after RoPE, to a registered attention function. One of
+those registered here raises instead of computing, and the mask function beside it keeps the mask's rule, not a mask;
+the other shows them to observers and computes as usual.
+
+Shape suffixes: B batch, H heads, T and S tokens, D head size.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import causal_mask_function
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-#: The name under which models are asked to use the attention function below.
+#: The names under which models are asked to use the attention functions below.
 STOPS_AT_ATTENTION = "longattn_stops_at_attention"
+SHOWS_ATTENTION = "longattn_observed_sdpa"
+#: Called with each layer's queries [B, HQ, T, D], keys [B, HK, T, D] and scale.
+Observer = Callable[[Tensor, Tensor, float], None]
+_observers: list[Observer] = []
 
 # arguments that leave softmax(scale * q k^T) over the mask as it is
 _HARMLESS = {
@@ -169,5 +178,30 @@ def _keep_rule(mask_function: Callable[..., Any], **_: Any) -> _MaskRule:
     return _MaskRule(allows=mask_function)
 
 
+@contextmanager
+def observe_attention(observer: Observer) -> Iterator[None]:
+    """Calls `observer` with each layer's queries and keys, in order, while models run inside.
+
+    Args:
+        observer: Called by models that were built with `attn_implementation=SHOWS_ATTENTION`.
+    """
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+def _show(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **arguments: Any
+) -> tuple[Tensor, None]:
+    scaling = arguments.get("scaling")
+    for observer in _observers:
+        observer(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+
+
 AttentionInterface.register(STOPS_AT_ATTENTION, _stop)
 AttentionMaskInterface.register(STOPS_AT_ATTENTION, _keep_rule)
+AttentionInterface.register(SHOWS_ATTENTION, _show)
+AttentionMaskInterface.register(SHOWS_ATTENTION, sdpa_mask)

@@ -1,7 +1,6 @@
 """The queries and keys of a causal language model's first attention layer, and nothing else of the model."""
 
 import json
-import os
 import warnings
 from collections.abc import Collection, Mapping
 from functools import lru_cache
@@ -15,14 +14,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from longattn_hf.hub.client import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
-from longattn_hf.model.gguf_checkpoint import gguf_rope_scaling, open_gguf, read_gguf
+from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.layer_files import save_layer
+from longattn_hf.model.location import Location, ModelRef, locate, read_config
 from longattn_hf.model.one_layer import build_one_layer, load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
-from longattn_hf.model.tensors import Location, locate, read_config, read_safetensors
-
-_FIRST_PROCESS = os.getpid()
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from longattn_hf.model.tensors import gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
 
 
 class FirstLayer:
@@ -86,11 +83,11 @@ class FirstLayer:
         """Loads the first layer of a model, reading only the tensors that its queries and keys depend on.
 
         Args:
-            model: A local directory, a GGUF file, or a Hub id.
+            model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
             revision: The Hub repository's branch, tag or commit; its commit is recorded.
             gguf_file: The GGUF file's name inside `model`.
             dtype: float32, bfloat16 or float16, or its name; if None, float32 on a CPU and bfloat16 elsewhere.
-            device: If None, the first GPU where there is one.
+            device: If None, this process's GPU where there is one; see `pick_device`.
             rope_theta: A RoPE base in place of the model's own.
             rope_scaling: A RoPE scaling in place of the model's own, as in transformers' configurations, such as
                 `{"rope_type": "yarn", "factor": 4.0}`.
@@ -100,9 +97,9 @@ class FirstLayer:
         Raises:
             ValueError: The model cannot be found or read, or its first layer is not causal softmax attention.
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = _as_dtype(dtype, device)
-        location = locate(model, revision=revision, gguf_file=gguf_file, token=token)
+        device = pick_device(device)
+        dtype = pick_dtype(dtype, device)
+        location = locate(ModelRef(model, revision, gguf_file), token=token)
         gguf = open_gguf(location) if location.gguf_file else None
         if gguf and rope_scaling is None and (scaling := gguf_rope_scaling(gguf)):
             raise ValueError(
@@ -131,7 +128,7 @@ class FirstLayer:
         }
         # a layer that was saved on its own has the RoPE it was saved with
         changes = identity, getattr(config, "first_layer_of", {})
-        changed = any(it.get(key) is not None for it in changes for key in ("rope_theta", "rope_scaling"))
+        changed = any(change.get(key) is not None for change in changes for key in ("rope_theta", "rope_scaling"))
         stored_names = list(tensors.by_name)
         return cls(network, identity, location=location, stored_names=stored_names, rope_is_overridden=changed)
 
@@ -237,12 +234,10 @@ class FirstLayer:
 
 
 def load_first_layer(
-    model: str,
+    model: ModelRef | str,
     *,
-    revision: str | None = None,
-    gguf_file: str | None = None,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     rope_theta: float | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
 ) -> FirstLayer:
@@ -250,38 +245,26 @@ def load_first_layer(
 
     In a forked process, as those of `Dataset.map(num_proc=...)`, torch is told to use one thread.
     """
-    # OpenMP's threads do not outlive a fork: the next parallel section would wait for them for ever
-    if os.getpid() != _FIRST_PROCESS and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
+    use_one_thread_after_fork()
+    chosen = pick_device(device)
     scaling = json.dumps(dict(rope_scaling), sort_keys=True) if rope_scaling else None
-    return _load_once(model, revision, gguf_file, dtype, device, rope_theta, scaling)
+    return _load_once(ModelRef.of(model), pick_dtype(dtype, chosen), chosen, rope_theta, scaling)
 
 
 @lru_cache(maxsize=2)
 def _load_once(
-    model: str,
-    revision: str | None,
-    gguf_file: str | None,
-    dtype: str | None,
-    device: str | None,
+    model: ModelRef,
+    dtype: torch.dtype,
+    device: torch.device,
     rope_theta: float | None,
     rope_scaling: str | None,
 ) -> FirstLayer:
     return FirstLayer.from_pretrained(
-        model,
-        revision=revision,
-        gguf_file=gguf_file,
+        model.name,
+        revision=model.revision,
+        gguf_file=model.gguf_file,
         dtype=dtype,
         device=device,
         rope_theta=rope_theta,
         rope_scaling=json.loads(rope_scaling) if rope_scaling else None,
     )
-
-
-def _as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
-        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_DTYPES)}.")
-    return chosen

@@ -9,7 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
-from longattn_hf.model.tensors import Location, load_tokenizer, read_safetensors
+from longattn_hf.model.location import Location, ModelRef
+from longattn_hf.model.tensors import read_safetensors
+from longattn_hf.model.tokenizer import load_tokenizer
 
 _LICENSE = ("license", "license_name", "license_link")
 _CARD = """
@@ -62,7 +64,7 @@ def save_layer(
     # where it was loaded from may be a path of this machine
     written.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    tokenizer = load_tokenizer(location.path, revision=location.commit, token=location.token)
+    tokenizer = load_tokenizer(ModelRef(location.path, location.commit), token=location.token)
     tokenizer.save_pretrained(folder)
     _write_card(location, origin, folder, repo_id)
 

@@ -24,7 +24,7 @@ from longattn_hf.columns import (
     WINDOW_FEATURES,
 )
 from longattn_hf.hub.release import SCORES
-from longattn_hf.model.packaged_models import model_name
+from longattn_hf.model.location import ModelRef
 from longattn_hf.pipeline.config import BuildConfig, hide_paths
 from longattn_hf.pipeline.output import plan_files
 from longattn_hf.pipeline.sources import DEMO
@@ -42,6 +42,7 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         config: The recipe.
         words: Those behind the command that runs it.
     """
+    model = ModelRef(config.model, config.revision, config.gguf_file).title
     hidden = ("sources", "name", "pretty_name", "description", "data_version", "language")
     settings = {name: hide_paths(value) for name, value in config.result.items() if name not in hidden}
     return Report(
@@ -53,11 +54,11 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         tags=["long-context", "data-selection", "longattn"],
         command=" ".join(["accelerate launch recipes/build_longabc.py", words]).strip(),
         convention=config.convention,
-        settings=settings | {"model": model_name(config.model), "min_distance": config.resolved_min_distance},
+        settings=settings | {"model": model, "min_distance": config.resolved_min_distance},
         default_config=config.categories[0],
         recipe=shareable_recipe(config),
         not_run=True,
-        model=ModelFacts(model=model_name(config.model)),
+        model=ModelFacts(model=model),
         categories=dict.fromkeys(config.categories),
         sources=[
             SourceFacts(source=one.source or one.path, license=one.license or "unknown", category=one.category)

@@ -19,7 +19,6 @@ from datasets.utils import disable_progress_bars
 from longattn_hf.columns import ID, KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.publishing import publish
-from longattn_hf.model.packaged_models import model_name, resolve_model
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
@@ -135,7 +134,7 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
     """Cuts this process's share of the documents, and returns the list of all shards once they are there."""
     sources = open_sources(config.sources, folder.sources)
     transform = WindowDocuments(
-        tokenizer=resolve_model(config.model),
+        tokenizer=config.model,
         revision=config.revision,
         gguf_file=config.gguf_file,
         window_tokens=config.window_tokens,
@@ -152,7 +151,7 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
 def make_scorer(config: BuildConfig) -> LongAttnScorer:
     """Returns the scorer of a build."""
     return LongAttnScorer(
-        resolve_model(config.model),
+        config.model,
         revision=config.revision,
         gguf_file=config.gguf_file,
         convention=config.convention,
@@ -236,7 +235,7 @@ def _describe(
         not_run=False,
         settings=settings,
         software=software_versions(),
-        model=ModelFacts(**layer.identity | sizes | {"model": model_name(config.model)}),
+        model=ModelFacts(**layer.identity | sizes | {"model": plan.model.model}),
         categories=describe_categories(table, shards.counts),
         sources=describe_sources(table, shards.counts),
         agreement=compare_conventions(table, convention=config.convention, alpha=config.alpha),

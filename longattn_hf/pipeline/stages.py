@@ -21,12 +21,13 @@ from datasets import Dataset, Features, Value
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LICENSE, SKIP_REASON, SOURCE, TEXT, WINDOW_FEATURES
 from longattn_hf.files import hash_json
 from longattn_hf.method import get_convention
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Progress
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.scoring.longattn import LongAttnScorer
-from longattn_hf.windows import WindowDocuments, load_tokenizer_once
+from longattn_hf.windows import WindowDocuments
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def window_sources(
         ValueError: As `WindowDocuments`.
         OSError: As `write_shard`.
     """
-    tokenizer = load_tokenizer_once(transform.tokenizer, transform.revision, transform.gguf_file)
+    tokenizer = load_tokenizer_once(transform.model_ref)
     made_from = hash_json(
         {
             "transform": asdict(replace(transform, tokenizer="", revision=None, gguf_file=None)),

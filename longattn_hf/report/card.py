@@ -10,8 +10,7 @@ from jinja2 import Environment, StrictUndefined, Undefined
 
 from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, MAP_VARIANCE
 from longattn_hf.hub.card_merge import BEGIN, END
-from longattn_hf.method import get_convention
-from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.method import get_convention, uniform_dependency_strength
 from longattn_hf.pages import text as markdown
 from longattn_hf.report.card_metadata import front_matter
 from longattn_hf.report.facts import SCORES, CategoryFacts, ConfigurationFacts, Report

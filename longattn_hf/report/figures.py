@@ -34,8 +34,7 @@ from longattn_hf.columns import (
     SOURCE,
 )
 from longattn_hf.files import replacing
-from longattn_hf.method import get_convention
-from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.method import get_convention, uniform_dependency_strength
 from longattn_hf.report.facts import Report
 from longattn_hf.selection.summary import count_windows
 

@@ -21,10 +21,12 @@ from longattn_hf.columns import (
     TEXT,
 )
 from longattn_hf.method import get_convention
+from longattn_hf.model.device import pick_device
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
+from longattn_hf.model.location import ModelRef
+from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.scoring.map_scores import map_scores
 from longattn_hf.scoring.rows import equal_lengths, is_batch, why_unusable
-from longattn_hf.windows import load_tokenizer_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +45,7 @@ class LongAttnScorer:
     on first use, once a process, so fingerprints are stable and `num_proc` and `with_rank` work.
 
     Attributes:
-        model: A Hub id, a local directory, or a GGUF file.
+        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         convention: `"paper"` or `"reference_code"`; see `longattn_hf.method`.
@@ -113,15 +115,18 @@ class LongAttnScorer:
         scores = self._score(ids, layer)
         return self._columns(scores, reasons, layer)
 
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model that scores."""
+        return ModelRef(self.model, self.revision, self.gguf_file)
+
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""
         convention = get_convention(self.convention)
         return load_first_layer(
-            self.model,
-            revision=self.revision,
-            gguf_file=self.gguf_file,
+            self.model_ref,
             dtype=self.dtype or convention.dtype,
-            device=self.device or _default_device(rank),
+            device=pick_device(self.device, rank=rank),
             rope_theta=self.rope_theta or convention.rope_theta,
             rope_scaling=self.rope_scaling,
         )
@@ -151,7 +156,7 @@ class LongAttnScorer:
     @property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The model's tokenizer, loaded on the first use in a process."""
-        return load_tokenizer_once(self.model, self.revision, self.gguf_file)
+        return load_tokenizer_once(self.model_ref)
 
     def _column_of(self, batch: Mapping[str, Any]) -> str:
         wanted = [self.text_column]
@@ -208,9 +213,7 @@ class LongAttnScorer:
             cut = {"truncation": True, "max_length": self.window_tokens} if self.window_tokens else {}
             encoded = self.tokenizer(texts, return_attention_mask=False, verbose=False, **cut)
         else:
-            encoded = self.tokenizer(
-                texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-            )
+            encoded = tokenise(self.tokenizer, texts)
         return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
 
     def _bos_prefix(self) -> np.ndarray:
@@ -297,13 +300,6 @@ class LongAttnScorer:
         if self.on_error == "skip":
             columns[SKIP_REASON] = reasons
         return columns
-
-
-def _default_device(rank: int | None) -> str:
-    if not torch.cuda.is_available():
-        return "cpu"
-    local = rank if rank is not None else int(os.environ.get("LOCAL_RANK", 0))
-    return f"cuda:{local % torch.cuda.device_count()}"
 
 
 #: A scorer with the paper's defaults, for `ds.map(longattn_score)`.

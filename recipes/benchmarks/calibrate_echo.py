@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 import longattn_hf
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.scoring.echo import Calibration, echo_gains, word_frequencies
-from longattn_hf.windows import load_tokenizer_once
 from recipes.benchmarks.planted import read_documents, resolve
 from recipes.benchmarks.planted_windows import INTACT, kinds_for, plant, split_documents
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     model = resolve(argparse.Namespace(model=None, dtype=None))
-    tokenizer = load_tokenizer_once(model.name, None, model.gguf_file)
+    tokenizer = load_tokenizer_once(model.ref)
     documents, _ = split_documents(list(read_documents(args.documents)), share=args.calibration_share, seed=args.seed)
     windows = {
         tokens: list(

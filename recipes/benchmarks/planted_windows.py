@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from longattn_hf.model.tokenizer import tokenise
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -51,8 +53,7 @@ class Bench:
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, without special tokens."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return np.array(encoded["input_ids"], dtype=np.int32)
+        return np.array(tokenise(self.tokenizer, text)["input_ids"], dtype=np.int32)
 
     def cut(self, document: Document, tokens: int, rng: np.random.Generator) -> np.ndarray | None:
         """Cuts a passage of that many tokens out of a document at a random line; None where it has none so long."""

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH
-from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.method import uniform_dependency_strength
+from longattn_hf.model.device import pick_device
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, long_distance_scores
-from longattn_hf.windows import load_tokenizer_once
 from recipes.benchmarks.environment import device_name, installed
 from recipes.benchmarks.planted import RESULTS, read_documents, resolve
 from recipes.benchmarks.planted_windows import Bench
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "settings-demo.json")
     args = parser.parse_args(arguments)
     model = resolve(argparse.Namespace(**vars(args), dtype=None))
-    windows = cut_windows(args, load_tokenizer_once(model.name, model.revision, model.gguf_file))
+    windows = cut_windows(args, load_tokenizer_once(model.ref))
     settings = settings_for(args.window_tokens)
     raw: dict[str, pa.Table] = {}
     for setting in settings.values():
@@ -124,7 +124,7 @@ def compare(
             }
         )
     return {
-        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "device": device_name(pick_device()),
         "versions": {name: installed(name) for name in ("torch", "transformers")},
         "window_tokens": args.window_tokens,
         "windows": {str(categories[group[0]]): len(group) for group in groups},

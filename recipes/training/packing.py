@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
+from longattn_hf.model.tokenizer import tokenise
 from longattn_hf.pipeline.shards import hash_json
 from longattn_hf.pipeline.stages import Source
 
@@ -76,10 +77,8 @@ def pack_source(
         raise ValueError("The model's tokenizer has no end-of-text token to put between documents.")
 
     def encode(texts: list[str | None]) -> list[list[int]]:
-        # an end-of-text token that stands in a text as text is read as text
         texts = [text for text in texts if text]
-        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        return tokenizer(texts, **options)["input_ids"] if texts else []
+        return tokenise(tokenizer, texts)["input_ids"] if texts else []
 
     def generate() -> Iterator[dict[str, Any]]:
         encoded = chain.from_iterable(

@@ -204,5 +204,7 @@ def test_columns_that_a_data_set_does_not_have_are_not_needed(tmp_path):
     corpus = ScoredCorpus(tmp_path)
     assert corpus.categories == ["all"] and corpus.select(Selection(fraction=0.5)).kept.sum() == 5
     assert corpus.read_window(3)["text"] == NASTY
-    described = describe_sources(corpus, corpus.select(Selection(fraction=0.5)), corpus.select(Selection(fraction=1.0)))
+    described = describe_sources(
+        corpus, corpus.select(Selection(fraction=0.5)), corpus.select(Selection(fraction=1.0))
+    )
     assert described["rows"] == [["unnamed", 9, 5, 1, 40, 9, 5]]

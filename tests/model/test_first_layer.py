@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCa
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
-from longattn_hf.model.tensors import load_tokenizer
+from longattn_hf.model.tokenizer import load_tokenizer
 from tests.support.tiny import save_tiny_llama
 
 VOCAB = 300
@@ -275,7 +275,7 @@ def test_a_full_first_layer_of_a_model_with_sliding_ones_has_no_limit(tmp_path):
         ("Bert", {}, "not causal"),
         ("Mamba", {}, "makes no call of transformers' attention interface"),
         ("Bloom", {}, "cannot be followed to a call of transformers' attention interface"),
-        ("GPTJ", dict(n_embd=64, n_layer=2, n_head=4, rotary_dim=8), "cannot be built as a causal language model"),
+        ("GPTNeo", dict(num_layers=2, num_heads=4, attention_types=[[["global"], 2]]), "cannot be built as a causal"),
         ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), "RoPE of type 'dynamic' cannot be used"),
     ],
 )

