@@ -1,77 +1,24 @@
+"""Who may import whom: a folder, or a module beside the folders, imports from lower floors only."""
+
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 
-# a module imports only from rows above its own
-ROWS = [
-    {
-        "columns",
-        "hub",
-        "model",
-        "pages",
-        "pipeline",
-        "report",
-        "scoring",
-        "selection",
-        "lazy_names",
-        "scoring.rows",
-        "pipeline.shards",
-        "method",
-        "pages.text",
-        "hub.card_merge",
-        "hub.client",
-        "pages.page",
-        "pipeline.heartbeat",
-        "selection.summary",
-        "model.attention_hooks",
-        "model.rope",
-        "attention.reference",
-        "attention.blockwise",
-        "attention.fused",
-        "model.device",
-    },
-    {"model.byte_ranges", "pipeline.config", "model.location", "scoring.base"},
-    {"model.tensors", "model.tokenizer"},
-    {
-        "model.one_layer",
-        "model.layer_files",
-        "model.language_model",
-        "baselines.simple",
-        "scoring.echo",
-    },
-    {"attention.api", "windows", "model.first_layer"},
-    {"attention", "attention.sampled", "pipeline.demo_corpus", "scoring.map_scores", "baselines.token_scorer"},
-    {"scoring.longattn", "selection.standardisation", "baselines.ladm", "baselines.loss_gain", "baselines.prolong"},
-    {
-        "selection.cut",
-        "pipeline.stages",
-        "report.card_metadata",
-        "hub.staging",
-        "baselines",
-        "baselines.deep_attention",
-    },
-    {
-        "report.facts",
-        "report.figures",
-        "report.card",
-        "hub.release",
-        "pipeline.sources",
-        "pipeline.output",
-        "explore.token_view",
-        "explore.scored_corpus",
-        "watch",
-    },
-    {"hub.publishing", "report.html_report", "hub.space", "explore", "explore.views", "pipeline.recipe"},
-    {"explore.session"},
-    {"explore.app"},
-    {"explore.__main__"},
-]
-ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
+FLOORS = (
+    {"attention", "columns", "files", "lazy_names", "method", "pages"},
+    {"hub", "selection"},
+    {"model", "report"},
+    {"scoring", "windows"},
+    {"baselines", "pipeline"},
+    {"explore", "watch"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
 
 
 def module_name(path: Path) -> str:
@@ -79,54 +26,101 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def imported_modules(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_by(source: str) -> set[str]:
+    """The modules of the package that a module's text imports, at its top, inside functions and for type checkers."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative imports hide the direction"
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found |= {name.removeprefix("longattn_hf.") for name in names if name.startswith("longattn_hf.")}
-    return found & ROW_OF.keys()
+            assert node.level == 0, "relative imports hide the direction"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    # names that a package hands on count as its own
+    return {name.removeprefix("longattn_hf.") for name in names if name.startswith("longattn_hf.")} & MODULES.keys()
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if module_name(path))
+def test_every_room_has_its_floor():
+    rooms = {name.split(".")[0] for name in MODULES if name}
+    assert rooms == FLOOR_OF.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_module_imports_only_from_rows_above_its_own(path):
-    module = module_name(path)
-    assert module in ROW_OF, f"{module} stands in no row of the import table"
-    wrong = {name for name in imported_modules(path) if ROW_OF[name] >= ROW_OF[module]} - {module}
-    assert not wrong, f"{module} (row {ROW_OF[module]}) imports {wrong}"
+def wrong_way(module: str, source: str) -> set[str]:
+    """What a module imports of its own floor or of a higher one, its own room aside."""
+    room = module.split(".")[0]
+    others = {name for name in imported_by(source) if name.split(".")[0] != room}
+    return {name for name in others if FLOOR_OF[name.split(".")[0]] >= FLOOR_OF[room]}
 
 
-@pytest.mark.parametrize("module", ["attention.reference", "attention.blockwise", "attention.fused", "windows"])
-def test_the_pure_modules_know_nothing_of_the_hub(module):
-    path = PACKAGE / (module.replace(".", "/") + ".py")
-    if module == "windows":
-        forbidden = {"huggingface_hub"}
-    else:
-        forbidden = {"transformers", "datasets", "huggingface_hub", "accelerate"}
-    tree = ast.parse(path.read_text())
-    top = {
-        name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
-    }
-    assert not top & forbidden
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_a_module_imports_from_lower_floors_only(module):
+    assert not wrong_way(module, MODULES[module].read_text(encoding="utf-8"))
 
 
-def test_importing_the_package_is_quick_and_needs_neither_torch_nor_triton():
-    program = (
-        "import sys, time; start = time.perf_counter(); sys.modules['triton'] = None; import longattn_hf; "
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; "
-        "assert time.perf_counter() - start < 2; print(longattn_hf.__version__)"
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("selection.cut", "from longattn_hf.report.facts import Report"),
+        ("hub.release", "import longattn_hf.pipeline.folder"),
+        ("windows", "def f():\n    from longattn_hf.scoring import longattn"),
+        ("pipeline.run", "from longattn_hf.explore.session import Session"),
+        ("model.location", "from longattn_hf.report import card"),
+    ],
+)
+def test_an_import_that_is_turned_round_is_noticed(module, line):
+    assert wrong_way(module, f"{MODULES[module].read_text(encoding='utf-8')}\n{line}\n")
+
+
+def order_of(sources: dict[str, str]) -> list[str]:
+    """All modules, each behind those that it imports, directly or not; an error where some import one another."""
+    graph = {name: imported_by(source) - {name} for name, source in sources.items()}
+    # to import a module is to import the packages that it lies in
+    for name in graph:
+        graph[name] |= {
+            package
+            for imported in graph[name]
+            for package in ({imported.rpartition(".")[0]} & sources.keys())
+            if package and not name.startswith(f"{package}.") and package != name
+        }
+    return list(TopologicalSorter(graph).static_order())
+
+
+def test_no_modules_import_one_another_not_even_by_way_of_others():
+    sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items() if name}
+    order = order_of(sources)
+    assert order.index("columns") < order.index("windows") < order.index("pipeline.run")
+    sources["pipeline.folder"] += "\nfrom longattn_hf.pipeline.run import build\n"
+    with pytest.raises(CycleError):
+        order_of(sources)
+
+
+@pytest.mark.parametrize("room", ["attention", "selection", "pages"])
+def test_attention_selection_and_pages_know_nothing_of_models(room):
+    forbidden = {"transformers", "huggingface_hub", "accelerate"} | (
+        {"torch"} if room != "attention" else {"datasets"}
     )
+    for module, path in MODULES.items():
+        if module.split(".")[0] == room:
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            names += [node.module for node in tree if isinstance(node, ast.ImportFrom)]
+            assert not {name.split(".")[0] for name in names} & forbidden, module
+
+
+@pytest.mark.parametrize(
+    ("module", "unloaded"),
+    [
+        ("longattn_hf", {"torch", "transformers", "datasets"}),
+        ("longattn_hf.report.card", {"torch", "transformers"}),
+        ("longattn_hf.hub.publishing", {"torch", "transformers"}),
+        ("longattn_hf.watch", {"torch", "transformers"}),
+    ],
+)
+def test_what_needs_no_model_loads_none(module, unloaded):
+    program = f"import sys; sys.modules['triton'] = None; import {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "0.1.0"
+    assert not unloaded & set(done.stdout.split())
