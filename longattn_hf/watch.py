@@ -20,9 +20,11 @@ from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.selection.summary import bin_edges
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_BINS = 40
+# what fits beside a name and its numbers
+_MOST_BINS = 40
 #: A process is never called stalled before this many seconds of silence.
 PATIENCE = 60.0
 
@@ -116,7 +118,7 @@ def trouble(it: Heartbeat, *, now: float, host: str) -> str:
     if it.host == host and not _is_alive(it.pid):
         return f"DIED: process {it.pid} on {it.host} is gone; the same command goes on from its shards"
     if now - it.beat > max(PATIENCE, 5 * it.longest):
-        return f"STALLED: process {it.pid} on {it.host} has not got on since"
+        return f"STALLED: process {it.pid} on {it.host} has made no progress since"
     return ""
 
 
@@ -140,11 +142,11 @@ def _histograms(scores: Mapping[Path, np.ndarray]) -> list[str]:
     whole = {name: values for name, values in whole.items() if len(values)}
     if not whole:
         return ["No scores yet."]
-    low, high = (float(edge(np.concatenate(list(whole.values())))) for edge in (np.min, np.max))
+    edges = bin_edges(np.concatenate(list(whole.values())), most=_MOST_BINS)
     width = max(map(len, whole))
-    lines = [f"dependency strength so far, from {low:.3f} to {high:.3f}"]
+    lines = [f"dependency strength so far, from {edges[0]:.3f} to {edges[-1]:.3f}"]
     for name, values in whole.items():
-        counts, _ = np.histogram(values, _BINS, (low, high if high > low else low + 1e-9))
+        counts, _ = np.histogram(values, edges)
         bars = "".join(_BARS[int(np.ceil((len(_BARS) - 1) * count / counts.max()))] for count in counts)
         lines.append(f"{name.ljust(width)}  {bars}  mean {values.mean():.3f}, {len(values):,} windows")
     return lines

@@ -12,8 +12,10 @@ import pytest
 from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
-from longattn_hf.pipeline.stages import Process, Source, score_windows, window_sources, windowed_shards
+from longattn_hf.pipeline.sources import Source
+from longattn_hf.pipeline.stages import Process, list_shards, score_windows, window_sources
 from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
 
 HOST, NOW = "machine-a", 1_000_000.0
@@ -61,18 +63,18 @@ def test_heartbeats_of_an_earlier_run_with_more_processes_do_not_count(tmp_path)
     again = Progress(tmp_path, process=0, processes=2, stage="windows", total=9, unit="parts")
     again.update(4)
     again.close()
-    (tmp_path / "processes" / "9.json").write_text("{half")
+    (tmp_path / "9.json").write_text("{half")
     found = read_heartbeats(tmp_path)
-    assert [(it.process, it.stage, it.done) for it in found] == [(0, "windows", 4), (1, "scores", 0)]
+    assert [(one.process, one.stage, one.done) for one in found] == [(0, "windows", 4), (1, "scores", 0)]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_full_or_read_only_folder_stops_no_work(tmp_path):
     (tmp_path / "processes").write_text("a file where the folder should be")
-    progress = Progress(tmp_path, process=0, processes=1, stage="scores", total=5, unit="windows")
+    progress = Progress(tmp_path / "processes", process=0, processes=1, stage="scores", total=5, unit="windows")
     progress.update(5)
     progress.close()
-    assert read_heartbeats(tmp_path) == []
+    assert read_heartbeats(tmp_path / "processes") == []
 
 
 def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
@@ -81,16 +83,15 @@ def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
     rows = [{"text": "The far tokens matter. " * 6} for _ in range(6)]
     stream = Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
     sources = [Source(category="book\x1b[31m", stream=stream, identity="six")]
-    work = tmp_path / "work"
+    folder = BuildFolder(tmp_path)
     for index in range(2):
-        window_sources(sources, transform, work / "windows", documents_per_shard=1, process=Process(index, 2))
-    assert [(it.stage, it.done, it.total, it.ended) for it in read_heartbeats(work)] == [("windows", 1, 1, True)] * 2
-    names = windowed_shards(sources, work / "windows")
-    done = [
-        score_windows(names, work / "windows", work / "scores", scorer, process=Process(index, 2))
-        for index in range(2)
-    ]
-    assert [(it.done, it.total, it.unit) for it in read_heartbeats(work)] == [(n, n, "windows") for n in done]
+        window_sources(sources, transform, folder, documents_per_shard=1, process=Process(index, 2))
+    beats = read_heartbeats(folder.heartbeats)
+    assert [(one.stage, one.done, one.total, one.ended) for one in beats] == [("windows", 1, 1, True)] * 2
+    shards = list_shards(sources, folder)
+    done = [score_windows(shards, scorer, process=Process(index, 2)) for index in range(2)]
+    beats = read_heartbeats(folder.heartbeats)
+    assert [(one.done, one.total, one.unit) for one in beats] == [(n, n, "windows") for n in done]
     main([str(tmp_path), "--once"])
     shown = capsys.readouterr().out
     assert f"scores: {sum(done)} of {sum(done)} windows by 2 processes, 0 s left" in shown
@@ -109,8 +110,9 @@ def test_histograms_grow_with_the_shards_and_a_damaged_one_is_left_out(tmp_path)
     assert sorted(map(len, known.values())) == [1, 3]
     lines = describe([beat()], known, now=NOW, host=HOST).splitlines()
     assert lines[-2] == "dependency strength so far, from 0.100 to 0.300"
-    bars = lines[-1].removeprefix("book  ")[:40]
-    assert [at for at, bar in enumerate(bars) if bar != " "] == [0, 20, 39] and bars[0] == "█"
+    # eight bins are the fewest
+    bars = lines[-1].removeprefix("book  ")[:8]
+    assert [at for at, bar in enumerate(bars) if bar != " "] == [0, 4, 7] and bars[0] == "█"
     assert lines[-1].endswith(f"mean {np.mean([0.1, 0.1, 0.2, 0.3]):.3f}, 4 windows")
     same = {Path("a/0"): np.full(3, 0.5)}
     assert describe([beat()], same, now=NOW, host=HOST).endswith("mean 0.500, 3 windows")

@@ -11,7 +11,6 @@ from longattn_hf.pages.page import visible
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
 
-_BINS = 48
 _MOST_SOURCES = 200
 #: The ways to sort the table of windows.
 ORDERS = ("highest", "lowest", "around the cut", "only in this selection", "only in the other")
@@ -47,7 +46,7 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
         rows = rows[~np.isnan(selected.scores[rows])]
         plots = {}
         for column, values in columns.items() if len(rows) else ():
-            edges = bin_edges(values[rows], _BINS)
+            edges = bin_edges(values[rows])
             plots[column] = split_histogram(values[rows], selected.kept[rows], edges)
         described.append({"name": name, "shown": visible(name), "cut": thresholds[name], "plots": plots})
     return {"categories": described, "unit": get_convention(corpus.convention).unit}

@@ -97,7 +97,10 @@ def shareable_recipe(config: BuildConfig) -> dict[str, Any]:
     if any(Path(name).exists() or glob(name) for name in named):
         return {}
     sources = [{name: value for name, value in asdict(one).items() if value is not None} for one in config.sources]
-    return {"name": config.name, "model": config.model, "impl": config.impl, "sources": sources}
+    # as JSON has them, which knows no tuples
+    return json.loads(
+        json.dumps({"name": config.name, "model": config.model, "impl": config.impl, "sources": sources})
+    )
 
 
 def write_recipe(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from longattn_hf.report.facts import (
     CategoryAgreement,
     CategoryFacts,
     Example,
+    Extremes,
     SourceFacts,
     Spread,
 )
@@ -138,9 +139,7 @@ def compare_conventions(scores: pa.Table, *, convention: str, alpha: float) -> A
     return Agreement(other_convention=other, categories=agreement)
 
 
-def pick_examples(
-    scores: pa.Table, read_texts: Callable[[np.ndarray], list[str]]
-) -> dict[str, dict[Literal["highest", "lowest"], list[Example]]]:
+def pick_examples(scores: pa.Table, read_texts: Callable[[np.ndarray], list[str]]) -> dict[str, Extremes]:
     """Returns, by category, the windows of highest and lowest score with the beginning of their text.
 
     Args:
@@ -149,7 +148,7 @@ def pick_examples(
     """
     names = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE)
     frame = scores.select([ID, CATEGORY, *names]).to_pandas()
-    examples: dict[str, dict[Literal["highest", "lowest"], list[Example]]] = {}
+    examples = {}
     for category, windows in frame[frame[LONG_DISTANCE_SCORE].notna()].groupby(CATEGORY):
         ranked = windows.sort_values([LONG_DISTANCE_SCORE, ID], ascending=[False, True]).index.to_numpy()
         count = min(_EXAMPLES, len(ranked) // 2) or 1
@@ -165,5 +164,5 @@ def pick_examples(
                 for row, text in zip(scores.take(rows).to_pylist(), read_texts(rows), strict=True)
             ]
 
-        examples[str(category)] = {"highest": describe(ranked[:count]), "lowest": describe(ranked[-count:])}
+        examples[str(category)] = Extremes(highest=describe(ranked[:count]), lowest=describe(ranked[-count:]))
     return examples

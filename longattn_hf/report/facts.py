@@ -6,7 +6,7 @@ not run has a report too: what only a run can tell is None there.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -135,6 +135,14 @@ class Example:
 
 
 @_facts
+class Extremes:
+    """The windows at both ends of a category's scores, the best and the worst last."""
+
+    highest: list[Example]
+    lowest: list[Example]
+
+
+@_facts
 class Report:
     """All facts of a build, or of a recipe that was not run.
 
@@ -156,7 +164,7 @@ class Report:
         categories: By name; each None where not run.
         sources: One for each source of each category.
         agreement: With the other convention.
-        examples: By category, `highest` and `lowest`.
+        examples: By category.
         configs: By name.
         figures: Paths relative to the card.
         page: The path of the page with interactive plots; None where there is none.
@@ -183,7 +191,7 @@ class Report:
     categories: dict[str, Annotated[CategoryFacts | None, BeforeValidator(lambda facts: facts or None)]]
     sources: list[SourceFacts]
     agreement: Agreement | None = None
-    examples: dict[str, dict[Literal["highest", "lowest"], list[Example]]] | None = None
+    examples: dict[str, Extremes] | None = None
     configs: dict[str, ConfigurationFacts]
     figures: list[_Text] | None = None
     page: _Text | None = None

@@ -36,7 +36,7 @@ from longattn_hf.columns import (
 from longattn_hf.files import replacing
 from longattn_hf.method import get_convention, uniform_dependency_strength
 from longattn_hf.report.facts import Report
-from longattn_hf.selection.summary import count_windows
+from longattn_hf.selection.summary import bin_edges, count_windows
 
 # from Okabe and Ito's palette, told apart by people of every colour vision and in grey print
 _KEPT, _DROPPED, _CUT, _INK = "#0072B2", "#C4C4C4", "#D55E00", "#333333"
@@ -146,7 +146,7 @@ def _draw_histogram(axes: Axes, windows: _Windows) -> None:
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(visible=False, axis="x")
     # an edge lies on the cut, so that no bar straddles it
-    edges = _bin_edges(windows.score, windows.score.min() if windows.cut is None else windows.cut)
+    edges = bin_edges(windows.score, through=windows.cut)
     kept, dropped = (np.histogram(windows.score[mask], edges)[0] for mask in (windows.kept, ~windows.kept))
     bars: dict[str, Any] = dict(width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
     axes.bar(edges[:-1], kept, color=_KEPT, **bars)
@@ -154,18 +154,6 @@ def _draw_histogram(axes: Axes, windows: _Windows) -> None:
     axes.set_ylim(0, 1.08 * (kept + dropped).max())
     if windows.cut is not None:
         axes.axvline(windows.cut, color=_CUT, linestyle="--", linewidth=1.4)
-
-
-def _bin_edges(values: np.ndarray, anchor: float) -> np.ndarray:
-    """Edges of equal bins over `values`, one of them exactly at `anchor`; their number grows as the cube root of N."""
-    low, high = values.min(), values.max()
-    width = (high - low) / np.clip(round(3 * len(values) ** (1 / 3)), 8, 60) or 0.25
-    # a bin to the right of the anchor even if the highest value is the anchor itself
-    first, last = math.floor((low - anchor) / width), max(math.ceil((high - anchor) / width), 1)
-    edges = anchor + width * np.arange(first, last + 1)
-    # rounding may leave an extreme just outside
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    return edges
 
 
 def _strength_figure(categories: list[_Windows], null: float) -> Figure:

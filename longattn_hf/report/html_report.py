@@ -20,7 +20,6 @@ from longattn_hf.selection.summary import bin_edges, split_cells, split_histogra
 
 PAGE = "report.html"
 
-_BINS, _CELLS = 48, 32
 _PLOTTED = (LONG_DISTANCE_SCORE, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 
 
@@ -99,11 +98,11 @@ def _describe(scores: pa.Table, name: str, facts: CategoryFacts) -> dict[str, An
         return described
     values = {column: mine[column].to_numpy() for column in _PLOTTED}
     kept = mine[KEPT].to_numpy(zero_copy_only=False).astype(bool)
-    edges = {column: bin_edges(values[column], _BINS) for column in _PLOTTED}
-    edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], _BINS, through=facts.cut)
+    edges = {column: bin_edges(values[column]) for column in _PLOTTED}
+    edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], through=facts.cut)
     tokens = np.histogram(values[LONG_DISTANCE_SCORE], edges[LONG_DISTANCE_SCORE], weights=mine["num_tokens"])[0]
     return described | {
         "histograms": {column: split_histogram(values[column], kept, edges[column]) for column in _PLOTTED},
         "tokens": [int(count) for count in tokens],
-        "plane": split_cells(values[DEPENDENCY_STRENGTH], values[DISTRIBUTION_UNIFORMITY], kept, count=_CELLS),
+        "plane": split_cells(values[DEPENDENCY_STRENGTH], values[DISTRIBUTION_UNIFORMITY], kept),
     }

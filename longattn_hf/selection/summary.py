@@ -3,6 +3,7 @@
 They are small enough to be sent to a page however many windows there are.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,24 +70,26 @@ def count_windows(
     }
 
 
-def bin_edges(values: np.ndarray, count: int, *, through: float | None = None) -> np.ndarray:
-    """Returns ascending edges of bins of equal width that cover `values`, float64, at most `count + 2` of them.
+def bin_edges(values: np.ndarray, *, through: float | None = None, most: int = 60) -> np.ndarray:
+    """Returns ascending edges of bins of equal width that cover `values`, float64.
+
+    The number of bins grows as the cube root of that of the values, from 8 to `most`, and one or two more.
 
     Args:
         values: Finite, not empty.
-        count: About how many bins.
-        through: One edge lies exactly here, so that no bin straddles a cut.
+        through: One edge lies exactly here, so that no bin straddles a cut; the lowest value if None or not between.
+        most: The most bins.
     """
     low, high = float(values.min()), float(values.max())
-    # equal values get one bin around them
-    width = (high - low) / count or max(abs(low) * 1e-3, 1e-12)
-    if through is None or not low <= through <= high:
-        through = low
-    before, behind = np.ceil((through - low) / width - 1e-9), np.floor((high - through) / width + 1e-9) + 1
-    edges = through + width * np.arange(-before, behind + 1)
-    edges[0] = min(edges[0], low)
-    # the last bin holds its right edge
-    return edges[:-1] if len(edges) > 2 and edges[-2] >= high else edges
+    anchor = through if through is not None and low <= through <= high else low
+    # equal values get one bin
+    width = (high - low) / np.clip(round(3 * len(values) ** (1 / 3)), 8, most) or abs(low) / 4 or 0.25
+    # a bin to the right of the anchor even if the highest value is the anchor itself
+    first, last = math.floor((low - anchor) / width), max(math.ceil((high - anchor) / width), 1)
+    edges = anchor + width * np.arange(first, last + 1)
+    # rounding may leave an extreme just outside
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    return edges
 
 
 def split_histogram(values: np.ndarray, kept: np.ndarray, edges: np.ndarray) -> dict[str, list]:
@@ -98,9 +101,9 @@ def split_histogram(values: np.ndarray, kept: np.ndarray, edges: np.ndarray) -> 
     }
 
 
-def split_cells(x: np.ndarray, y: np.ndarray, kept: np.ndarray, *, count: int) -> dict[str, Any]:
+def split_cells(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
     """Counts windows in cells of two scores: `edges_x`, `edges_y`, and `cells`, rows of (column, row, kept, all)."""
-    edges = bin_edges(x, count), bin_edges(y, count)
+    edges = bin_edges(x), bin_edges(y)
     every, _, _ = np.histogram2d(x, y, edges)
     taken, _, _ = np.histogram2d(x[kept], y[kept], edges)
     cells = [(int(i), int(j), int(taken[i, j]), int(every[i, j])) for i, j in np.argwhere(every)]

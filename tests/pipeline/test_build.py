@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.pipeline.stages import Process
 from longattn_hf.scoring.map_scores import map_scores
 from recipes.build_longabc import build, main
 
@@ -68,7 +67,7 @@ def recipe(tiny_llama, tmp_path_factory):
 
 def run(recipe, output, **overrides):
     config = load_config(recipe, {"output_dir": str(output)} | overrides)
-    build(config, "--config tiny.yaml", Process(), lambda: None)
+    return build(config, words="--config tiny.yaml")
 
 
 def results(output):
@@ -412,11 +411,11 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path):
         config = yaml.safe_load(recipe.read_text()) | {"sources": [source], "documents_per_shard": 20}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         program = (
-            "import resource, sys; from build_longabc import main; "
+            "import resource, sys; from recipes.build_longabc import main; "
             f"main(['--config', {str(folder / 'config.yaml')!r}, '--output_dir', {str(folder / 'out')!r}]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.split()[-1]) * 1024)
@@ -458,7 +457,7 @@ def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes():
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) * 1024 < 2e9

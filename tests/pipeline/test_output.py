@@ -9,9 +9,9 @@ import pytest
 def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_no_abort(tmp_path):
     # rows that do not fit any buffer on the way: the device itself has to refuse them
     program = (
-        "import os, builtins, numpy as np, pyarrow as pa; from pathlib import Path\n"
-        "from longattn_hf.pipeline.output import plan_files, write_files\n"
-        "from longattn_hf.pipeline.stages import Process\n"
+        "import os, builtins, numpy as np, pyarrow as pa; from longattn_hf.pipeline.folder import BuildFolder\n"
+        "from longattn_hf.pipeline.output import plan_files, write_selection\n"
+        "from longattn_hf.pipeline.shards import ScoredShards\n"
         "ids = [os.urandom(500).hex() for _ in range(5000)]\n"
         "columns = {'id': ids, 'category': ['book'] * 5000, 'kept': [False] * 5000}\n"
         "table = pa.table(columns | {'start_char': [0] * 5000, 'end_char': [9] * 5000})\n"
@@ -19,10 +19,11 @@ def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_no_abort(tmp_path):
         "real = open\n"
         "full = lambda path, *rest: real('/dev/full' if 'train-' in str(path) else path, *rest)\n"
         "builtins.open = full\n"
-        "try: write_files(files, table, np.zeros(5000, int), ['a'], Path(), Path('out'), process=Process())\n"
+        "shards = ScoredShards(BuildFolder('out'), ('a',), np.array([5000]), ('f',), {})\n"
+        "try: write_selection(files, table, shards)\n"
         "except OSError as error: print(error.errno, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("28 ") and "while writing out/scores/train-00000-of-00001.parquet" in done.stdout
-    assert "make room" in done.stdout and "the same command goes on" in done.stdout
+    assert "Cannot write out/work/staging/scores/train-00000-of-00001.parquet: No space left" in done.stdout
+    assert "Make room" in done.stdout and "the same command goes on" in done.stdout

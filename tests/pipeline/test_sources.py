@@ -12,9 +12,11 @@ from datasets import Dataset
 from huggingface_hub import HfFileSystem
 
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.recipe import shareable_recipe
 from longattn_hf.pipeline.shards import read_facts
-from longattn_hf.pipeline.sources import open_source, pin_sources, shareable_recipe
-from longattn_hf.pipeline.stages import window_sources, windowed_shards
+from longattn_hf.pipeline.sources import open_source, pin_sources
+from longattn_hf.pipeline.stages import list_shards, window_sources
 from longattn_hf.windows import WindowDocuments
 
 REPO = "them/corpus"
@@ -64,12 +66,12 @@ def transform(tiny_llama):
 def window(config, transform, folder):
     (pinned,) = pin_sources([config], folder / "sources.json")
     source = open_source(pinned)
-    window_sources([source], transform, folder / "windows", documents_per_shard=2)
-    return windowed_shards([source], folder / "windows")
+    window_sources([source], transform, BuildFolder(folder), documents_per_shard=2)
+    return list(list_shards([source], BuildFolder(folder)).names)
 
 
 def rows_of(names, folder):
-    return [row for name in names for row in pq.read_table(folder / "windows" / name).to_pylist()]
+    return [row for name in names for row in pq.read_table(folder / "work" / "windows" / name).to_pylist()]
 
 
 def opened(hub):
@@ -100,7 +102,7 @@ def test_a_build_that_goes_on_stays_on_the_commit_it_began_with(hub, kind, trans
     fault = hub.fault("GET", f"/resolve/.*{last}", status=403, times=None)
     with pytest.raises(OSError):
         window(config, transform, tmp_path / "out")
-    done = sorted(path for path in (tmp_path / "out" / "windows").rglob("*.parquet"))
+    done = sorted(path for path in (tmp_path / "out" / "work" / "windows").rglob("*.parquet"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
     assert len(done) == (SHARDS - 1) * EACH // 2
     assert json.loads((tmp_path / "out" / "sources.json").read_text()) == {f"{REPO}@main": commit}
@@ -112,8 +114,8 @@ def test_a_build_that_goes_on_stays_on_the_commit_it_began_with(hub, kind, trans
     assert rows_of(names, tmp_path / "out") == expected
     assert {path: path.stat().st_mtime_ns for path in done} == stamps, "finished shards are not made again"
     assert all(commit in entry.path for entry in hub.requests("GET", "/resolve/.*(parquet|gz)"))
-    facts = [read_facts(tmp_path / "out" / "windows" / name) for name in names]
-    assert facts == [read_facts(tmp_path / "undisturbed" / "windows" / name) for name in names]
+    facts = [read_facts(tmp_path / "out" / "work" / "windows" / name) for name in names]
+    assert facts == [read_facts(tmp_path / "undisturbed" / "work" / "windows" / name) for name in names]
     # another build begins with what is there now
     new = window(config, transform, tmp_path / "new")
     assert rows_of(new, tmp_path / "new")[0]["text"].startswith("Second edition.")
@@ -124,7 +126,7 @@ def test_files_that_were_finished_are_not_read_again(hub, kind, transform, tmp_p
     names = window(config, transform, tmp_path)
     before = opened(hub)
     assert len(before) == SHARDS
-    victim = tmp_path / "windows" / names[-1]
+    victim = tmp_path / "work" / "windows" / names[-1]
     whole = victim.read_bytes()
     victim.unlink()
     hub.log.clear()

@@ -1,22 +1,19 @@
 import os
 import shutil
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, IterableDataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
-from longattn_hf.pipeline.shards import read_facts, write_shard
-from longattn_hf.pipeline.stages import (
-    Process,
-    Source,
-    score_windows,
-    window_sources,
-    windowed_shards,
-)
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
+from longattn_hf.pipeline.sources import Source
+from longattn_hf.pipeline.stages import Process, list_shards, score_windows, scorer_fingerprint, window_sources
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):
@@ -36,20 +33,31 @@ def transform(tiny_llama):
 def window_all(sources, transform, folder, *, count=1, documents_per_shard=2):
     for index in range(count):
         window_sources(
-            sources, transform, folder, documents_per_shard=documents_per_shard, process=Process(index, count)
+            sources,
+            transform,
+            BuildFolder(folder),
+            documents_per_shard=documents_per_shard,
+            process=Process(index, count),
         )
 
 
-def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
-    }
+def contents(folder, stage="windows"):
+    root = getattr(BuildFolder(folder), stage)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def windows_of(folder):
+    return BuildFolder(folder).windows
+
+
+def windowed_shards(sources, folder):
+    return list(list_shards(sources, BuildFolder(folder)).names)
 
 
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a" / "shard.parquet"
     write_shard(path, pa.table({"x": [1, 2]}), "print", {"count": 3})
-    assert read_facts(path, "print") == {"fingerprint": "print", "count": 3}
+    assert read_facts(path, "print") == {"fingerprint": "print", "count": 3, "rows": 2}
     assert read_facts(path, "other") is None
     assert pq.read_table(path)["x"].to_pylist() == [1, 2]
     assert [p.name for p in path.parent.iterdir()] == ["shard.parquet"]
@@ -96,9 +104,11 @@ def test_any_number_of_processes_makes_the_same_files(transform, tmp_path, parts
     window_all(sources, transform, tmp_path / "many", count=count)
     assert contents(tmp_path / "one").keys() == contents(tmp_path / "many").keys()
     for name in contents(tmp_path / "one"):
-        assert pq.read_table(tmp_path / "one" / name).equals(pq.read_table(tmp_path / "many" / name))
+        assert pq.read_table(windows_of(tmp_path / "one") / name).equals(
+            pq.read_table(windows_of(tmp_path / "many") / name)
+        )
         # the noted position of a stream may be written in another form after it was continued
-        one, many = (read_facts(tmp_path / folder / name) | {"state": None} for folder in ("one", "many"))
+        one, many = (read_facts(windows_of(tmp_path / folder) / name) | {"state": None} for folder in ("one", "many"))
         assert one == many
     assert sorted(windowed_shards(sources, tmp_path / "one")) == sorted(contents(tmp_path / "one"))
 
@@ -108,11 +118,13 @@ def test_every_document_is_windowed_once_and_counted(transform, tmp_path):
     sources = [source(rows, parts=2)]
     window_all(sources, transform, tmp_path)
     names = windowed_shards(sources, tmp_path)
-    table = pa.concat_tables([pq.read_table(tmp_path / name).replace_schema_metadata(None) for name in names])
+    table = pa.concat_tables(
+        [pq.read_table(windows_of(tmp_path) / name).replace_schema_metadata(None) for name in names]
+    )
     expected = transform({name: [row[name] for row in rows] for name in rows[0]})
     assert table["id"].to_pylist() == expected["id"]
     assert table["number"].to_pylist() == expected["number"]
-    facts = [read_facts(tmp_path / name) for name in names]
+    facts = [read_facts(windows_of(tmp_path) / name) for name in names]
     assert sum(fact["documents"] for fact in facts) == 9
     assert sum((Counter(fact["skipped"]) for fact in facts), Counter()) == {"too short": 1, "missing": 1}
 
@@ -133,7 +145,7 @@ def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
     window_all(sources, transform, tmp_path)
     assert read == [], "a finished stream is not read again"
     names = windowed_shards(sources, tmp_path)
-    (tmp_path / names[3]).unlink()
+    (windows_of(tmp_path) / names[3]).unlink()
     window_all(sources, transform, tmp_path)
     assert contents(tmp_path) == whole
     assert 0 not in read, "documents before the missing shard are skipped"
@@ -142,10 +154,10 @@ def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
 def test_a_changed_source_or_setting_makes_its_shards_again(transform, tmp_path):
     rows = documents(4)
     window_all([source(rows)], transform, tmp_path)
-    before = {name: read_facts(tmp_path / name)["fingerprint"] for name in contents(tmp_path)}
+    before = {name: read_facts(windows_of(tmp_path) / name)["fingerprint"] for name in contents(tmp_path)}
     other = Source(category="book", stream=source(rows).stream, identity="edited")
     window_all([other], transform, tmp_path)
-    after = {name: read_facts(tmp_path / name)["fingerprint"] for name in contents(tmp_path)}
+    after = {name: read_facts(windows_of(tmp_path) / name)["fingerprint"] for name in contents(tmp_path)}
     assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
 
 
@@ -159,7 +171,7 @@ def test_shards_left_by_more_documents_do_not_count(transform, tmp_path):
 def test_windowing_that_has_not_ended_is_noticed(transform, tmp_path):
     sources = [source(documents(6))]
     window_all(sources, transform, tmp_path)
-    (tmp_path / "book" / "000-00000-00001.parquet").unlink()
+    (windows_of(tmp_path) / "book" / "000-00000-00001.parquet").unlink()
     with pytest.raises(ValueError, match="000-00000-00001.parquet is missing or damaged"):
         windowed_shards(sources, tmp_path)
 
@@ -167,69 +179,89 @@ def test_windowing_that_has_not_ended_is_noticed(transform, tmp_path):
 def test_a_source_without_documents_is_an_empty_shard(transform, tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(()))
     sources = [Source(category="book", stream=stream, identity="none")]
-    window_all(sources, transform, tmp_path / "windows")
-    (name,) = windowed_shards(sources, tmp_path / "windows")
-    assert pq.read_metadata(tmp_path / "windows" / name).num_rows == 0
+    window_all(sources, transform, tmp_path)
+    shards = list_shards(sources, BuildFolder(tmp_path))
+    assert shards.rows.tolist() == [0] and pq.read_metadata(windows_of(tmp_path) / shards.names[0]).num_rows == 0
 
 
 def test_no_more_than_the_documents_asked_for_are_read(transform, tmp_path):
     sources = [source(documents(9), max_documents=3)]
     window_all(sources, transform, tmp_path)
-    facts = [read_facts(tmp_path / name) for name in windowed_shards(sources, tmp_path)]
+    facts = [read_facts(windows_of(tmp_path) / name) for name in windowed_shards(sources, tmp_path)]
     assert sum(fact["documents"] for fact in facts) == 3
 
 
 @pytest.fixture
 def windowed(transform, tmp_path):
     sources = [source(documents(10), parts=2, constants={"license": "CC0-1.0"})]
-    window_all(sources, transform, tmp_path / "windows")
-    return windowed_shards(sources, tmp_path / "windows"), tmp_path / "windows"
+    window_all(sources, transform, tmp_path / "out")
+    return list_shards(sources, BuildFolder(tmp_path / "out"))
+
+
+def elsewhere(shards, folder):
+    """The same shards of windows in another folder, without scores."""
+    folder = BuildFolder(folder)
+    shutil.copytree(shards.folder.windows, folder.windows)
+    return replace(shards, folder=folder)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_scores_are_the_same_bytes_whatever_the_number_of_processes(windowed, tiny_llama, tmp_path, count):
-    names, windows = windowed
-    scorer = LongAttnScorer(str(tiny_llama))
-    done = score_windows(names, windows, tmp_path / "one", scorer)
-    parts = [
-        score_windows(names, windows, tmp_path / "many", scorer, process=Process(index, count))
-        for index in range(count)
-    ]
-    assert sum(parts) == done == sum(pq.read_metadata(windows / name).num_rows for name in names) > 0
-    assert contents(tmp_path / "one") == contents(tmp_path / "many")
-    scores = pq.read_table(tmp_path / "one" / names[0])
+    scorer, many = LongAttnScorer(str(tiny_llama)), elsewhere(windowed, tmp_path / "many")
+    done = score_windows(windowed, scorer)
+    parts = [score_windows(many, scorer, process=Process(index, count)) for index in range(count)]
+    assert sum(parts) == done == windowed.rows.sum() > 0
+    assert contents(tmp_path / "out", "scores") == contents(tmp_path / "many", "scores")
+    scores = pq.read_table(windowed.folder.scores / windowed.names[0])
     assert not {"text", "input_ids"} & set(scores.column_names)
     assert {"id", "dependency_strength", "license", "number"} <= set(scores.column_names)
 
 
 def test_only_what_is_missing_damaged_or_of_other_settings_is_scored_again(windowed, tiny_llama, tmp_path):
-    names, windows = windowed
-    scorer = LongAttnScorer(str(tiny_llama))
-    scores = tmp_path / "scores"
-    every = score_windows(names, windows, scores, scorer)
-    whole = contents(scores)
-    assert score_windows(names, windows, scores, scorer) == 0
-    rows = {name: pq.read_metadata(windows / name).num_rows for name in names}
+    names, scores, scorer = windowed.names, windowed.folder.scores, LongAttnScorer(str(tiny_llama))
+    every = score_windows(windowed, scorer)
+    whole = contents(tmp_path / "out", "scores")
+    assert score_windows(windowed, scorer) == 0
     (scores / names[0]).write_bytes(whole[names[0]][:-7])
     (scores / names[1]).write_bytes(b"")
     pq.write_table(pa.table({"id": ["x"]}), scores / names[2])
-    assert score_windows(names, windows, scores, scorer) == sum(rows[name] for name in names[:3])
-    assert contents(scores) == whole
-    assert score_windows(names, windows, scores, LongAttnScorer(str(tiny_llama), min_distance=3)) == every
-    assert contents(scores) != whole
+    assert score_windows(windowed, scorer) == windowed.rows[:3].sum()
+    assert contents(tmp_path / "out", "scores") == whole
+    assert score_windows(windowed, LongAttnScorer(str(tiny_llama), min_distance=3)) == every
+    assert contents(tmp_path / "out", "scores") != whole
 
 
-def test_a_window_that_cannot_be_scored_names_its_shard_and_id(windowed, tiny_llama, tmp_path):
-    names, windows = windowed
-    with pytest.raises(
-        ValueError, match=rf"While scoring {names[0].split('/')[-1]}, windows \['[0-9a-f]+'.*longer than"
-    ):
-        score_windows(names, windows, tmp_path / "scores", LongAttnScorer(str(tiny_llama), window_tokens=8))
+def test_a_window_that_cannot_be_scored_names_its_shard_and_id(windowed, tiny_llama):
+    name = windowed.names[0].split("/")[-1]
+    with pytest.raises(ValueError, match=rf"While scoring {name}, windows \['[0-9a-f]+'.*longer than"):
+        score_windows(windowed, LongAttnScorer(str(tiny_llama), window_tokens=8))
 
 
 def test_moving_the_folder_changes_nothing(windowed, tiny_llama, tmp_path):
-    names, windows = windowed
     scorer = LongAttnScorer(str(tiny_llama))
-    score_windows(names, windows, tmp_path / "scores", scorer)
-    shutil.move(windows, tmp_path / "moved")
-    assert score_windows(names, tmp_path / "moved", tmp_path / "scores", scorer) == 0
+    score_windows(windowed, scorer)
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    assert score_windows(replace(windowed, folder=BuildFolder(tmp_path / "moved")), scorer) == 0
+
+
+def test_the_list_of_shards_comes_back_as_it_was_and_a_damaged_one_is_named(windowed, tmp_path):
+    windowed.save()
+    again = ScoredShards.load(windowed.folder)
+    assert (again.names, again.fingerprints) == (windowed.names, windowed.fingerprints)
+    assert again.rows.tolist() == windowed.rows.tolist() and again.counts == windowed.counts
+    windowed.folder.shards.write_bytes(windowed.folder.shards.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="shards.parquet is missing or damaged"):
+        ScoredShards.load(windowed.folder)
+
+
+def test_a_row_of_the_corpus_is_found_with_its_own_text(windowed, tiny_llama):
+    scorer = LongAttnScorer(str(tiny_llama))
+    score_windows(windowed, scorer)
+    scores = windowed.read_scores(scorer_fingerprint(scorer))
+    rows = np.array([3, 0, len(scores) - 1, 4])
+    windows = windowed.read_windows(*windowed.locate(rows), ["id", "text"])
+    assert windows["id"].to_pylist() == scores["id"].take(rows).to_pylist()
+    assert windowed.read_texts(rows) == windows["text"].to_pylist()
+    assert windowed.read_windows(*windowed.locate(rows[:0])).num_rows == 0
+    with pytest.raises(ValueError, match="are of other windows"):
+        windowed.read_scores("another scorer")

@@ -10,8 +10,8 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from longattn_hf.pipeline.config import load_config
-from recipes.build_longabc import describe_recipe
-from recipes.render_cards import CARDS, RECIPES, main, plan_configs, plan_report
+from longattn_hf.pipeline.recipe import plan_report
+from recipes.render_cards import CARDS, RECIPES, ROOT, main
 from tests.support.reports import assert_card_is_current
 
 RECIPE_OF = {load_config(path).name: path for path in RECIPES}
@@ -37,7 +37,8 @@ def test_a_card_is_what_its_report_renders_to(folder):
 @pytest.mark.parametrize("folder", UNRUN, ids=by_name)
 def test_the_card_of_a_recipe_that_was_not_run_says_what_the_recipe_says_today(folder):
     report = json.loads((folder / "report.json").read_text())
-    assert report == json.loads(json.dumps(plan_report(RECIPE_OF[folder.name])))
+    path = RECIPE_OF[folder.name]
+    assert report == plan_report(load_config(path), f"--config {path.relative_to(ROOT).as_posix()}").to_dict()
     card = (folder / "README.md").read_text()
     assert "**Not run.**" in card and card.count("not run") > 10
     for source in load_config(RECIPE_OF[folder.name]).sources:
@@ -48,11 +49,12 @@ def test_the_card_of_a_recipe_that_was_not_run_says_what_the_recipe_says_today(f
 def test_the_card_of_a_run_has_the_recipes_settings_and_the_columns_that_a_plan_foresees(folder):
     report = json.loads((folder / "report.json").read_text())
     config = load_config(RECIPE_OF[folder.name])
-    recipe = json.loads(json.dumps(describe_recipe(config, "")))
+    plan = plan_report(config).to_dict()
+    recipe = {n: v for n, v in plan.items() if n not in ("not_run", "model", "categories", "sources", "configs")}
     # what "auto" came to is the run's to say
     assert report["settings"].pop("impl") in ("blockwise", "fused") and recipe["settings"].pop("impl") == "auto"
     assert {name: report[name] for name in recipe} == recipe
-    planned = plan_configs(config)
+    planned = plan["configs"]
     assert {name: {key: facts[key] for key in planned[name]} for name, facts in report["configs"].items()} == planned
     assert (folder / "report.html").exists(), "the card points to it"
     assert sorted(f"figures/{path.name}" for path in (folder / "figures").iterdir()) == sorted(report["figures"])

@@ -10,13 +10,15 @@ import pytest
 
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.report import figures as plots
+from longattn_hf.report.facts import Report
 from longattn_hf.report.figures import draw_figures
+from tests.support.reports import example_report
 
 NAMES = [f"figures/{name}.png" for name in ("long_distance_scores", "strength_and_uniformity", "kept_by_source")]
 
 
 def scored(sizes: dict[str, int], *, sources: tuple[str | None, ...] = ("numpy==2.4.6", "org/data"), seed: int = 0):
-    """A table of scored windows, the best fifth of each category kept, and the part of a report that goes with it."""
+    """A table of scored windows, the best fifth of each category kept, and a report that goes with it."""
     random = np.random.default_rng(seed)
     parts, categories = [], {}
     for name, count in sizes.items():
@@ -35,9 +37,14 @@ def scored(sizes: dict[str, int], *, sources: tuple[str | None, ...] = ("numpy==
                 }
             )
         )
-        categories[name] = {"cut": float(score[kept].min()) if count else None}
-    settings = {"window_tokens": 8192, "min_distance": 2048}
-    return pa.concat_tables(parts), {"categories": categories, "settings": settings, "convention": "paper"}
+        categories[name] = float(score[kept].min()) if count else None
+    return pa.concat_tables(parts), report_of(categories)
+
+
+def report_of(cuts: dict[str, float | None]) -> Report:
+    report = example_report()
+    facts = report["categories"]["code"]
+    return Report.from_dict(report | {"categories": {name: facts | {"cut": cut} for name, cut in cuts.items()}})
 
 
 def read(folder) -> dict[str, bytes]:
@@ -109,32 +116,13 @@ def test_rows_without_scores_are_not_drawn_and_a_missing_source_is_unnamed(tmp_p
     assert read(tmp_path / "plain") == read(tmp_path / "more")
 
 
-@pytest.mark.parametrize("count", [1, 2, 30, 3000])
-@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
-def test_the_bins_hold_every_window_and_one_edge_is_the_cut(count, place):
-    values = np.random.default_rng(count).standard_normal(count) * 1e-3
-    cut = np.sort(values)[round(place * (count - 1))]
-    edges = plots._bin_edges(values, cut)
-    below, above = np.histogram(values[values < cut], edges)[0], np.histogram(values[values >= cut], edges)[0]
-    assert (below + above).sum() == count
-    at = np.flatnonzero(edges == cut)
-    assert len(at) == 1
-    assert not above[: at[0]].any() and not below[at[0] :].any()
-    assert len(edges) <= 64
-
-
-def test_equal_scores_fall_into_one_bin():
-    edges = plots._bin_edges(np.full(5, 0.7), 0.7)
-    assert np.histogram(np.full(5, 0.7), edges)[0].tolist() == [5]
-
-
 def test_the_shares_of_the_sources_are_counted_and_the_smallest_pooled():
     names = [f"source {at:02}" for at in range(55)]
     # source n has n + 1 windows, the first of which is kept
-    sources = pa.chunked_array([[name for at, name in enumerate(names) for _ in range(at + 1)]])
+    sources = [name for at, name in enumerate(names) for _ in range(at + 1)]
     kept = np.concatenate([[True] + [False] * at for at in range(55)])
     with plots._own_style():
-        (axes,) = plots._source_figure(sources, kept).axes
+        (axes,) = plots._source_figure(pa.table({"source": sources, "kept": kept})).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     counts = [text.get_text() for text in axes.texts]
     widths = [bar.get_width() for bar in axes.containers[1]]
@@ -146,7 +134,7 @@ def test_the_shares_of_the_sources_are_counted_and_the_smallest_pooled():
 
 def test_the_axes_state_unit_and_null(tmp_path):
     table, report = scored({"code": 30})
-    windows = [plots._windows_of(table, "code", report["categories"]["code"]["cut"])]
+    windows = [plots._windows_of(table, "code", report.categories["code"].cut)]
     null = uniform_dependency_strength(0.25)
     figure = plots._strength_figure(windows, null)
     (axes,) = figure.axes
@@ -173,7 +161,7 @@ def test_a_missing_column_and_an_unknown_category_are_named(tmp_path):
     with pytest.raises(ValueError, match="need kept; the columns are category, source"):
         draw_figures(table.drop_columns("kept"), report, tmp_path)
     with pytest.raises(ValueError, match="no category 'code'"):
-        draw_figures(table, report | {"categories": {"prose": {"cut": None}}}, tmp_path)
+        draw_figures(table, report_of({"prose": None}), tmp_path)
     assert read(tmp_path) == {}
 
 

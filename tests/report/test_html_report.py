@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from longattn_hf.selection.summary import bin_edges, split_cells, split_histogram
+from longattn_hf.report.facts import Report
 from tests.support.reports import example_report
 
 pytest.importorskip("markdown_it", reason="no markdown-it-py: pip install 'longattn_hf[build]'")
@@ -43,25 +43,9 @@ def data_of(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
 
 
-def test_bins_cover_all_values_and_one_edge_lies_on_the_cut():
-    generator = np.random.default_rng(0)
-    for values in (generator.normal(size=500), np.array([2.0]), np.zeros(3), np.array([-1e-9, -3e-9]), np.arange(5.0)):
-        for through in (None, float(np.sort(values)[len(values) // 2]), 99.0):
-            edges = bin_edges(values, 20, through=through)
-            assert 2 <= len(edges) <= 23 and (np.diff(edges) > 0).all()
-            kept = values >= (through if through is not None else values.min())
-            counts = split_histogram(values, kept, edges)
-            assert (sum(counts["kept"]), sum(counts["dropped"])) == (kept.sum(), (~kept).sum())
-            if through is not None and values.min() <= through <= values.max() and np.ptp(values):
-                # no bin straddles the cut, but for the last one, which holds both its edges
-                assert not any(k and d for k, d in zip(counts["kept"], counts["dropped"], strict=True))
-            cells = split_cells(values, -values, kept, count=8)["cells"]
-            assert sum(cell[3] for cell in cells) == len(values) and sum(cell[2] for cell in cells) == kept.sum()
-
-
 def test_the_page_states_what_the_card_states(scores):
-    page = render_report_page(scores, REPORT)
-    assert page == render_report_page(scores, REPORT)
+    page = render_report_page(scores, Report.from_dict(REPORT))
+    assert page == render_report_page(scores, Report.from_dict(REPORT))
     for name, facts in REPORT["categories"].items():
         row = re.search(rf"<td><code>{re.escape(name)}</code></td>.*?</tr>", page, re.DOTALL)[0]
         for count in ("documents", "windows", "tokens", "kept_windows", "kept_tokens"):
@@ -70,7 +54,7 @@ def test_the_page_states_what_the_card_states(scores):
 
 
 def test_the_plots_counts_are_the_tables(scores):
-    for category in data_of(render_report_page(scores, REPORT))["categories"]:
+    for category in data_of(render_report_page(scores, Report.from_dict(REPORT)))["categories"]:
         mine = scores.filter(pa.compute.equal(scores["category"], category["name"]))
         kept = int(pa.compute.sum(mine["kept"]).as_py())
         assert category["windows"] == 297
@@ -91,7 +75,7 @@ def test_nothing_that_a_document_holds_becomes_part_of_the_page(scores):
         "examples": REPORT["examples"] | {first: REPORT["examples"][first] | {"highest": [example]}},
         "sources": [REPORT["sources"][0] | {"source": NASTY}],
     }
-    page = render_report_page(scores, report)
+    page = render_report_page(scores, Report.from_dict(report))
     assert page.count("<script") == 2 and "<img" not in page and "\x1b" not in page
     assert data_of(page)["sources"][0][0] == NASTY.replace("\x1b", "\u241b")
 
@@ -99,12 +83,12 @@ def test_nothing_that_a_document_holds_becomes_part_of_the_page(scores):
 def test_a_category_without_scores_says_so(scores):
     first = next(iter(REPORT["categories"]))
     none = scores.filter(pa.compute.not_equal(scores["category"], first))
-    described = {it["name"]: it for it in data_of(render_report_page(none, REPORT))["categories"]}
+    described = {one["name"]: one for one in data_of(render_report_page(none, Report.from_dict(REPORT)))["categories"]}
     assert described[first] == {"name": first, "cut": REPORT["categories"][first]["cut"], "windows": 0}
 
 
 def test_the_page_opens_from_disk_asks_for_nothing_and_its_cut_moves_by_keys(scores, tmp_path, browser):
-    assert write_report_page(scores, REPORT, tmp_path) == "report.html"
+    assert write_report_page(scores, Report.from_dict(REPORT), tmp_path) == "report.html"
     page, asked, wrong = browser.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -2,11 +2,11 @@
 
 import copy
 import difflib
-import json
 from pathlib import Path
 
 from longattn_hf.columns import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
 from longattn_hf.report.card import render_card
+from longattn_hf.report.facts import Report
 
 
 def _range(low: float, high: float) -> dict[str, float]:
@@ -134,7 +134,7 @@ _PLANNED_SOURCE = ("source", "license", "category")
 
 
 def example_report() -> dict:
-    """The report of a small run, a fresh copy each time."""
+    """The report of a small run as plain values, a fresh copy each time."""
     return copy.deepcopy(_REPORT)
 
 
@@ -150,9 +150,14 @@ def unrun_report() -> dict:
     return report
 
 
+def render(report: dict) -> str:
+    """The card of a report that is given as plain values."""
+    return render_card(Report.from_dict(report))
+
+
 def assert_card_is_current(folder: Path) -> None:
     """Compares `folder/README.md` with what `folder/report.json` renders to."""
-    rendered = render_card(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    rendered = render_card(Report.from_json((folder / "report.json").read_text(encoding="utf-8")))
     committed = (folder / "README.md").read_text(encoding="utf-8")
     difference = "".join(
         difflib.unified_diff(committed.splitlines(True), rendered.splitlines(True), "committed", "rendered")
