@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.report.facts import Report
 from longattn_hf.selection.cut import Selection
@@ -150,6 +151,10 @@ class ScoredCorpus:
         """
         table = replace(selection, statistics=self._statistics).apply(self.table)
         return Selected(table[LONG_DISTANCE_SCORE].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
+
+    def recipe(self, selection: Selection) -> str:
+        """Returns the YAML that selects the same; see `write_recipe`."""
+        return write_recipe(self.name, len(self), self.settings, self.report, selection)
 
     def search(self, words: str) -> np.ndarray:
         """Marks the windows whose id, document or source holds `words`, whatever the case; bool `[N]`."""

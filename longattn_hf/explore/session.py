@@ -11,7 +11,6 @@ from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
 from longattn_hf.files import write_text
 from longattn_hf.pages.page import visible
-from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
@@ -86,8 +85,7 @@ class Session:
         Raises:
             OSError: It cannot be written.
         """
-        corpus = self.corpus
-        text = write_recipe(corpus.name, len(corpus), corpus.settings, corpus.report, selection)
+        text = self.corpus.recipe(selection)
         if self.recipe is not None:
             write_text(self.recipe, text)
         return text

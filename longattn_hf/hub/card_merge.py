@@ -1,5 +1,6 @@
 """Renews this package's parts of a data set card that people may have edited, and nothing else of it."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -11,6 +12,10 @@ BEGIN = "<!-- longattn_hf:begin -->"
 END = "<!-- longattn_hf:end -->"
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_LOADS = re.compile(
+    r'(^## Use\n\n```python\nfrom datasets import load_dataset\n\ndata = load_dataset\()"(?:[^"\\]|\\.)*"',
+    re.MULTILINE,
+)
 # one entry a configuration; those of other configurations stay
 _PER_CONFIGURATION = ("configs", "dataset_info")
 # facts of the data, which only a new build knows
@@ -53,6 +58,20 @@ def merge_cards(theirs: str | None, ours: str) -> str:
     merged = _merge_front_matter(front_matter, our_yaml, newline)
     # without front matter, body is all there is
     return f"{opening}{merged}{body}" if opening else f"---{newline}{merged}---{newline}{body}"
+
+
+def name_repository(card: str, repo_id: str) -> str:
+    """Puts a repository's full name into the code of a card that loads the dataset.
+
+    A build does not know where it will be published; its card names the dataset alone.
+
+    Args:
+        card: The card as a build rendered it.
+        repo_id: The repository, "owner/name".
+    """
+    before, begin, ours = card.partition(BEGIN)
+    # no other code of the card, such as a document's excerpt, begins its line so
+    return before + begin + _LOADS.sub(lambda call: call[1] + json.dumps(repo_id), ours, count=1)
 
 
 def read_configurations(card: str) -> dict[str, dict[str, Any]]:

@@ -99,7 +99,7 @@ def publish(
         if isinstance(source, Dataset | DatasetDict):
             stage_dataset(source, Path(staging))
             source = staging
-        release = Release(Path(source))
+        release = Release(Path(source), repo_id)
         commit = pull_request = None
         if not dry_run:
             release.check_free_of(token, str(Path(source).resolve()))

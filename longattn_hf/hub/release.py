@@ -7,7 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations, read_row_counts
+from longattn_hf.hub.card_merge import (
+    file_patterns,
+    matches,
+    merge_cards,
+    name_repository,
+    read_configurations,
+    read_row_counts,
+)
 from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 
 # the layout of a dataset; what else a build's folder holds is private
@@ -41,19 +48,21 @@ class Release:
     """The files to publish.
 
     Args:
-        folder: An output directory.
+        folder: A build's output folder.
+        repo_id: Where they go; the card is made to say so.
 
     Raises:
         ValueError: A file is missing, too large, broken, not described by the card or not as the card says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, repo_id: str) -> None:
         if not (folder / CARD).is_file():
             raise ValueError(f"{folder} holds no {CARD}: give the output directory of a finished build")
         found = [path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)) if path.is_file()]
         found = [path for path in found if not path.name.startswith(".")]
         self.card = (folder / CARD).read_bytes().decode()
         merge_cards(None, self.card)
+        self.card = name_repository(self.card, repo_id)
         self.files = {path.relative_to(folder).as_posix(): _read(path) for path in found if path.name != CARD}
         self.patterns = {name: file_patterns(it) for name, it in read_configurations(self.card).items()}
         self.configurations = tuple(self._describe(name) for name in self.patterns)

