@@ -131,6 +131,8 @@ def run_rank(config: ScaleConfig) -> None:
     """Builds as one of several processes, and writes down what it cost."""
     assert config.rank_of is not None, "asked for by the caller"
     folder, process = config.rank_of, join_processes()
+    # windows of sixteen tokens are not worth a second thread
+    torch.set_num_threads(1)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     source = SourceConfig(category="text", path="parquet", data_files=str(folder / "corpus" / "*.parquet"))
     settings_of_build = BuildConfig(
