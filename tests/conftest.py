@@ -2,9 +2,11 @@ import atexit
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,39 @@ def _loopback_only(host, *args, **kwargs):
 
 
 socket.getaddrinfo = _loopback_only
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a program's text in a fresh interpreter.
+
+    `run_python(program, exits=0, NAME="value")` adds to the environment, fails where the status is another than
+    `exits`, and returns the completed process, with its output as text.
+    """
+
+    def run(program: str, *, exits: int = 0, **environment: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | environment,
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == exits, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for a module's tests: for arrays so small two mostly wait for each other, and sums are the same."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

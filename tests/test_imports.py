@@ -1,8 +1,6 @@
 """Who may import whom: a folder, or a module beside the folders, imports from lower floors only."""
 
 import ast
-import subprocess
-import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -119,8 +117,6 @@ def test_attention_selection_and_pages_know_nothing_of_models(room):
         ("longattn_hf.watch", {"torch", "transformers"}),
     ],
 )
-def test_what_needs_no_model_loads_none(module, unloaded):
+def test_what_needs_no_model_loads_none(module, unloaded, run_python):
     program = f"import sys; sys.modules['triton'] = None; import {module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
-    assert done.returncode == 0, done.stderr
-    assert not unloaded & set(done.stdout.split())
+    assert not unloaded & set(run_python(program).stdout.split())

@@ -1,11 +1,11 @@
-"""Other measures to select long documents by, each a `datasets.map` callable with its citation.
+"""Other scores to select long documents by, each a `datasets.map` callable with its citation.
 
 Every one adds a float column named after it, larger being better, and takes the same rows as `LongAttnScorer`. The
 names below are imported on first use, since only some need a language model.
 """
 
 from longattn_hf.lazy_names import lazy_names
-from longattn_hf.scoring.base import Measure
+from longattn_hf.scoring.base import Scorer, TextScorer
 
 _HOME_OF = {
     "DeepAttention": "deep_attention",
@@ -15,7 +15,7 @@ _HOME_OF = {
     "LossGain": "loss_gain",
     "ProLong": "prolong",
     "RandomScore": "simple",
-    "TokenMeasure": "token_scorer",
+    "TokenScorer": "token_scorer",
 }
 
 __all__ = [
@@ -24,10 +24,11 @@ __all__ = [
     "Ladm",
     "Length",
     "LossGain",
-    "Measure",
     "ProLong",
     "RandomScore",
-    "TokenMeasure",
+    "Scorer",
+    "TextScorer",
+    "TokenScorer",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

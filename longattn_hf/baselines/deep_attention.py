@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from longattn_hf.attention.api import far_attention
-from longattn_hf.baselines.token_scorer import TokenMeasure
+from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.model.attention_hooks import observe_attention
-from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.longattn import map_scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepAttention(TokenMeasure):
+class DeepAttention(TokenScorer):
     """The dependency strength of one deep layer, and of every layer in `strength_by_layer`, from one forward pass.
 
     Far is a quarter of the window, as in LongAttn, and a strength the mean over a layer's heads, in [0, 1]. The maps
@@ -34,7 +34,7 @@ class DeepAttention(TokenMeasure):
 
     layer: int = -2
 
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> tuple[float, list[float]]:
+    def _score(self, ids: np.ndarray, rank: int | None) -> tuple[float, list[float]]:
         strengths: list[float] = []
         tokens = len(ids)
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.baselines.token_scorer import TokenMeasure
+from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.model.attention_hooks import observe_attention
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladm(TokenMeasure):
+class Ladm(TokenScorer):
     """LADM's contextual dependency score, the mean over the model's layers.
 
     With PFS(i, j) the attention that span j's tokens pay to span i, summed over both and averaged over heads (Eq. 2):
@@ -23,7 +23,7 @@ class Ladm(TokenMeasure):
 
     Attributes:
         span_tokens: A span's length; a 256th of the window if None (the paper's 128 of 32768).
-        stride: Every how manieth span stands for all.
+        stride: The step, in spans, from one span that is taken to the next.
         near_spans: How many spans before span j are left out.
     """
 
@@ -34,7 +34,7 @@ class Ladm(TokenMeasure):
     stride: int = 4
     near_spans: int = 4
 
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float:
+    def _score(self, ids: np.ndarray, rank: int | None) -> float:
         span = self.span_tokens or max(len(ids) // 256, 1)
         count = len(ids) // span
         if count < 32:

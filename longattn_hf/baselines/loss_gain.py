@@ -6,12 +6,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from longattn_hf.baselines.token_scorer import TokenMeasure
+from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.model.language_model import token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossGain(TokenMeasure):
+class LossGain(TokenScorer):
     """The mean drop of a token's loss, in nats, when the window's far tokens are given besides the near ones.
 
     The long context of a token is all of the window before it. Its short context is its own block of
@@ -29,7 +29,7 @@ class LossGain(TokenMeasure):
     short_tokens: int | None = None
     weighted: bool = False
 
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float:
+    def _score(self, ids: np.ndarray, rank: int | None) -> float:
         block = self.short_tokens or len(ids) // 16
         if block < 1 or len(ids) < 3 * block:
             raise ValueError(

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from longattn_hf.baselines.token_scorer import TokenMeasure
+from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.model.language_model import token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProLong(TokenMeasure):
+class ProLong(TokenScorer):
     """ProLong's long dependency score, over sampled pairs of a window's segments.
 
     With P(i) the perplexity of segment i alone and P(i|j) that with an earlier segment j put before it, N segments in
@@ -40,7 +40,7 @@ class ProLong(TokenMeasure):
     seed: int = 11
     batch_pairs: int = 8
 
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float:
+    def _score(self, ids: np.ndarray, rank: int | None) -> float:
         count = len(ids) // self.segment_tokens
         if count < 2:
             raise ValueError(f"A window of {len(ids)} tokens has no two segments of {self.segment_tokens} tokens.")

@@ -1,7 +1,6 @@
-"""Measures that a language model makes of a window's tokens."""
+"""Scores that a language model gives a window's tokens."""
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +11,12 @@ from longattn_hf.columns import INPUT_IDS
 from longattn_hf.model.language_model import load_language_model
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
-from longattn_hf.scoring.base import Measure
+from longattn_hf.scoring.base import TextScorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMeasure(Measure):
-    """A measure of token ids: the column `input_ids` where there is one, else the tokenised text.
+class TokenScorer(TextScorer):
+    """A scorer of token ids, int64 `[T]`: the column `input_ids` where there is one, else the tokenised text.
 
     Attributes:
         model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
@@ -42,15 +41,11 @@ class TokenMeasure(Measure):
         """Returns the language model, loading it on the first call in a process."""
         return load_language_model(self.model_ref, dtype=self.dtype, device=self.device, rank=rank)
 
-    def _column_of(self, batch: Mapping[str, Any]) -> str:
-        return INPUT_IDS if INPUT_IDS in batch else super()._column_of(batch)
+    @property
+    def _readable_columns(self) -> tuple[str, ...]:
+        return (INPUT_IDS, self.text_column)
 
-    def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = tokenise(load_tokenizer_once(self.model_ref), value)["input_ids"]
-        measured = self._measure_ids(np.asarray(value, dtype=np.int64), rank)
-        return measured if isinstance(measured, tuple) else (measured,)
-
-    @abstractmethod
-    def _measure_ids(self, ids: np.ndarray, rank: int | None) -> float | tuple[Any, ...]:
-        """Measures one window: a number for `column`, or it and a value for each of `parts`."""
+    def _read(self, column: str, values: list[Any]) -> Sequence[np.ndarray]:
+        if column != INPUT_IDS and values:
+            values = tokenise(load_tokenizer_once(self.model_ref), values)["input_ids"]
+        return [np.asarray(ids, dtype=np.int64) for ids in values]

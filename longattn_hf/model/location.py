@@ -1,5 +1,6 @@
 """Where a model's files are: a directory, a GGUF file, a package's file, or a Hub repository at a commit."""
 
+import os
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -31,6 +32,10 @@ class ModelRef:
     name: str
     revision: str | None = None
     gguf_file: str | None = None
+
+    def __post_init__(self) -> None:
+        # people give paths too
+        object.__setattr__(self, "name", os.fspath(self.name))
 
     @classmethod
     def of(cls, model: "ModelRef | str") -> "ModelRef":

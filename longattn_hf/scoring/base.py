@@ -1,30 +1,113 @@
-"""What all measures share: rows in, one float column out."""
+"""What all scorers share: rows in, columns of scores out, as a `datasets.map` callable."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from longattn_hf.columns import SKIP_REASON, TEXT
+from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
+
+
+class Scorer(ABC):
+    """Scores windows, one or a batch of them.
+
+    Subclasses are frozen dataclasses of plain values, so that they can be pickled and `datasets` knows a result again.
+    They may make fields of the attributes below.
+
+    Attributes:
+        text_column: The column with the window's text.
+        on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
+            why in the column `skip_reason`.
+    """
+
+    text_column: str = TEXT
+    on_error: Literal["raise", "skip"] = "raise"
+
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several."""
+        column = self._column_of(batch)
+        if not _is_batch(batch[column], column == INPUT_IDS):
+            scored = self({name: [value] for name, value in batch.items()}, rank)
+            return {name: values[0] for name, values in scored.items()}
+        values, reasons = self._usable_rows(batch, column, rank)
+        scores_of = self._score_rows(values, rank)
+        columns: dict[str, Any] = {
+            name: [scores_of[row][name] if row in scores_of else None for row in range(len(reasons))]
+            for name in self._names
+        }
+        if self.on_error == "skip":
+            columns[SKIP_REASON] = reasons
+        return columns
+
+    @property
+    @abstractmethod
+    def _names(self) -> tuple[str, ...]:
+        """The columns that are added."""
+
+    @abstractmethod
+    def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> Mapping[int, Mapping[str, Any]]:
+        """Scores what `_read` made of usable rows, by their numbers; gives each a value for each of `_names`."""
+
+    @property
+    def _readable_columns(self) -> tuple[str, ...]:
+        """The columns that can be scored, the best first."""
+        return (self.text_column,)
+
+    def _column_of(self, batch: Mapping[str, Any]) -> str:
+        for name in self._readable_columns:
+            if name in batch:
+                return name
+        raise ValueError(
+            f"No column {' or '.join(map(repr, self._readable_columns))} to score; the columns are "
+            f"{', '.join(batch)}. Name the text's column with text_column=."
+        )
+
+    def _usable_rows(
+        self, batch: Mapping[str, Any], column: str, rank: int | None
+    ) -> tuple[dict[int, Any], list[str | None]]:
+        """Returns what is to be scored, by row, and for the other rows the reason why they are not."""
+        values = batch[column]
+        already = batch.get(SKIP_REASON) or [None] * len(values)
+        # a row that an earlier stage skipped, with its reason, is no error here
+        reasons = [old or _why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
+        good = [row for row, reason in enumerate(reasons) if reason is None]
+        usable = dict(zip(good, self._read(column, [values[row] for row in good]), strict=True))
+        for row in good:
+            reasons[row] = self._why_refused(usable[row], rank)
+            if reasons[row]:
+                del usable[row]
+        for row, (old, reason) in enumerate(zip(already, reasons, strict=True)):
+            if reason and not old and self.on_error == "raise":
+                raise ValueError(self._refusal(row, column, reason))
+        return usable, reasons
+
+    def _read(self, column: str, values: list[Any]) -> Sequence[Any]:
+        """Turns usable values of a column into what is scored."""
+        return values
+
+    def _why_refused(self, value: Any, rank: int | None) -> str | None:
+        """Says why what was read cannot be scored; None if it can."""
+        return None
+
+    def _refusal(self, row: int, column: str, reason: str) -> str:
+        return f"Row {row} of column {column!r} is {reason}; drop such rows before scoring."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure(ABC):
-    """A measure of a window, as a `datasets.map` callable, batched or not.
-
-    Instances are plain values, so that `datasets` knows a result again.
+class TextScorer(Scorer):
+    """A scorer of single texts, which adds a float column of its name and may say what it is made of.
 
     Attributes:
         column: The column that it adds, float64; null where the column `skip_reason` of an earlier stage says why.
-        parts: Further columns that it adds, what it is made of.
-        citation: Where it comes from.
+        parts: Further columns that it adds, what the score is made of.
+        citation: Where the score comes from.
         text_column: The column with the window's text.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
 
     Raises:
-        ValueError: On a missing column, or a row that cannot be measured.
+        ValueError: On a missing column, or a row that cannot be scored.
     """
 
     column: ClassVar[str]
@@ -34,37 +117,43 @@ class Measure(ABC):
     text_column: str = TEXT
     version: int = 1
 
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Measures one row or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several."""
-        name = self._column_of(batch)
-        if not _is_batch(batch[name]):
-            measured = self({key: [value] for key, value in batch.items()}, rank)
-            return {column: values[0] for column, values in measured.items()}
-        skipped = batch.get(SKIP_REASON) or [None] * len(batch[name])
-        columns: dict[str, list[Any]] = {column: [] for column in (self.column, *self.parts)}
-        for row, (value, reason) in enumerate(zip(batch[name], skipped, strict=True)):
-            if not reason and (value is None or len(value) == 0):
-                state = "missing" if value is None else "empty"
-                raise ValueError(f"Row {row} of column {name!r} is {state}; drop such rows before measuring.")
-            measured = [None] * len(columns) if reason else self._measure(value, rank)
-            for values, one in zip(columns.values(), measured, strict=True):
-                values.append(one)
-        return columns
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self.column, *self.parts)
 
-    def _column_of(self, batch: Mapping[str, Any]) -> str:
-        if self.text_column not in batch:
-            raise ValueError(
-                f"No column {self.text_column!r} to measure; the columns are {', '.join(batch)}. Name the text's one "
-                "with text_column=."
-            )
-        return self.text_column
+    def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> dict[int, dict[str, Any]]:
+        rows = {}
+        for row, value in values.items():
+            scored = self._score(value, rank)
+            rows[row] = dict(zip(self._names, scored if isinstance(scored, tuple) else (scored,), strict=True))
+        return rows
 
     @abstractmethod
-    def _measure(self, value: Any, rank: int | None) -> tuple[Any, ...]:
-        """Measures one text, or one window's ids: a number for `column` and a value for each of `parts`."""
+    def _score(self, value: Any, rank: int | None, /) -> float | tuple[Any, ...]:
+        """Scores one window: a number for `column`, or a tuple of it and a value for each of `parts`."""
 
 
-def _is_batch(values: Any) -> bool:
-    if values is None or isinstance(values, str):
+def _is_batch(values: Any, of_ids: bool) -> bool:
+    """Tells a column of a batch from one row's value; `datasets.map` passes either."""
+    if values is None or isinstance(values, str | bytes):
         return False
-    return len(values) == 0 or values[0] is None or isinstance(values[0], str) or np.ndim(values[0]) == 1
+    if not of_ids:
+        return isinstance(values, Sequence | np.ndarray)
+    # an array or a tensor
+    if hasattr(values, "ndim") and values.dtype != object:
+        return values.ndim == 2
+    return any(row is None or hasattr(row, "__len__") for row in values)
+
+
+def _why_unusable(value: Any, is_ids: bool) -> str | None:
+    """Says why a row cannot be scored by anything; None if it can."""
+    if value is None:
+        return "missing"
+    if not is_ids:
+        return None if isinstance(value, str) and value else "empty" if value == "" else "not text"
+    array = np.asarray(value)
+    if array.size == 0:
+        return "empty"
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        return f"not a list of integer token ids ({array.dtype}, {array.ndim} dimensions)"
+    return None

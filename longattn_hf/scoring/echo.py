@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from longattn_hf.scoring.base import Measure
+from longattn_hf.scoring.base import TextScorer
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _BLOCK_WORDS = 64
@@ -90,7 +90,7 @@ def _packaged() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EchoScorer(Measure):
+class EchoScorer(TextScorer):
     """Scores windows by the echo of their earlier words in later ones; see the module for how and why.
 
     Adds `echo`, at least 0, and `echo_near` and `echo_far`, the mean loss gains in nats a word that it is made of.
@@ -107,9 +107,9 @@ class EchoScorer(Measure):
 
     calibration: str | None = None
 
-    def _measure(self, value: str, rank: int | None) -> tuple[float, float, float]:
+    def _score(self, text: str, rank: int | None) -> tuple[float, float, float]:
         calibration = load_calibration(self.calibration)
-        near, far = echo_gains(value, calibration.frequencies, calibration.other_frequency)
+        near, far = echo_gains(text, calibration.frequencies, calibration.other_frequency)
         return calibration.combine(near, far), near, far
 
 
@@ -122,7 +122,7 @@ def word_frequencies(texts: Iterable[str], most: int) -> tuple[dict[str, float],
 
 
 def echo_gains(text: str, frequencies: Mapping[str, float], other_frequency: float) -> tuple[float, float]:
-    """Measures the mean loss gains of a text's words from its near and from its far words.
+    """Computes the mean loss gains of a text's words from its near and from its far words.
 
     Args:
         text: At least 512 words.

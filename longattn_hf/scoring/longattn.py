@@ -1,7 +1,7 @@
 """`LongAttnScorer`: windows in, dependency strength and distribution uniformity out, as a `datasets.map` callable."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.attention.api import far_attention, pick_impl
+from longattn_hf.attention.api import FarAttention, far_attention, pick_impl
 from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
     DISTRIBUTION_UNIFORMITY,
     INPUT_IDS,
+    MAP_VARIANCE,
     SCORE_FEATURES,
-    SKIP_REASON,
     STANDARD_ERROR,
     TEXT,
 )
@@ -25,18 +25,18 @@ from longattn_hf.model.device import pick_device
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
-from longattn_hf.scoring.map_scores import map_scores
-from longattn_hf.scoring.rows import equal_lengths, is_batch, why_unusable
+from longattn_hf.scoring.base import Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 #: Llama-3.1's first layer is what the paper scores with; LONGATTN_MODEL names another model for `longattn_score`.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
+_PAPERS_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 
 
 @dataclass(frozen=True)
-class LongAttnScorer:
+class LongAttnScorer(Scorer):
     """Scores windows by the self-attention of a language model's first layer; for `Dataset.map`, batched or not.
 
     Reads the column `input_ids` where there is one, else tokenises the text column, and adds the columns
@@ -103,18 +103,6 @@ class LongAttnScorer:
         if self.min_distance is not None and self.min_distance < 0:
             raise ValueError(f"min_distance={self.min_distance} must be at least 0.")
 
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU."""
-        column = self._column_of(batch)
-        values = batch[column]
-        if not is_batch(values, column == INPUT_IDS):
-            scored = self({name: [value] for name, value in batch.items()}, rank)
-            return {name: column_values[0] for name, column_values in scored.items()}
-        layer = self.load_layer(rank)
-        ids, reasons = self._usable_ids(batch, column, values, layer)
-        scores = self._score(ids, layer)
-        return self._columns(scores, reasons, layer)
-
     @property
     def model_ref(self) -> ModelRef:
         """The model that scores."""
@@ -139,10 +127,10 @@ class LongAttnScorer:
         """
         column = self._column_of(window)
         batch = {name: [value] for name, value in window.items()}
-        ids, reasons = self._usable_ids(batch, column, batch[column], self.load_layer())
-        if 0 not in ids:
+        ids, reasons = self._usable_rows(batch, column, None)
+        if not ids:
             raise ValueError(f"The window's column {column!r} is unusable: {reasons[0]}.")
-        return ids[0].astype(np.int64)
+        return np.concatenate([self._bos_prefix(), ids[0]]).astype(np.int64)
 
     def pick_impl(self, device: torch.device) -> str:
         """Names the attention implementation that this scorer uses on a device."""
@@ -158,51 +146,35 @@ class LongAttnScorer:
         """The model's tokenizer, loaded on the first use in a process."""
         return load_tokenizer_once(self.model_ref)
 
-    def _column_of(self, batch: Mapping[str, Any]) -> str:
-        wanted = [self.text_column]
-        if not get_convention(self.convention).encodes_text_again:
-            wanted = [INPUT_IDS, *wanted]
-        for name in wanted:
-            if name in batch:
-                return name
-        raise ValueError(
-            f"No column {' or '.join(map(repr, wanted))} to score; the columns are {', '.join(batch)}. "
-            "Name the text's column with text_column=."
-        )
+    @property
+    def _names(self) -> tuple[str, ...]:
+        errors = [f"{name}{STANDARD_ERROR}" for name in _PAPERS_SCORES] if self.row_fraction is not None else []
+        per_head = [f"{name}_per_head" for name in _PAPERS_SCORES] if self.per_head else []
+        return (*SCORE_FEATURES, *errors, *per_head)
 
-    def _usable_ids(
-        self, batch: Mapping[str, Any], column: str, values: Sequence[Any], layer: FirstLayer
-    ) -> tuple[dict[int, np.ndarray], list[str | None]]:
-        """Returns the ids to score by row, and for the other rows the reason why they are not scored."""
-        already = batch.get(SKIP_REASON) or [None] * len(values)
-        # a row that an earlier stage skipped, with its reason, is no error here
-        reasons = [old or why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
-        good = [row for row, reason in enumerate(reasons) if reason is None]
-        if column == INPUT_IDS:
-            ids = {row: np.asarray(values[row]) for row in good}
-        else:
-            ids = dict(zip(good, self._tokenise([values[row] for row in good]), strict=True))
-        for row in good:
-            reasons[row] = self._why_not_the_models(ids[row], layer)
-            if reasons[row]:
-                del ids[row]
-        if self.on_error == "raise":
-            for row, (old, reason) in enumerate(zip(already, reasons, strict=True)):
-                if reason and not old:
-                    raise ValueError(
-                        f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass "
-                        "on_error='skip' to leave their scores null with a reason."
-                    )
-        prefix = self._bos_prefix()
-        return {row: np.concatenate([prefix, row_ids]) for row, row_ids in ids.items()}, reasons
+    @property
+    def _readable_columns(self) -> tuple[str, ...]:
+        if get_convention(self.convention).encodes_text_again:
+            return (self.text_column,)
+        return (INPUT_IDS, self.text_column)
 
-    def _why_not_the_models(self, ids: np.ndarray, layer: FirstLayer) -> str | None:
-        if self.window_tokens is not None and len(ids) > self.window_tokens:
-            return f"longer than the window ({len(ids)} of at most {self.window_tokens} tokens)"
-        if ids.min() < 0 or ids.max() >= layer.vocab_size:
-            worst = ids.min() if ids.min() < 0 else ids.max()
-            return f"token id {worst} is outside the vocabulary of {layer.vocab_size}"
+    def _read(self, column: str, values: list[Any]) -> Sequence[np.ndarray]:
+        return [np.asarray(ids) for ids in values] if column == INPUT_IDS else self._tokenise(values)
+
+    def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
+        if self.window_tokens is not None and len(value) > self.window_tokens:
+            return f"longer than the window ({len(value)} of at most {self.window_tokens} tokens)"
+        vocab_size = self.load_layer(rank).vocab_size
+        if value.min() < 0 or value.max() >= vocab_size:
+            worst = value.min() if value.min() < 0 else value.max()
+            return f"token id {worst} is outside the vocabulary of {vocab_size}"
         return None
+
+    def _refusal(self, row: int, column: str, reason: str) -> str:
+        return (
+            f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass on_error='skip' to leave "
+            "their scores null with a reason."
+        )
 
     def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:
@@ -228,15 +200,27 @@ class LongAttnScorer:
         adds = self.add_bos or (bos is not None and self.tokenizer("")["input_ids"][:1] == [bos])
         return np.array([bos], dtype=np.int64) if adds else none
 
+    def _score_rows(self, values: Mapping[int, np.ndarray], rank: int | None) -> dict[int, dict[str, Any]]:
+        if not values:
+            return {}
+        prefix = self._bos_prefix()
+        ids = {row: np.concatenate([prefix, row_ids]) for row, row_ids in values.items()}
+        return {row: self._cells(scores) for row, scores in self._score(ids, self.load_layer(rank)).items()}
+
+    def _cells(self, scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Turns a window's scores per head into what stands in its row."""
+        cells: dict[str, Any] = {name: float(of_heads.mean()) for name, of_heads in scores.items()}
+        if self.per_head:
+            cells |= {f"{name}_per_head": scores[name].tolist() for name in _PAPERS_SCORES}
+        return cells
+
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
         rows, results = [], []
-        for group in equal_lengths(ids, self.batch_tokens):
+        for group in _equal_lengths(ids, self.batch_tokens):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
             results.append(self._score_group(stacked, layer))
-        if not rows:
-            return {}
         names = list(results[0])
         stacked_NBH = torch.stack([torch.cat([result[name] for result in results]) for name in names]).cpu().numpy()
         if not np.isfinite(stacked_NBH).all():
@@ -254,52 +238,55 @@ class LongAttnScorer:
         min_distance = self.min_distance if self.min_distance is not None else num_tokens // 4
         with torch.inference_mode():
             q, k, scale = layer.query_key(ids_BT)
+            settings = {"min_distance": min_distance, "scale": scale, "impl": self.impl}
             if self.row_fraction is None:
-                far = far_attention(
-                    q,
-                    k,
-                    min_distance=min_distance,
-                    scale=scale,
-                    impl=self.impl,
-                    probability_dtype=self._probability_dtype,
-                )
+                far = far_attention(q, k, probability_dtype=self._probability_dtype, **settings)
                 return map_scores(far, num_tokens, min_distance)
-            sampled = sampled_far_attention(
-                q,
-                k,
-                min_distance=min_distance,
-                row_fraction=self.row_fraction,
-                seed=self.seed,
-                scale=scale,
-                impl=self.impl,
-            )
+            sampled = sampled_far_attention(q, k, row_fraction=self.row_fraction, seed=self.seed, **settings)
             scores = map_scores(sampled.far, num_tokens, min_distance)
             # an error is that of the mean over heads: the same beside each
             errors = (sampled.dependency_strength_error, sampled.distribution_uniformity_error)
             return scores | {
                 f"{name}{STANDARD_ERROR}": error_B[:, None].expand_as(scores[name])
-                for name, error_B in zip((DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY), errors, strict=True)
+                for name, error_B in zip(_PAPERS_SCORES, errors, strict=True)
             }
 
-    def _names(self) -> list[str]:
-        errors = [f"{name}{STANDARD_ERROR}" for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)]
-        return [*SCORE_FEATURES, *(errors if self.row_fraction is not None else [])]
 
-    def _columns(
-        self, scores: Mapping[int, Mapping[str, np.ndarray]], reasons: list[str | None], layer: FirstLayer
-    ) -> dict[str, list]:
-        columns: dict[str, list] = {
-            name: [float(scores[row][name].mean()) if row in scores else None for row in range(len(reasons))]
-            for name in self._names()
-        }
-        if self.per_head:
-            for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY):
-                columns[f"{name}_per_head"] = [
-                    scores[row][name].tolist() if row in scores else None for row in range(len(reasons))
-                ]
-        if self.on_error == "skip":
-            columns[SKIP_REASON] = reasons
-        return columns
+def map_scores(far: FarAttention, num_tokens: int, min_distance: int) -> dict[str, Tensor]:
+    """Turns the far sums of an attention map into the paper's two scores (arXiv:2502.16860, Eqs. 5 and 7).
+
+    Args:
+        far: The sums S1 and S2 over the far region of each head's map, `[B, HQ]`.
+        num_tokens: L, the rows of the map.
+        min_distance: k, the least distance of a far pair.
+
+    Returns:
+        float64 `[B, HQ]` each: `dependency_strength` = S1 / L in [0, 1]; `distribution_uniformity` = minus the
+        variance over the (L-k)^2 entries of the far block, at most 0; `map_variance`, the unbiased variance over all
+        L^2 entries of the masked map, at least 0.
+    """
+    mass, energy = far.far_mass, far.far_energy
+    block, whole = max(num_tokens - min_distance, 1) ** 2, num_tokens**2
+    # rounding can leave a variance of equal entries a hair below zero
+    block_variance = ((energy - mass**2 / block) / block).clamp_min(0)
+    map_variance = ((energy - mass**2 / whole) / max(whole - 1, 1)).clamp_min(0)
+    return {
+        DEPENDENCY_STRENGTH: mass / num_tokens,
+        DISTRIBUTION_UNIFORMITY: -block_variance,
+        MAP_VARIANCE: map_variance,
+    }
+
+
+def _equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
+    group: list[int] = []
+    for row, row_ids in ids.items():
+        if group and (len(row_ids) != len(ids[group[0]]) or (len(group) + 1) * len(row_ids) > batch_tokens):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 #: A scorer with the paper's defaults, for `ds.map(longattn_score)`.

@@ -25,7 +25,7 @@ from longattn_hf.attention import FarAttention, far_attention
 from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.longattn import map_scores
 from recipes.benchmarks.environment import describe
 
 ALPHA = 0.5

@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -47,7 +45,7 @@ def test_auto_picks_by_device_and_says_so():
     assert pick_impl("reference", torch.device("cuda")) == "reference"
 
 
-def test_without_triton_auto_is_blockwise_and_fused_is_an_error():
+def test_without_triton_auto_is_blockwise_and_fused_is_an_error(run_python):
     program = (
         "import sys, torch; from longattn_hf.attention import far_attention, pick_impl\n"
         "sys.modules['triton'] = None\n"
@@ -57,8 +55,7 @@ def test_without_triton_auto_is_blockwise_and_fused_is_an_error():
         "try: far_attention(q, q, min_distance=1, impl='fused')\n"
         "except ImportError: print('refused')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "refused", done.stderr
+    assert run_python(program).stdout.strip() == "refused"
 
 
 Q, K = draw(seqs=2, heads=4, key_heads=2, tokens=10, head_size=8)
@@ -171,7 +168,7 @@ def test_the_callers_gradient_inference_and_autocast_modes_do_not_matter(impl):
     assert (casting.far_mass + 1).sum() > 0
 
 
-def test_blockwise_memory_is_far_from_the_map():
+def test_blockwise_memory_is_far_from_the_map(run_python):
     program = (
         "import resource, torch; from longattn_hf.attention import far_attention\n"
         "torch.set_num_threads(2)\n"
@@ -180,6 +177,5 @@ def test_blockwise_memory_is_far_from_the_map():
         "far_attention(q[:, :, :64], k[:, :, :64], min_distance=16, impl='blockwise'); before = peak()\n"
         "far_attention(q, k, min_distance=30000, impl='blockwise'); print(peak() - before)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # a head's map has 4,096 MiB
-    assert float(done.stdout) < 64, done.stderr
+    assert float(run_python(program).stdout) < 64

@@ -7,6 +7,8 @@ from longattn_hf.attention import far_attention, far_rows
 from longattn_hf.attention.sampled import sample_rows, sampled_far_attention
 from tests.support.attention_ladder import draw
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS, FAR, RUN = 700, 175, 8
 Q, K = draw(seqs=2, heads=4, key_heads=2, tokens=TOKENS, head_size=16, gain=1.5)
 EXACT = far_attention(Q, K, min_distance=FAR)
@@ -16,15 +18,6 @@ def scores(far):
     block = (TOKENS - FAR) ** 2
     uniformity = -(far.far_energy - far.far_mass**2 / block) / block
     return far.far_mass.mean(1) / TOKENS, uniformity.mean(1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # two threads for arrays this small mostly wait for each other
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def estimates(guess_keys, seeds=200):

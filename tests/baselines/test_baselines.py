@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -33,7 +31,7 @@ def exact_losses(model, ids):
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none").numpy()
 
 
-def measures(tiny_llama):
+def scorers(tiny_llama):
     path = str(tiny_llama)
     return [
         RandomScore(),
@@ -47,27 +45,27 @@ def measures(tiny_llama):
     ]
 
 
-def test_every_measure_adds_a_float_column_of_its_name_beside_the_scorers(tiny_llama):
+def test_every_scorer_adds_a_float_column_of_its_name_beside_longattns(tiny_llama):
     texts = [" ".join(f"w{n}" for n in np.random.default_rng(i).zipf(1.5, 600) % 50) for i in range(2)]
-    windows = Dataset.from_dict({"text": texts, "input_ids": [draw_ids(128, i) for i in range(2)], "mine": [1, 2]})
+    windows = Dataset.from_dict({"text": texts, "input_ids": [draw_ids(128, i) for i in range(2)], "other": [1, 2]})
     scored = windows.map(LongAttnScorer(str(tiny_llama)), batched=True)
-    for measure in measures(tiny_llama):
-        scored = scored.map(measure, batched=True)
-        assert scored.features[measure.column].dtype == "float64", measure
-        assert measure.citation
+    for scorer in scorers(tiny_llama):
+        scored = scored.map(scorer, batched=True)
+        assert scored.features[scorer.column].dtype == "float64", scorer
+        assert scorer.citation
         # one row alone gives what it gives within a batch
-        assert measure(windows[1])[measure.column] == scored[measure.column][1]
-    assert scored["mine"] == [1, 2] and "dependency_strength" in scored.column_names
+        assert scorer(windows[1])[scorer.column] == scored[scorer.column][1]
+    assert scored["other"] == [1, 2] and "dependency_strength" in scored.column_names
 
 
-def test_a_measure_keeps_its_fingerprint_after_use(tiny_llama):
+def test_a_scorer_keeps_its_fingerprint_after_use(tiny_llama):
     from datasets.fingerprint import Hasher
 
     for make in (0, 4, 5, 6):
-        measure = measures(tiny_llama)[make]
-        before = Hasher.hash(measure)
-        measure({"text": ["a b c"], "input_ids": [draw_ids(128)]})
-        assert Hasher.hash(measure) == before == Hasher.hash(measures(tiny_llama)[make])
+        scorer = scorers(tiny_llama)[make]
+        before = Hasher.hash(scorer)
+        scorer({"text": ["a b c"], "input_ids": [draw_ids(128)]})
+        assert Hasher.hash(scorer) == before == Hasher.hash(scorers(tiny_llama)[make])
 
 
 def test_rows_that_an_earlier_stage_skipped_stay_null_and_others_are_refused():
@@ -113,8 +111,8 @@ def test_loss_gain_is_the_drop_from_two_blocks_of_context_to_all_of_it(tiny_llam
         near = exact_losses(model, ids[start : t + 1])[-1]
         drop = near - whole[t - 1]
         gains.append(drop * math.exp(-whole[t - 1]) if weighted else drop)
-    measure = LossGain(model=str(tiny_llama), device="cpu", short_tokens=block, weighted=weighted)
-    assert measure({"input_ids": [ids]})["loss_gain"][0] == pytest.approx(np.mean(gains), abs=1e-5)
+    scorer = LossGain(model=str(tiny_llama), device="cpu", short_tokens=block, weighted=weighted)
+    assert scorer({"input_ids": [ids]})["loss_gain"][0] == pytest.approx(np.mean(gains), abs=1e-5)
 
 
 def test_loss_gain_needs_three_blocks(tiny_llama):
@@ -138,8 +136,8 @@ def test_prolong_is_the_papers_sum_over_all_pairs(tiny_llama, model):
         for j in range(i):
             if drops[j] / alone[i] > threshold:
                 expected += (drops[j] / alone[i] + (i - j) / 3) * specificity
-    measure = ProLong(model=str(tiny_llama), device="cpu", segment_tokens=size, threshold=threshold)
-    assert measure({"input_ids": [ids]})["prolong"][0] == pytest.approx(expected, rel=1e-3)
+    scorer = ProLong(model=str(tiny_llama), device="cpu", segment_tokens=size, threshold=threshold)
+    assert scorer({"input_ids": [ids]})["prolong"][0] == pytest.approx(expected, rel=1e-3)
     # a strength cannot exceed 1, so that no pair counts
     none = ProLong(model=str(tiny_llama), device="cpu", segment_tokens=size, threshold=1.0)
     assert none({"input_ids": [ids]})["prolong"] == [0.0]
@@ -159,8 +157,8 @@ def test_ladm_is_the_papers_sum_over_the_whole_maps(tiny_llama, model):
                 row = focus[j, earlier]
                 total += j / count * row.std() * sum((j - i) / count * focus[j, i] for i in earlier)
         layers.append(total)
-    measure = Ladm(model=str(tiny_llama), device="cpu", span_tokens=span, stride=stride, near_spans=near)
-    assert measure({"input_ids": [ids]})["ladm"][0] == pytest.approx(np.mean(layers), rel=1e-4)
+    scorer = Ladm(model=str(tiny_llama), device="cpu", span_tokens=span, stride=stride, near_spans=near)
+    assert scorer({"input_ids": [ids]})["ladm"][0] == pytest.approx(np.mean(layers), rel=1e-4)
 
 
 def test_deep_attention_is_each_whole_maps_far_mass_and_the_chosen_layers(tiny_llama, model):
@@ -168,9 +166,9 @@ def test_deep_attention_is_each_whole_maps_far_mass_and_the_chosen_layers(tiny_l
     with torch.no_grad():
         maps = model(torch.tensor(ids)[None], output_attentions=True).attentions
     expected = [float(layer[0].double().tril(-24).sum((1, 2)).mean()) / 96 for layer in maps]
-    measured = DeepAttention(model=str(tiny_llama), device="cpu", layer=0)({"input_ids": [ids]})
-    assert measured["strength_by_layer"][0] == pytest.approx(expected, rel=1e-4)
-    assert measured["deep_strength"][0] == measured["strength_by_layer"][0][0]
+    scored = DeepAttention(model=str(tiny_llama), device="cpu", layer=0)({"input_ids": [ids]})
+    assert scored["strength_by_layer"][0] == pytest.approx(expected, rel=1e-4)
+    assert scored["deep_strength"][0] == scored["strength_by_layer"][0][0]
 
 
 def words(numbers):
@@ -237,13 +235,11 @@ def test_the_packaged_calibration_is_a_distribution():
     assert calibration.far_floor > 0 and calibration.sharpness > 0 and calibration.corpus
 
 
-def test_echo_needs_neither_torch_nor_transformers():
+def test_echo_needs_neither_torch_nor_transformers(run_python):
     program = (
         "import sys; from longattn_hf.scoring.echo import EchoScorer; from longattn_hf.baselines import GzipRatio; "
         "assert not {'torch', 'transformers'} & {name for name in sys.modules if sys.modules[name]}, 'loaded'; "
         "print(EchoScorer()({'text': ' '.join(map(str, range(600)))})['echo'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     # no word of this text stands in it twice
-    assert float(done.stdout) == 0
+    assert float(run_python(program).stdout) == 0

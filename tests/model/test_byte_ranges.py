@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -15,8 +14,6 @@ from longattn_hf.model.byte_ranges import fetch_tensors
 from longattn_hf.model.first_layer import FirstLayer
 from tests.model.test_first_layer import ARCHITECTURES, save_model
 from tests.support.tiny import build_tokenizer
-
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NEEDED = [
     "model.embed_tokens.weight",
@@ -250,7 +247,7 @@ def test_a_model_that_the_cache_holds_whole_is_read_from_there(hub, tiny_llama):
     assert not ranges(hub)
 
 
-def test_what_was_read_serves_offline_and_what_was_not_says_so(hub, tiny_llama):
+def test_what_was_read_serves_offline_and_what_was_not_says_so(hub, tiny_llama, run_python):
     upload(hub, tiny_llama, "me/kept")
     upload(hub, tiny_llama, "me/known")
     FirstLayer.from_pretrained("me/kept", device="cpu")
@@ -262,10 +259,7 @@ def test_what_was_read_serves_offline_and_what_was_not_says_so(hub, tiny_llama):
         "try: FirstLayer.from_pretrained('me/known', device='cpu')\n"
         "except ValueError as error: print(error)"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second = run_python(program, HF_HUB_OFFLINE="1").stdout.splitlines()
     assert first == FirstLayer.from_pretrained(str(tiny_llama), device="cpu").identity["sha256"]
     assert "first layer of 'me/known'" in second and "Load it once where there is a network" in second
     assert len(hub.log) == asked
@@ -308,7 +302,9 @@ def test_a_killed_download_leaves_nothing_that_would_be_read(hub, tiny_llama):
     assert sorted(load_file(path)) == NEEDED and not list(folder.glob(".*.tmp"))
 
 
-def test_a_download_killed_before_it_is_put_in_its_place_leaves_nothing_that_would_be_read(hub, tiny_llama):
+def test_a_download_killed_before_it_is_put_in_its_place_leaves_nothing_that_would_be_read(
+    hub, tiny_llama, run_python
+):
     commit = upload(hub, tiny_llama, "me/unplaced").refs["refs/heads/main"]
     # all is written: the process dies at the rename of the tensors' file
     program = (
@@ -320,8 +316,7 @@ def test_a_download_killed_before_it_is_put_in_its_place_leaves_nothing_that_wou
         "os.replace = die_at_the_tensors\n"
         f"fetch_tensors('me/unplaced', {commit!r}, lambda _: dict.fromkeys({NEEDED}))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    run_python(program, exits=-signal.SIGKILL)
     folder = cached_assets_path("longattn_hf", namespace="me/unplaced", subfolder=commit)
     assert not list(folder.glob("[!.]*.safetensors"))
     (left,) = folder.glob(".*.tmp")

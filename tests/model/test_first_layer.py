@@ -6,7 +6,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,23 +15,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCa
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.tokenizer import load_tokenizer
-from tests.support.tiny import save_tiny_llama
+from tests.support.tiny import TINY_SIZES, save_tiny_llama, write_gguf
 
-VOCAB = 300
-SIZES = dict(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    bos_token_id=0,
-    eos_token_id=1,
-    pad_token_id=2,
-    # far from uniform maps, so that a mistake shows
-    initializer_range=0.5,
-)
+VOCAB = TINY_SIZES["vocab_size"]
+# far from uniform maps, so that a mistake shows
+SIZES = TINY_SIZES | dict(pad_token_id=2, initializer_range=0.5)
 LLAMA3 = dict(
     rope_type="llama3",
     factor=8.0,
@@ -473,57 +460,6 @@ def test_a_model_that_is_not_there_is_said_so(tmp_path):
 def test_a_dtype_that_is_not_one_is_refused(tiny_llama):
     with pytest.raises(ValueError, match="dtype='int8' must be one of float32, bfloat16, float16"):
         FirstLayer.from_pretrained(str(tiny_llama), dtype="int8")
-
-
-def write_gguf(path: Path, source: Path, *, rope_factors: bool = False) -> Path:
-    """Writes a tiny Llama as llama.cpp does: pairs of rotated rows side by side, in Q8_0 where they are matrices."""
-    import gguf
-
-    config = AutoConfig.from_pretrained(source)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(16)
-    writer.add_vocab_size(VOCAB)
-    tensors = load_file(source / "model.safetensors")
-    names = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    for layer in range(config.num_hidden_layers):
-        for theirs, ours in {
-            "input_layernorm": "attn_norm",
-            "self_attn.q_proj": "attn_q",
-            "self_attn.k_proj": "attn_k",
-            "self_attn.v_proj": "attn_v",
-            "self_attn.o_proj": "attn_output",
-            "mlp.gate_proj": "ffn_gate",
-            "mlp.up_proj": "ffn_up",
-            "mlp.down_proj": "ffn_down",
-            "post_attention_layernorm": "ffn_norm",
-        }.items():
-            names[f"model.layers.{layer}.{theirs}.weight"] = f"blk.{layer}.{ours}.weight"
-    for theirs, ours in names.items():
-        values = tensors[theirs].float().numpy()
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(ours.split(".")[-2])
-        if heads:
-            rows = values.reshape(heads, 2, values.shape[0] // heads // 2, -1)
-            values = np.ascontiguousarray(rows.swapaxes(1, 2).reshape(values.shape))
-        if values.ndim == 2:
-            q8 = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(ours, gguf.quantize(values, q8), raw_dtype=q8)
-        else:
-            writer.add_tensor(ours, values)
-    if rope_factors:
-        writer.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_a_gguf_files_map_is_that_of_the_weights_it_was_made_of(tmp_path, tiny_llama):

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import build, main
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"

@@ -122,11 +122,11 @@ def test_the_needles_that_are_found_are_counted_task_by_task_and_seed_by_seed(ti
 
 def test_each_window_is_of_another_document(documents, tiny_llama, tmp_path):
     config = EvaluateConfig(model=str(tiny_llama), output="unused", documents=documents, window_tokens=100, windows=5)
-    (windows_NT,) = held_out_windows(config, str(tiny_llama)).values()
+    (windows_NT,) = held_out_windows(config).values()
     assert windows_NT.shape == (5, 100) and windows_NT.dtype == np.int64
     long = EvaluateConfig(model=str(tiny_llama), output="unused", documents=documents, window_tokens=10_000)
     with pytest.raises(ValueError, match="No document of 'book' reaches 10000 tokens"):
-        held_out_windows(long, str(tiny_llama))
+        held_out_windows(long)
 
 
 def test_fewer_than_three_seeds_are_refused():

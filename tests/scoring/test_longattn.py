@@ -1,8 +1,5 @@
-import os
 import pickle
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
-from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.longattn import map_scores
 from tests.support.tiny import build_tokenizer, save_tiny_llama
 
 SCORES = ("dependency_strength", "distribution_uniformity", "map_variance")
@@ -152,7 +149,7 @@ def test_the_reference_code_reads_text_again_with_bos_twice_in_half_precision(ti
     assert wide["dependency_strength"] != scored["dependency_strength"]
 
 
-def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process(tiny_llama):
+def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process(tiny_llama, run_python):
     fresh = LongAttnScorer(str(tiny_llama))
     before = Hasher.hash(fresh)
     windows(1).map(fresh, batched=True)
@@ -160,8 +157,7 @@ def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process
         "from datasets.fingerprint import Hasher; from longattn_hf import LongAttnScorer; "
         f"print(Hasher.hash(LongAttnScorer({str(tiny_llama)!r})))"
     )
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert Hasher.hash(fresh) == before == other.stdout.strip()
+    assert Hasher.hash(fresh) == before == run_python(program).stdout.strip()
     assert Hasher.hash(LongAttnScorer(str(tiny_llama), min_distance=3)) != before
     assert pickle.loads(pickle.dumps(fresh)) == fresh
 
@@ -237,20 +233,14 @@ def test_scores_that_are_not_finite_are_an_error_never_a_row(tmp_path):
         LongAttnScorer(str(path))({"input_ids": [list(range(5, 30))]})
 
 
-def test_longattn_score_takes_its_model_from_the_environment(tiny_llama):
+def test_longattn_score_takes_its_model_from_the_environment(tiny_llama, run_python):
     program = (
         "from datasets import Dataset; from longattn_hf import longattn_score; "
         "rows = Dataset.from_dict({'text': ['some words that are a document'] * 2}); "
         "print(rows.map(longattn_score)['dependency_strength'][:] == "
         "rows.map(longattn_score, batched=True)['dependency_strength'][:])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LONGATTN_MODEL": str(tiny_llama)},
-    )
-    assert done.stdout.strip() == "True", done.stderr
+    assert run_python(program, LONGATTN_MODEL=str(tiny_llama)).stdout.strip() == "True"
 
 
 def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_score(tiny_llama):
