@@ -1,42 +1,46 @@
 """Score long documents by how far back, and how evenly, a language model's first layer attends.
 
-The public names below are imported on first use, so `import longattn_hf` loads neither torch nor transformers.
+The public names below are imported on first use, so `import longattn_hf` loads neither torch nor transformers; type
+checkers see the same names in the branch of their own.
 """
 
-from longattn_hf.lazy_names import lazy_names
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
     "EchoScorer": "scoring.echo",
-    "FarAttention": "attention",
+    "FarAttention": "attention.api",
     "FirstLayer": "model.first_layer",
     "LongAttnScorer": "scoring.longattn",
     "WindowDocuments": "windows",
     "add_long_distance_score": "selection.cut",
     "cut_windows": "windows",
     "explain": "explore.token_view",
-    "far_attention": "attention",
+    "far_attention": "attention.api",
     "longattn_score": "scoring.longattn",
     "publish": "hub.publishing",
     "publish_space": "hub.space",
     "select_windows": "selection.cut",
 }
 
-__all__ = [
-    "EchoScorer",
-    "FarAttention",
-    "FirstLayer",
-    "LongAttnScorer",
-    "WindowDocuments",
-    "add_long_distance_score",
-    "cut_windows",
-    "explain",
-    "far_attention",
-    "longattn_score",
-    "publish",
-    "publish_space",
-    "select_windows",
-]
+if TYPE_CHECKING:
+    from longattn_hf.attention.api import FarAttention as FarAttention
+    from longattn_hf.attention.api import far_attention as far_attention
+    from longattn_hf.explore.token_view import explain as explain
+    from longattn_hf.hub.publishing import publish as publish
+    from longattn_hf.hub.space import publish_space as publish_space
+    from longattn_hf.model.first_layer import FirstLayer as FirstLayer
+    from longattn_hf.scoring.echo import EchoScorer as EchoScorer
+    from longattn_hf.scoring.longattn import LongAttnScorer as LongAttnScorer
+    from longattn_hf.scoring.longattn import longattn_score as longattn_score
+    from longattn_hf.selection.cut import add_long_distance_score as add_long_distance_score
+    from longattn_hf.selection.cut import select_windows as select_windows
+    from longattn_hf.windows import WindowDocuments as WindowDocuments
+    from longattn_hf.windows import cut_windows as cut_windows
+else:
+    from longattn_hf.lazy_names import lazy_names
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+
+__all__ = [*_HOME_OF]

@@ -150,7 +150,7 @@ class WindowDocuments:
     def _encode(self, texts: list[str]) -> list:
         if not texts:
             return []
-        return tokenise(load_tokenizer_once(self.model_ref), texts).encodings
+        return tokenise(load_tokenizer_once(self.model_ref), texts).encodings or []
 
     def _windows_of(self, text: str, source_id: object, encoding: Any) -> list[dict[str, Any]]:
         digest = sha256(text.encode("utf-8", "surrogatepass"))

@@ -4,8 +4,10 @@ Every one adds a float column named after it, larger being better, and takes the
 names below are imported on first use, since only some need a language model.
 """
 
-from longattn_hf.lazy_names import lazy_names
-from longattn_hf.scoring.base import Scorer, TextScorer
+from typing import TYPE_CHECKING
+
+from longattn_hf.scoring.base import Scorer as Scorer
+from longattn_hf.scoring.base import TextScorer as TextScorer
 
 _HOME_OF = {
     "DeepAttention": "deep_attention",
@@ -18,17 +20,18 @@ _HOME_OF = {
     "TokenScorer": "token_scorer",
 }
 
-__all__ = [
-    "DeepAttention",
-    "GzipRatio",
-    "Ladm",
-    "Length",
-    "LossGain",
-    "ProLong",
-    "RandomScore",
-    "Scorer",
-    "TextScorer",
-    "TokenScorer",
-]
+if TYPE_CHECKING:
+    from longattn_hf.baselines.deep_attention import DeepAttention as DeepAttention
+    from longattn_hf.baselines.ladm import Ladm as Ladm
+    from longattn_hf.baselines.loss_gain import LossGain as LossGain
+    from longattn_hf.baselines.prolong import ProLong as ProLong
+    from longattn_hf.baselines.simple import GzipRatio as GzipRatio
+    from longattn_hf.baselines.simple import Length as Length
+    from longattn_hf.baselines.simple import RandomScore as RandomScore
+    from longattn_hf.baselines.token_scorer import TokenScorer as TokenScorer
+else:
+    from longattn_hf.lazy_names import lazy_names
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+
+__all__ = ["Scorer", "TextScorer", *_HOME_OF]

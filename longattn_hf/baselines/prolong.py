@@ -47,7 +47,7 @@ class ProLong(TokenScorer):
         segments_NT = torch.from_numpy(ids[: count * self.segment_tokens]).view(count, -1)
         later, earlier = np.tril_indices(count, -1)
         if len(later) > self.pairs:
-            digest = sha256(np.ascontiguousarray(ids)).digest()
+            digest = sha256(ids.tobytes()).digest()
             rng = np.random.default_rng([self.seed, int.from_bytes(digest[:8], "big")])
             chosen = np.sort(rng.choice(len(later), self.pairs, replace=False))
             later, earlier = later[chosen], earlier[chosen]

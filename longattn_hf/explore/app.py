@@ -100,12 +100,12 @@ def build_app(session: Session) -> gr.Blocks:
             text = session.save_recipe(choices(*values)[0])
             return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
 
-        quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
         for control in (alpha, keep_by, fraction, budget, overlap, other_alpha, other_reading):
             control.input(refresh, [*controls, *listing], shown, **quiet)
-        for control in listing:
+        for listed in listing:
             # a text box tells of its input before it has taken it
-            control.change(relist, [*controls, *listing], windows, **quiet)
+            listed.change(relist, [*controls, *listing], windows, **quiet)
         histograms.cut(move_cut, controls, [keep_by, thresholds], show_progress="hidden").then(
             refresh, [*controls, *listing], shown, show_progress="hidden"
         )

@@ -119,7 +119,7 @@ class Session:
         name = self._model or known.get("model")
         if not name:
             raise ValueError("the dataset does not name its model; name one (--model).")
-        settings = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
+        settings: dict[str, Any] = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
         return LongAttnScorer(name, **settings)
 
 

@@ -235,7 +235,7 @@ def token_texts(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[s
     """
 
     def decode(start: int, stop: int) -> str:
-        return tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     texts = []
     # the tokens decoded are those behind the last whole character, and one more: some tokenizers drop a leading space

@@ -132,7 +132,7 @@ def _parse(front_matter: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _by_name(entries: object) -> dict[str, dict[str, Any]]:
+def _by_name(entries: Any) -> dict[str, dict[str, Any]]:
     listed = [entries] if isinstance(entries, Mapping) else entries or []
     return {entry.get("config_name", "default"): dict(entry) for entry in listed}
 

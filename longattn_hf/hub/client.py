@@ -44,7 +44,7 @@ def bounded_timeouts(seconds: float) -> Iterator[None]:
         # the library tells its factory to nobody, and the user's own (a proxy, a certificate) has to stay in use
         previous = _http._GLOBAL_CLIENT_FACTORY
 
-        limits = httpx2.Timeout(seconds, connect=min(seconds, 30.0)).as_dict()
+        limits = {"connect": min(seconds, 30.0), "read": seconds, "write": seconds, "pool": seconds}
 
         def limit(request: httpx2.Request) -> None:
             given = request.extensions.get("timeout") or {}
@@ -96,10 +96,9 @@ def persist(step: Callable[[], T], *, what: str, attempts: int, last_word: str) 
             # an upload's failure comes wrapped in a RuntimeError
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
             if not _may_pass(cause):
-                refusal = explain(cause, what)
-                if refusal is None:
+                if not isinstance(cause, HfHubHTTPError):
                     raise
-                raise refusal from error
+                raise refusal(cause, what) from error
             reason = describe(cause)
             if attempt == attempts:
                 message = f"{what} gave up after {attempts} attempts, the last one with: {reason}. {last_word}"
@@ -145,10 +144,8 @@ def commit_folder(
         return persist(commit, what=f"publishing {repo_id}", attempts=attempts, last_word=last_word)
 
 
-def explain(error: BaseException, what: str) -> ValueError | None:
-    """What to do about a refusal that another attempt will not change; None where it is not a refusal of the Hub."""
-    if not isinstance(error, HfHubHTTPError):
-        return None
+def refusal(error: HfHubHTTPError, what: str) -> ValueError:
+    """Says what to do about a refusal of the Hub that another attempt will not change."""
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
         todo = "the repository is gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"

@@ -101,7 +101,7 @@ def publish(
             source = staging
         release = Release(Path(source), repo_id)
         commit = pull_request = None
-        if not dry_run:
+        if token:
             release.check_free_of(token, str(Path(source).resolve()))
             branch = _Branch(
                 api=HfApi(token=token),
@@ -200,7 +200,7 @@ class _Branch:
         return commit
 
     def _name(self, commit: str) -> None:
-        if self._tagged() is None:
+        if self.tag and self._tagged() is None:
             self.api.create_tag(self.repo_id, tag=self.tag, revision=commit, repo_type="dataset")
 
     def _plan(self, revision: str) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
@@ -209,7 +209,7 @@ class _Branch:
         Operations are made anew each time: a client that has seen one file unchanged leaves it out of later commits,
         even where somebody has deleted it since.
         """
-        head = self.api.repo_info(self.repo_id, repo_type="dataset", revision=revision).sha
+        head = str(self.api.repo_info(self.repo_id, repo_type="dataset", revision=revision).sha)
         there = self._tree(head)
         theirs = None
         if CARD in there:
@@ -217,15 +217,17 @@ class _Branch:
             theirs = Path(path).read_bytes().decode()
         card = merge_cards(theirs, self.release.card)
         changed = [(path, file) for path, file in self.release.files.items() if not _same(there.get(path), file)]
-        operations = [CommitOperationAdd(path, file.path) for path, file in changed]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path, file.path) for path, file in changed
+        ]
         if card != theirs:
             operations.append(CommitOperationAdd(CARD, card.encode()))
         return head, operations + [CommitOperationDelete(path) for path in self._stale(there, theirs or "")]
 
     def _stale(self, there: dict[str, RepoFile], theirs: str) -> list[str]:
         """Shards of an earlier release of our configurations: no reader must get rows of both."""
-        new = sum(self.release.patterns.values(), [])
-        old, foreign = [], []
+        new: list[str] = sum(self.release.patterns.values(), [])
+        old, foreign = list[str](), list[str]()
         for name, configuration in read_configurations(theirs).items():
             (old if name in self.release.patterns else foreign).extend(file_patterns(configuration))
         shards = [path for path in there if path.endswith(".parquet") and path not in self.release.files]
@@ -242,7 +244,7 @@ class _Branch:
         filesystem = HfFileSystem(token=self.api.token, skip_instance_cache=True)
         for it in self.release.configurations:
             seen = [path for path in sorted(there) if matches(path, self.release.patterns[it.name])]
-            digest = digest_of({path: there[path].lfs.sha256 for path in seen if there[path].lfs})
+            digest = digest_of({path: lfs.sha256 for path in seen if (lfs := there[path].lfs)})
             rows = 0
             for path in seen:
                 with filesystem.open(f"datasets/{self.repo_id}@{commit}/{path}", block_size=2**16) as file:

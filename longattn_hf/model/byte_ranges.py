@@ -24,7 +24,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_s
 from huggingface_hub.utils import tqdm as progress_bar
 from safetensors import safe_open
 
-from longattn_hf.hub.client import describe, explain
+from longattn_hf.hub.client import describe, refusal
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
@@ -136,7 +136,7 @@ def fetch_tensors(
         ) from error
     except HfHubHTTPError as error:
         if error.response.status_code < 500 and error.response.status_code != 429:
-            raise explain(error, f"reading {repo_id!r} at {commit}") from error
+            raise refusal(error, f"reading {repo_id!r} at {commit}") from error
         raise ConnectionError(f"Reading {repo_id!r} failed: {describe(error)}. Try again later.") from error
     except httpx2.TransportError as error:
         raise ConnectionError(
@@ -189,7 +189,8 @@ def refuse_other_rows(name: str, shape: Sequence[int], rows: tuple[int, int]) ->
 
 def _download(remote: _Remote, file_of: Mapping[str, str], picked: Mapping[str, Rows], target: Path) -> None:
     """Reads the tensors' bytes into a new safetensors file, in the order in which they stand at their source."""
-    entries, spans = {}, []
+    entries: dict[str, Any] = {}
+    spans: list[_Span] = []
     for file in sorted(set(file_of.values())):
         header, data_start = remote.header(file)
         mine = sorted((name for name in header if file_of.get(name) == file), key=lambda n: header[n]["data_offsets"])
@@ -209,16 +210,16 @@ def _download(remote: _Remote, file_of: Mapping[str, str], picked: Mapping[str, 
     head += b" " * (-len(head) % 8)
     pieces = [piece for span in _merge(spans) for piece in span.pieces()]
     with (
-        _replacing(target) as file,
+        _replacing(target) as local,
         progress_bar(total=sum(span.size for span in spans), unit="B", unit_scale=True, desc="First layer") as bar,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
-        file.write(struct.pack("<Q", len(head)) + head)
-        file.flush()
+        local.write(struct.pack("<Q", len(head)) + head)
+        local.flush()
 
         def fetch(piece: _Span) -> None:
             data, _ = remote.read(piece.file, piece.start, piece.start + piece.size)
-            os.pwrite(file.fileno(), data, 8 + len(head) + piece.at)
+            os.pwrite(local.fileno(), data, 8 + len(head) + piece.at)
             bar.update(piece.size)
 
         try:
@@ -227,13 +228,13 @@ def _download(remote: _Remote, file_of: Mapping[str, str], picked: Mapping[str, 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        _refuse_what_is_not_finite(remote, Path(file.name), file_of)
+        _refuse_what_is_not_finite(remote, Path(local.name), file_of)
 
 
 def _refuse_what_is_not_finite(remote: _Remote, path: Path, file_of: Mapping[str, str]) -> None:
     """No checksum covers a part of a file; what a broken transfer puts into weights mostly is not a number."""
     with safe_open(path, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 - it is not a mapping
+        for name in opened.keys():
             tensor = opened.get_tensor(name)
             blocks = tensor.flatten().split(2**24) if tensor.is_floating_point() else ()
             if not all(block.to(torch.float32).isfinite().all() for block in blocks):

@@ -32,7 +32,7 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
+    if chosen is None or chosen not in _DTYPES.values():
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_DTYPES)}.")
     return chosen
 

@@ -51,11 +51,11 @@ class FirstLayer:
         self._location = location
         self._stored_names = stored_names
         self.identity = identity
-        embedding = model.get_input_embeddings()
+        weight: Tensor = model.get_input_embeddings().get_parameter("weight")
         self.config: PreTrainedConfig = model.config
-        self.vocab_size: int = embedding.weight.shape[0]
-        self.dtype: torch.dtype = embedding.weight.dtype
-        self.device: torch.device = embedding.weight.device
+        self.vocab_size: int = weight.shape[0]
+        self.dtype: torch.dtype = weight.dtype
+        self.device: torch.device = weight.device
         self.max_positions: int | None = getattr(
             model.config.get_text_config(decoder=True), "max_position_embeddings", None
         )

@@ -55,7 +55,8 @@ def _load_once(model: ModelRef, dtype: torch.dtype, device: torch.device) -> Pre
     ]
     if changes:
         raise ValueError(f"{location.name!r} changes its logits ({', '.join(changes)}), which is not computed here.")
-    return network.to(device).eval()
+    # its stub takes the device for the model
+    return network.to(device).eval()  # type: ignore[arg-type]
 
 
 @torch.inference_mode()

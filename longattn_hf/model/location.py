@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 
-from longattn_hf.hub.client import explain
+from longattn_hf.hub.client import refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -162,7 +162,7 @@ def _download(repository: str, name: str, revision: str | None, token: str | boo
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository!r} has no file {name} at revision {revision or 'main'}.") from error
     except HfHubHTTPError as error:
-        raise explain(error, f"reading {name} of {repository!r} at revision {revision or 'main'}") from error
+        raise refusal(error, f"reading {name} of {repository!r} at revision {revision or 'main'}") from error
 
 
 def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreTrainedConfig":

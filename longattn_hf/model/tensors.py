@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def read_safetensors(location: Location, pick: Callable[[Collection[str]], Mappi
     """
     if location.commit and not _is_downloaded(location, pick):
         path = fetch_tensors(location.path, location.commit, pick, token=location.token)
-        tensors = _tensors_of(path, lambda opened: {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+        tensors = _tensors_of(path, lambda opened: {name: opened.get_tensor(name) for name in opened.keys()})
         return _hashed(tensors)
     try:
         index = json.loads(location.file(_INDEX).read_text())["weight_map"]
@@ -70,10 +71,12 @@ def read_safetensors(location: Location, pick: Callable[[Collection[str]], Mappi
     tensors = {}
     for path in sorted(set(file_of.values())):
         rows_of = {name: picked[name] for name, file in sorted(file_of.items()) if file == path}
-        tensors |= _tensors_of(
-            path, lambda opened, rows_of=rows_of: {name: _read_rows(opened, name, rows_of[name]) for name in rows_of}
-        )
+        tensors |= _tensors_of(path, partial(_read_all, rows_of=rows_of))
     return _hashed(tensors)
+
+
+def _read_all(opened: Any, rows_of: Mapping[str, Rows]) -> dict[str, Tensor]:
+    return {name: _read_rows(opened, name, rows) for name, rows in rows_of.items()}
 
 
 def _read_rows(opened: Any, name: str, rows: Rows) -> Tensor:
@@ -127,7 +130,7 @@ def hash_tensors(stored: Iterable[tuple[str, str, Tensor]]) -> str:
     digest = sha256()
     for name, kind, tensor in stored:
         digest.update(f"{name} {kind} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -141,6 +144,7 @@ def open_gguf(location: Location) -> "GGUFReader":
         from gguf import GGUFReader
     except ImportError as error:
         raise ValueError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.17'.") from error
+    assert location.gguf_file, "the caller has seen that it is one"
     path = location.file(location.gguf_file)
     try:
         return GGUFReader(path)

@@ -34,7 +34,7 @@ def load_tokenizer(
             f"The tokenizer of {location.name!r} is a slow one ({type(tokenizer).__name__}), which cannot tell where "
             "a token stands in the text. Use a model with a tokenizer.json."
         )
-    return tokenizer
+    return tokenizer  # type: ignore[return-value]  # a fast one
 
 
 @lru_cache(maxsize=4)

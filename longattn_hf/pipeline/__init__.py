@@ -2,6 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+_HOME_OF = {
+    "BuildConfig": "config",
+    "BuildResult": "run",
+    "SourceConfig": "config",
+    "build": "run",
+    "load_config": "config",
+}
+
 if TYPE_CHECKING:
     from longattn_hf.pipeline.config import BuildConfig as BuildConfig
     from longattn_hf.pipeline.config import SourceConfig as SourceConfig
@@ -11,15 +19,6 @@ if TYPE_CHECKING:
 else:
     from longattn_hf.lazy_names import lazy_names
 
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "BuildConfig": "config",
-            "BuildResult": "run",
-            "SourceConfig": "config",
-            "build": "run",
-            "load_config": "config",
-        },
-    )
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
 
-__all__ = ["BuildConfig", "BuildResult", "SourceConfig", "build", "load_config"]
+__all__ = [*_HOME_OF]

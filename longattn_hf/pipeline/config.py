@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.settings import (
@@ -118,13 +118,13 @@ class BuildConfig:
     min_distance: int | None = None
     rope_theta: float | None = None
     rope_scaling: dict[str, Any] | None = None
-    dtype: str | None = None
-    impl: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    impl: Literal["auto", "reference", "blockwise", "fused"] = "auto"
     add_bos: bool | None = None
     row_fraction: float | None = None
     seed: int = 0
     per_head: bool = False
-    on_error: str = "skip"
+    on_error: Literal["raise", "skip"] = "skip"
     documents_per_shard: int = 64
     alpha: float = 0.5
     threshold: float | dict[str, float] | None = None
@@ -207,7 +207,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ValueError: The file is missing or no mapping, or a key, a type or a value is not one of `BuildConfig`'s.
     """
-    return check_settings(BuildConfig, read_yaml(path) | (overrides or {}), f"the configuration {path}")
+    return check_settings(BuildConfig, read_yaml(path) | dict(overrides or {}), f"the configuration {path}")
 
 
 def hide_paths(value: Any) -> Any:

@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
+from pathlib import Path
 
 # path inside the distribution -> its distribution; a folder stands for every module below it
 PYTHON_SOURCE = {
@@ -100,7 +101,9 @@ def _document(category: str, package: str, path: str, parts: Iterable[str]) -> d
         "text": _joined_up_to(CHARACTER_LIMITS[category], parts),
         "category": category,
         "source": f"{package}=={found.version}:{path}",
-        "license": found.metadata.get("License-Expression") or LICENSES.get(package),
+        "license": (
+            found.metadata["License-Expression"] if "License-Expression" in found.metadata else LICENSES.get(package)
+        ),
     }
 
 
@@ -136,7 +139,7 @@ def _documentation(file: PackagePath) -> str:
         for node in ast.walk(ast.parse(_read(file)))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" in node.value.strip()
     ]
-    return "\n\n".join(inspect.cleandoc(node.value) for node in sorted(strings, key=lambda node: node.lineno))
+    return "\n\n".join(inspect.cleandoc(str(node.value)) for node in sorted(strings, key=lambda node: node.lineno))
 
 
 def _longest_messages() -> list[tuple[str, str]]:
@@ -151,7 +154,7 @@ def _longest_messages() -> list[tuple[str, str]]:
 
 
 def _read(file: PackagePath) -> str:
-    return file.locate().read_text(encoding="utf-8")
+    return Path(file.locate()).read_text(encoding="utf-8")
 
 
 @cache

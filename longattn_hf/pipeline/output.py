@@ -1,7 +1,7 @@
 """From scores to the finished dataset's files: one process decides what goes where, and all write it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def _with_text(scores: pa.Table, shards: ScoredShards) -> pa.Table:
     return table
 
 
-def describe_files(files: Sequence[OutputFile], folder: Path) -> Mapping[str, ConfigurationFacts]:
+def describe_files(files: Sequence[OutputFile], folder: Path) -> dict[str, ConfigurationFacts]:
     """Returns, configuration by configuration, what a dataset's card states of its files in `folder`."""
     described: dict[str, ConfigurationFacts] = {}
     for config in dict.fromkeys(file.config for file in files):

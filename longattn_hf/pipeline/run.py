@@ -64,7 +64,7 @@ class BuildResult:
     @property
     def categories(self) -> Mapping[str, CategoryFacts]:
         """What was read, cut, scored and kept of each category."""
-        return {name: facts for name, facts in self.report.categories.items() if facts}
+        return self.report.run_categories
 
     def load(self, category: str) -> Dataset:
         """Returns the kept windows of a category, in the corpus's order."""
@@ -72,7 +72,7 @@ class BuildResult:
 
     def __str__(self) -> str:
         head = ("category", "documents", "windows", "kept", "kept tokens", "DS min/mean/max", "DU min/mean/max", "cut")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         for name, facts in self.categories.items():
             spreads = [
                 "/".join("-" if end is None else format(end, form) for end in (spread.min, spread.mean, spread.max))
@@ -126,7 +126,7 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
         if decision:
             _finish(decision, config, words, shards, scorer)
     process.wait()
-    published = _release(config) if config.push_to_hub and process.index == 0 else None
+    published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
     return BuildResult(folder=config.folder, scored_windows=scored, published=published)
 
 
@@ -236,7 +236,7 @@ def _describe(
         settings=settings,
         software=software_versions(),
         model=ModelFacts(**layer.identity | sizes | {"model": plan.model.model}),
-        categories=describe_categories(table, shards.counts),
+        categories=dict(describe_categories(table, shards.counts)),
         sources=describe_sources(table, shards.counts),
         agreement=compare_conventions(table, convention=config.convention, alpha=config.alpha),
         examples=pick_examples(table, shards.read_texts),
@@ -245,12 +245,12 @@ def _describe(
     )
 
 
-def _release(config: BuildConfig) -> str:
+def _release(config: BuildConfig, repo_id: str) -> str:
     """Publishes the finished build, and says what came of it."""
     return str(
         publish(
             config.folder,
-            config.push_to_hub,
+            repo_id,
             revision=config.hub_revision,
             create_pr=config.create_pr,
             private=config.private,

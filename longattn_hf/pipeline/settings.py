@@ -28,7 +28,7 @@ def settings(kind: type[T]) -> type[T]:
     Nothing is converted but whole numbers to float, so that a text never passes for a number, nor a truth for one. The
     docstring's `Attributes` are the help of its options.
     """
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))(kind)
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))(kind)  # type: ignore[return-value]
 
 
 def each(kind: type, where: str) -> BeforeValidator:
@@ -45,7 +45,7 @@ def each(kind: type, where: str) -> BeforeValidator:
 class _Yaml(yaml.SafeLoader):
     """Takes scalars as YAML 1.2 does: `no` and `on` are text, `1e6` is a number, a date is text."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+    yaml_implicit_resolvers = {}
 
 
 for _tag, _pattern, _first in (
@@ -99,7 +99,7 @@ def check_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             be; says which, what it is and what it must be.
     """
     for name in values:
-        if name not in kind.__dataclass_fields__:
+        if name not in _fields_of(kind):
             raise ValueError(_unknown(name, kind, where))
     try:
         return kind(**values)
@@ -118,7 +118,7 @@ def _explain(error: ValidationError, kind: type, values: Mapping[str, Any], wher
     if reason and (not first["loc"] or reason.endswith(".")):
         return reason
     name = str(first["loc"][0])
-    value, field = values[name], kind.__dataclass_fields__[name]
+    value, field = values[name], _fields_of(kind)[name]
     accepted = reason or f"must be {' or '.join(_names_of(field.type))}"
     # of a value that may be of several kinds, the complaint that goes deepest is of the kind that was meant
     deepest = max((one for one in details if one["loc"][0] == name), key=lambda one: len(one["loc"]))
@@ -158,7 +158,7 @@ def parse_command_line(
         description=summary, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="A YAML file of settings.")
-    for field in fields(kind):
+    for field in _fields_of(kind).values():
         options: dict[str, Any] = {"default": MISSING, "metavar": "VALUE", "help": _help_of(field, meanings)}
         kinds = _kinds_of(field.type)
         if tuple in kinds:
@@ -173,16 +173,16 @@ def parse_command_line(
     words, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise ValueError(_unknown(unknown[0].lstrip("-").split("=")[0], kind, "the command line"))
-    given = {field.name: getattr(words, field.name) for field in fields(kind)}
+    given = {name: getattr(words, name) for name in _fields_of(kind)}
     return words.config, {name: text for name, text in given.items() if text is not MISSING}
 
 
 def parse_words(kind: type, words: Mapping[str, str | list[str]]) -> dict[str, Any]:
     """Returns the values that words of the command line stand for: YAML, or text where text is asked for."""
-    return {name: _parse(text, kind.__dataclass_fields__[name]) for name, text in words.items()}
+    return {name: _parse(text, _fields_of(kind)[name]) for name, text in words.items()}
 
 
-def _parse(text: str | list[str], field: Field) -> Any:
+def _parse(text: str | list[str], field: Field[Any]) -> Any:
     if isinstance(text, list):
         values = [_parse(one, field) for one in text]
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values
@@ -193,6 +193,10 @@ def _parse(text: str | list[str], field: Field) -> Any:
         return yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise ValueError(f"--{field.name} {text} cannot be read as YAML: {error}") from error
+
+
+def _fields_of(kind: type) -> dict[str, Field[Any]]:
+    return {field.name: field for field in fields(kind)}
 
 
 def _hints_of(hint: Any) -> list[Any]:
@@ -236,13 +240,13 @@ def _read_docstring(kind: type) -> tuple[str, dict[str, str]]:
     return summary.strip(), {name: " ".join(text.split()) for name, text in entries}
 
 
-def _help_of(field: Field, meanings: Mapping[str, str]) -> str:
+def _help_of(field: Field[Any], meanings: Mapping[str, str]) -> str:
     default = "" if field.default in (MISSING, None, "", (), False) else f" Default: {field.default}."
     return (meanings.get(field.name, "") + default).strip().replace("%", "%%")
 
 
 def _unknown(name: object, kind: type, where: str) -> str:
-    known = list(kind.__dataclass_fields__)
+    known = list(_fields_of(kind))
     near = get_close_matches(str(name).replace("-", "_"), known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(known)}."
     return f"Unknown setting {name!r} in {where}. {hint}"

@@ -102,7 +102,7 @@ def _commit_of(source: SourceConfig) -> str:
     def resolve() -> str:
         # a gated data set tells its commit to everybody, and its files to few
         api.auth_check(source.path, repo_type="dataset")
-        return api.dataset_info(source.path, revision=source.revision).sha
+        return str(api.dataset_info(source.path, revision=source.revision).sha)
 
     with bounded_timeouts(60.0):
         return persist(resolve, what=f"Reading the source {source.path!r}", attempts=4, last_word="Try again later")
@@ -123,7 +123,7 @@ def open_source(config: SourceConfig) -> Source:
     """
     if _is_on_the_hub(config) and not re.fullmatch("[0-9a-f]{40}", config.revision or ""):
         config = replace(config, revision=_commit_of(config))
-    path, data_files = config.path, config.data_files
+    path, data_files = config.path, _files_of(config)
     if config.json_lines:
         # the json reader wants one schema for all files; lines of text have one
         path, data_files = "text", _addresses(config)
@@ -145,11 +145,16 @@ def open_source(config: SourceConfig) -> Source:
     return _as_source(config, stream, identity)
 
 
+def _files_of(config: SourceConfig) -> list[str] | None:
+    files = config.data_files
+    return [files] if isinstance(files, str) else None if files is None else list(files)
+
+
 def _addresses(config: SourceConfig) -> list[str]:
     """Where the files of a source of JSON lines are: in a data set at a commit, in a folder, or as they are given."""
-    if not config.data_files:
+    files = _files_of(config)
+    if not files:
         raise ValueError(f"The source {config.path!r} has json_lines and no data_files: name its files.")
-    files = [config.data_files] if isinstance(config.data_files, str) else config.data_files
     if config.path == "json":
         return files
     root = f"hf://datasets/{config.path}@{config.revision}" if _is_on_the_hub(config) else config.path

@@ -45,7 +45,7 @@ def window_sources(
     folder: BuildFolder,
     *,
     documents_per_shard: int,
-    process: Process = Process(),  # noqa: B008  (frozen)
+    process: Process = Process(),
 ) -> None:
     """Cuts all documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
 
@@ -148,7 +148,7 @@ def _window_batch(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Returns the windows of a batch of documents, and the counts that the report needs of it."""
     names = list(dict.fromkeys(name for document in batch for name in document)) or list(features or {})
-    columns = {name: [document.get(name) for document in batch] for name in names}
+    columns: dict[str, list[Any]] = {name: [document.get(name) for document in batch] for name in names}
     columns = {name: [value] * len(batch) for name, value in (source.constants or {}).items()} | columns
     columns.setdefault(transform.text_column, [])
     rows = transform(columns)
@@ -212,7 +212,7 @@ def score_windows(
     shards: ScoredShards,
     scorer: LongAttnScorer,
     *,
-    process: Process = Process(),  # noqa: B008  (frozen)
+    process: Process = Process(),
 ) -> int:
     """Scores every shard of windows; process r of w takes the shards r, r + w, ...
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def render_card(report: Report) -> str:
     settings, not_run = report.settings, report.not_run
     ratio = settings["min_distance"] / settings["window_tokens"]
     positions = report.model.max_positions
-    model = asdict(report.model)
+    model = vars(report.model)
     stated = [name for name in model if name not in _MODEL_FACTS and not (not_run and model[name] is None)]
     template = _environment(not_run).from_string(
         Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
@@ -78,8 +77,8 @@ def render_card(report: Report) -> str:
         place=report.repo_id or report.name,
         convention=get_convention(report.convention),
         columns_of=_columns_of(report.configs),
-        left_out=[] if not_run else _left_out(report.categories),
-        totals={} if not_run else _totals(report.categories),
+        left_out=[] if not_run else _left_out(report.run_categories),
+        totals={} if not_run else _totals(report.run_categories),
         meanings=_MEANINGS,
         model={name: model[name] for name in (*_MODEL_FACTS, *stated)},
         scores=SCORES,

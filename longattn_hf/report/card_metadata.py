@@ -57,7 +57,7 @@ def front_matter(report: Report) -> str:
         **_license(row.license for row in report.sources),
     )
     if not report.not_run:
-        data.size_categories = [_size_category(sum(facts.kept_windows for facts in report.categories.values()))]
+        data.size_categories = [_size_category(sum(facts.kept_windows for facts in report.run_categories.values()))]
     MetadataConfigs(
         {
             name: {"data_files": [{"split": "train", "path": facts.data_files}]}
@@ -72,7 +72,7 @@ def front_matter(report: Report) -> str:
 
 
 def _dataset_info(name: str, facts: ConfigurationFacts) -> dict[str, Any]:
-    info = {"config_name": name, "features": facts.features}
+    info: dict[str, Any] = {"config_name": name, "features": facts.features}
     # the numbers of a configuration that was never built are null
     if facts.num_rows is not None:
         info["splits"] = [{"name": "train", "num_bytes": facts.num_bytes, "num_examples": facts.num_rows}]

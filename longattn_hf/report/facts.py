@@ -6,7 +6,7 @@ not run has a report too: what only a run can tell is None there.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,8 +19,13 @@ SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTA
 _BUILD_AGAIN = "and the card states it; build the report again."
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
-# a report of a later version may hold more
-_facts = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+_T = TypeVar("_T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def _facts(kind: type[_T]) -> type[_T]:
+    # a report of a later version may hold more
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))(kind)  # type: ignore[return-value]
 
 
 @_facts
@@ -214,6 +219,11 @@ class Report:
             yield from ((f"sources[{at}].{name}", getattr(row, name)) for name in _COUNTS)
         for config, facts in self.configs.items():
             yield from ((f"configs.{config}.{name}", getattr(facts, name)) for name in _SIZES)
+
+    @property
+    def run_categories(self) -> dict[str, CategoryFacts]:
+        """The categories of a run, by name; none of a recipe that was not run."""
+        return {name: facts for name, facts in self.categories.items() if facts}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Report":

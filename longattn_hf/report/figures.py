@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -99,10 +99,10 @@ def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
     if missing:
         raise ValueError(f"The figures need {', '.join(missing)}; the columns are {', '.join(scores.column_names)}.")
     scores = scores.select(needed).filter(scores[LONG_DISTANCE_SCORE].is_valid())
-    unknown = set(scores[CATEGORY].unique().to_pylist()) - report.categories.keys()
+    unknown = set(scores[CATEGORY].unique().to_pylist()) - report.run_categories.keys()
     if unknown:
         raise ValueError(f"The report has no category {', '.join(sorted(map(repr, unknown)))} that the scores have.")
-    categories = [_windows_of(scores, name, facts and facts.cut) for name, facts in report.categories.items()]
+    categories = [_windows_of(scores, name, facts.cut) for name, facts in report.run_categories.items()]
     null = uniform_dependency_strength(report.settings["min_distance"] / report.settings["window_tokens"])
     unit = get_convention(report.convention).unit
     with _own_style():
@@ -184,7 +184,7 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     label = f"distribution uniformity\n(minus a variance{unit})"
     figure.supylabel(label, fontsize=9, parse_math=True, multialignment="center")
     where = "" if nulls else ", outside the panels"
-    style = ":" if nulls else "none"
+    style: Literal[":", "none"] = ":" if nulls else "none"
     handles = [Line2D([], [], color=_INK, linestyle=style, label=f"uniform attention ({null:.3f}{where})")]
     point: dict[str, Any] = dict(linestyle="none", marker="o", markersize=5)
     if any(len(windows.score) <= _MOST_POINTS for windows in categories):

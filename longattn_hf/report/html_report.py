@@ -60,7 +60,7 @@ def render_report_page(scores: pa.Table, report: Report) -> str:
     body = f"<main>{markdown.render(visible(first))}{plots}{markdown.render(visible(heading + rest))}</main>"
     data = {
         "unit": get_convention(report.convention).unit,
-        "categories": [_describe(scores, name, facts) for name, facts in report.categories.items() if facts],
+        "categories": [_describe(scores, name, facts) for name, facts in report.run_categories.items()],
         "sources": [
             [visible(row.source), visible(row.category), row.windows, row.kept_windows] for row in report.sources
         ],

@@ -79,7 +79,7 @@ def load_calibration(path: str | None = None) -> Calibration:
     """
     name = path or "the package's echo_calibration.json"
     try:
-        text = open(path, encoding="utf-8").read() if path else _packaged().read_text(encoding="utf-8")  # noqa: SIM115
+        text = open(path, encoding="utf-8").read() if path else _packaged().read_text(encoding="utf-8")
         return Calibration(**json.loads(text))
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"Cannot read a calibration from {name}: {error}") from error

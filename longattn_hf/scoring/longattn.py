@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn_hf.attention.api import FarAttention, far_attention, pick_impl
+from longattn_hf.attention.api import FarAttention, Impl, far_attention, pick_impl
 from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
@@ -83,7 +83,7 @@ class LongAttnScorer(Scorer):
     rope_scaling: Mapping[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
-    impl: str = "auto"
+    impl: Impl = "auto"
     add_bos: bool | None = None
     row_fraction: float | None = None
     seed: int = 0
@@ -238,7 +238,7 @@ class LongAttnScorer(Scorer):
         min_distance = self.min_distance if self.min_distance is not None else num_tokens // 4
         with torch.inference_mode():
             q, k, scale = layer.query_key(ids_BT)
-            settings = {"min_distance": min_distance, "scale": scale, "impl": self.impl}
+            settings: dict[str, Any] = {"min_distance": min_distance, "scale": scale, "impl": self.impl}
             if self.row_fraction is None:
                 far = far_attention(q, k, probability_dtype=self._probability_dtype, **settings)
                 return map_scores(far, num_tokens, min_distance)
