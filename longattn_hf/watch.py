@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"watch: {error}")
     folder = BuildFolder(given.folder)
     if not folder.work.is_dir():
-        sys.exit(f"watch: {given.folder} holds no build (it has no work folder); give the build's output directory.")
+        sys.exit(f"watch: {given.folder} holds no build (it has no work folder); give the build's output folder.")
     scores: dict[Path, np.ndarray] = {}
     try:
         while True:
@@ -80,45 +80,47 @@ def describe(beats: Sequence[Heartbeat], scores: Mapping[Path, np.ndarray], *, n
     if not beats:
         return "No process has given a sign of life yet."
     rows = [("process", "stage", "done", "rate", "time left", "last sign", "")]
-    for it in beats:
+    for beat in beats:
         rows.append(
             (
-                str(it.process),
-                it.stage,
-                f"{it.done:,} of {it.total:,} {it.unit}",
-                _rate(it),
-                _span(time_left(it)),
-                f"{_span(now - it.beat)} ago",
-                trouble(it, now=now, host=host),
+                str(beat.process),
+                beat.stage,
+                f"{beat.done:,} of {beat.total:,} {beat.unit}",
+                _rate(beat),
+                _span(time_left(beat)),
+                f"{_span(now - beat.beat)} ago",
+                trouble(beat, now=now, host=host),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for stage in dict.fromkeys(it.stage for it in beats):
-        mine = [it for it in beats if it.stage == stage]
-        left = [time_left(it) for it in mine]
+    for stage in dict.fromkeys(beat.stage for beat in beats):
+        of_stage = [beat for beat in beats if beat.stage == stage]
+        left = [time_left(beat) for beat in of_stage]
         # the stage ends with its slowest process
         rest = None if None in left else max(seconds for seconds in left if seconds is not None)
-        done, total = (sum(getattr(it, name) for it in mine) for name in ("done", "total"))
-        lines.append(f"{stage}: {done:,} of {total:,} {mine[0].unit} by {len(mine)} processes, {_span(rest)} left")
+        done, total = (sum(getattr(beat, name) for beat in of_stage) for name in ("done", "total"))
+        lines.append(
+            f"{stage}: {done:,} of {total:,} {of_stage[0].unit} by {len(of_stage)} processes, {_span(rest)} left"
+        )
     return "\n".join([*lines, "", *_histograms(scores)])
 
 
-def time_left(it: Heartbeat) -> float | None:
+def time_left(beat: Heartbeat) -> float | None:
     """Returns the seconds that a process's stage will still take at its rate so far; None where nothing tells."""
-    if it.ended or it.done >= it.total:
+    if beat.ended or beat.done >= beat.total:
         return 0.0
-    return (it.total - it.done) * (it.beat - it.started) / it.done if it.done else None
+    return (beat.total - beat.done) * (beat.beat - beat.started) / beat.done if beat.done else None
 
 
-def trouble(it: Heartbeat, *, now: float, host: str) -> str:
+def trouble(beat: Heartbeat, *, now: float, host: str) -> str:
     """Says what is wrong with a process, if anything is: it has died, or is silent for five times its longest yet."""
-    if it.ended:
+    if beat.ended:
         return "through"
-    if it.host == host and not _is_alive(it.pid):
-        return f"DIED: process {it.pid} on {it.host} is gone; the same command goes on from its shards"
-    if now - it.beat > max(PATIENCE, 5 * it.longest):
-        return f"STALLED: process {it.pid} on {it.host} has made no progress since"
+    if beat.host == host and not _is_alive(beat.pid):
+        return f"DIED: process {beat.pid} on {beat.host} is gone; the same command goes on from its shards"
+    if now - beat.beat > max(PATIENCE, 5 * beat.longest):
+        return f"STALLED: process {beat.pid} on {beat.host} has made no progress since"
     return ""
 
 
@@ -152,9 +154,9 @@ def _histograms(scores: Mapping[Path, np.ndarray]) -> list[str]:
     return lines
 
 
-def _rate(it: Heartbeat) -> str:
-    seconds = it.beat - it.started
-    return f"{it.done / seconds:,.2f}/s" if it.done and seconds > 0 else "-"
+def _rate(beat: Heartbeat) -> str:
+    seconds = beat.beat - beat.started
+    return f"{beat.done / seconds:,.2f}/s" if beat.done and seconds > 0 else "-"
 
 
 def _span(seconds: float | None) -> str:

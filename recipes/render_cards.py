@@ -2,7 +2,7 @@
 
     python -m recipes.render_cards [OUT ...]
 
-A data set's recipe in recipes/configs gets the card of one that was not run. The output directory of a finished build
+A data set's recipe in recipes/configs gets the card of one that was not run. The output folder of a finished build
 gives that data set's card, reports and figures instead.
 """
 

@@ -1,6 +1,6 @@
 """All windows of a scored corpus to look at: numbers in memory, texts left in their files until one is opened.
 
-Reads the output directory of a finished or still running build, or a published data set. Selecting is done by
+Reads the output folder of a finished or still running build, or a published dataset. Selecting is done by
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
@@ -161,24 +161,24 @@ class ScoredCorpus:
         words = words.strip().lower()
         if not words:
             return np.ones(len(self), dtype=bool)
-        found = np.char.find(np.char.lower(self._ids), words) >= 0
+        matching = np.char.find(np.char.lower(self._ids), words) >= 0
         for column in (DOC_ID, SOURCE):
             codes, texts = self.codes(column)
             holds = np.array([words in str(text).lower() for text in texts] + [False])
-            found |= holds[codes]
-        return found
+            matching |= holds[codes]
+        return matching
 
     def read_window(self, row: int) -> dict[str, Any]:
         """Reads one window with its text, and its token ids where they were kept.
 
         Raises:
-            ValueError: Its text is not there: a published data set holds that of kept windows only.
+            ValueError: Its text is not there: a published dataset holds that of kept windows only.
         """
         for path, at in self._text_places(row):
             window = _read_row(self._files, path, at, [ID, TEXT, INPUT_IDS, SOURCE, CATEGORY])
             if window.get(ID) == self.id_of(row) and window.get(TEXT) is not None:
                 return window
-        raise ValueError("The text of this window is not here: a published data set holds that of kept windows only.")
+        raise ValueError("The text of this window is not here: a published dataset holds that of kept windows only.")
 
     def _find_scores(self) -> tuple[list[str], bool]:
         folder = self._folder
@@ -204,7 +204,7 @@ class ScoredCorpus:
         elif self._files.exists(self._folder.shards.as_posix()):
             # the scores of a finished build stand in the order of its windows
             shards = ScoredShards.load(self._folder)
-            number, place = (int(found[0]) for found in shards.locate(np.array([at])))
+            number, place = (int(matching[0]) for matching in shards.locate(np.array([at])))
             yield (self._folder.windows / shards.names[number]).as_posix(), place
         yield path, at_in_file
         codes, names = self.codes(CATEGORY)

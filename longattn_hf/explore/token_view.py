@@ -165,13 +165,13 @@ class TokenView:
 
     def _top_far(self, rows: np.ndarray, count: int) -> dict[int, list[tuple[int, float]]]:
         """For each row, in ascending order, the `(position, attention)` of its strongest far tokens."""
-        found: dict[int, list[tuple[int, float]]] = {}
+        mentioned: dict[int, list[tuple[int, float]]] = {}
         for block_R, map_RT in self._rows(rows):
             distance_RT = torch.from_numpy(block_R)[:, None] - torch.arange(map_RT.shape[1])
             top = map_RT.masked_fill(distance_RT < self.min_distance, 0).topk(min(count, map_RT.shape[1]))
             for row, keys, weights in zip(block_R.tolist(), top.indices.tolist(), top.values.tolist(), strict=True):
-                found[row] = [(key, weight) for key, weight in zip(keys, weights, strict=True) if weight > 0]
-        return found
+                mentioned[row] = [(key, weight) for key, weight in zip(keys, weights, strict=True) if weight > 0]
+        return mentioned
 
     def _rows(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yields ascending rows of the map, block by block: their positions and, on the CPU, their mean over heads."""
@@ -185,7 +185,7 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
     """Looks at one window token by token; its attention map is streamed, never held.
 
     Args:
-        window: A row of a data set, as the scorer takes it, or a text.
+        window: A row of a dataset, as the scorer takes it, or a text.
         scorer: The settings of the scores.
         title: What to call it; by default the window's `source` or `id`.
 

@@ -1,4 +1,4 @@
-"""Renews this package's parts of a data set card that people may have edited, and nothing else of it."""
+"""Renews this package's parts of a dataset card that people may have edited, and nothing else of it."""
 
 import json
 import re
@@ -104,10 +104,10 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
 
 def _split(card: str, where: str) -> tuple[str, str, str]:
     """Cuts a card into its first fence, its front matter, and the rest from the second fence on."""
-    found = _FRONT_MATTER.match(card)
-    if found is None and card.startswith("---"):
+    markers = _FRONT_MATTER.match(card)
+    if markers is None and card.startswith("---"):
         raise ValueError(f"{where} starts with --- but its front matter does not end with ---: correct it by hand")
-    return (card[: found.start(1)], found[1], card[found.end(1) :]) if found else ("", "", card)
+    return (card[: markers.start(1)], markers[1], card[markers.end(1) :]) if markers else ("", "", card)
 
 
 def _marked(body: str, where: str) -> tuple[int, int] | None:

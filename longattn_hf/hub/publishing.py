@@ -1,4 +1,4 @@
-"""The only module that writes data sets to a Hub: a release goes up in one commit, and is read back."""
+"""The only module that writes datasets to a Hub: a release goes up in one commit, and is read back."""
 
 import logging
 from collections.abc import Sequence
@@ -38,9 +38,8 @@ class Publication:
     def __str__(self) -> str:
         state = f"published as commit {self.commit}" if self.commit else "not published (dry run)"
         lines = [f"{self.repo_id}, {self.revision}: {state}" + (f", tag {self.tag}" if self.tag else "")]
-        for it in self.configurations:
-            lines.append(f"  {it.name}: {it.num_rows} rows, {len(it.paths)} files, {it.num_bytes} bytes, {it.sha256}")
-            lines += [f"    {path}" for path in it.paths]
+        for configuration in self.configurations:
+            lines += [f"  {configuration}", *(f"    {path}" for path in configuration.paths)]
         return "\n".join(lines + [f"  {path}" for path in self.other_files] + ["", self.card])
 
 
@@ -58,7 +57,7 @@ def publish(
     attempts: int = 6,
     timeout: float = 300.0,
 ) -> Publication:
-    """Publishes a data set on the Hub in ONE commit: readers see all of it or what was there before.
+    """Publishes a dataset on the Hub in ONE commit: readers see all of it or what was there before.
 
     Shards are uploaded ahead of the commit, and those that are stored are not sent again: a publish that was stopped
     goes on when it is repeated, and one that changes nothing makes no commit. A concurrent push, a rate limit, a lost
@@ -66,7 +65,7 @@ def publish(
     wrote (see `merge_cards`), and other configurations stay. In the end row counts and content hashes are read back.
 
     Args:
-        source: The output directory of a build, or a dataset (one configuration a `category`, where it has them).
+        source: The output folder of a build, or a dataset (one configuration a `category`, where it has them).
         repo_id: The repository, "owner/name"; it is created where it does not exist.
         token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`.
         revision: The branch, created from `main` where it does not exist, or "refs/pr/N"; default: main.
@@ -93,7 +92,7 @@ def publish(
     if create_pr and (tag or revision not in (None, "main")):
         raise ValueError("create_pr opens a pull request against main: publish without `tag` and `revision`")
     if not isinstance(source, str | Path | Dataset | DatasetDict):
-        raise ValueError(f"source is a {type(source).__name__}: give an output directory, a Dataset or a DatasetDict")
+        raise ValueError(f"source is a {type(source).__name__}: give an output folder, a Dataset or a DatasetDict")
     token = None if dry_run else usable_token(token)
     with TemporaryDirectory(prefix="longattn_hf-") as staging:
         if isinstance(source, Dataset | DatasetDict):
@@ -115,7 +114,7 @@ def publish(
             )
             with bounded_timeouts(timeout):
                 commit, pull_request = branch.publish(attempts)
-    described = {path for it in release.configurations for path in it.paths}
+    described = {path for configuration in release.configurations for path in configuration.paths}
     return Publication(
         repo_id=repo_id,
         revision=revision or "main",
@@ -242,15 +241,16 @@ class _Branch:
         there = self._tree(commit)
         wrong = [path for path, file in self.release.files.items() if not _same(there.get(path), file)]
         filesystem = HfFileSystem(token=self.api.token, skip_instance_cache=True)
-        for it in self.release.configurations:
-            seen = [path for path in sorted(there) if matches(path, self.release.patterns[it.name])]
+        for configuration in self.release.configurations:
+            seen = [path for path in sorted(there) if matches(path, self.release.patterns[configuration.name])]
             digest = digest_of({path: lfs.sha256 for path in seen if (lfs := there[path].lfs)})
             rows = 0
             for path in seen:
                 with filesystem.open(f"datasets/{self.repo_id}@{commit}/{path}", block_size=2**16) as file:
                     rows += pq.read_metadata(file).num_rows
-            if (rows, digest) != (it.num_rows, it.sha256):
-                wrong.append(f"{it.name} ({rows} rows, {digest}; sent were {it.num_rows} rows, {it.sha256})")
+            sent = configuration.num_rows, configuration.sha256
+            if (rows, digest) != sent:
+                wrong.append(f"{configuration.name} ({rows} rows, {digest}; sent were {sent[0]} rows, {sent[1]})")
         if wrong:
             raise RuntimeError(f"{self.repo_id} at commit {commit} differs from what was sent: {', '.join(wrong)}")
 
@@ -260,10 +260,10 @@ class _Branch:
 
     def _open_pull_requests(self) -> Sequence[int]:
         """Those with our title: an attempt whose answer was lost may have opened one."""
-        found = self.api.get_repo_discussions(
+        pulls = self.api.get_repo_discussions(
             self.repo_id, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         )
-        return [pull.num for pull in found if pull.title == self.message]
+        return [pull.num for pull in pulls if pull.title == self.message]
 
 
 def _same(remote: RepoFile | None, file: ReleaseFile) -> bool:

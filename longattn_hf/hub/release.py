@@ -1,4 +1,4 @@
-"""What a release consists of: the files of an output directory, checked against the card that describes them."""
+"""What a release consists of: the files of an output folder, checked against the card that describes them."""
 
 from dataclasses import dataclass
 from hashlib import sha1, sha256
@@ -33,6 +33,9 @@ class Configuration:
     num_bytes: int
     sha256: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.num_rows} rows, {len(self.paths)} files, {self.num_bytes} bytes, {self.sha256}"
+
 
 @dataclass(frozen=True)
 class ReleaseFile:
@@ -57,16 +60,18 @@ class Release:
 
     def __init__(self, folder: Path, repo_id: str) -> None:
         if not (folder / CARD).is_file():
-            raise ValueError(f"{folder} holds no {CARD}: give the output directory of a finished build")
-        found = [path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)) if path.is_file()]
-        found = [path for path in found if not path.name.startswith(".")]
+            raise ValueError(f"{folder} holds no {CARD}: give the output folder of a finished build")
+        paths = [path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)) if path.is_file()]
+        paths = [path for path in paths if not path.name.startswith(".")]
         self.card = (folder / CARD).read_bytes().decode()
         merge_cards(None, self.card)
         self.card = name_repository(self.card, repo_id)
-        self.files = {path.relative_to(folder).as_posix(): _read(path) for path in found if path.name != CARD}
-        self.patterns = {name: file_patterns(it) for name, it in read_configurations(self.card).items()}
+        self.files = {path.relative_to(folder).as_posix(): _read(path) for path in paths if path.name != CARD}
+        self.patterns = {
+            name: file_patterns(configuration) for name, configuration in read_configurations(self.card).items()
+        }
         self.configurations = tuple(self._describe(name) for name in self.patterns)
-        described = {path for it in self.configurations for path in it.paths}
+        described = {path for configuration in self.configurations for path in configuration.paths}
         if lost := [path for path in self.files if path.endswith(".parquet") and path not in described]:
             raise ValueError(f"no configuration of the card's front matter holds {', '.join(lost)}")
 
@@ -88,7 +93,7 @@ class Release:
     @property
     def summary(self) -> str:
         """How much it is, in words."""
-        rows = sum(it.num_rows for it in self.configurations)
+        rows = sum(configuration.num_rows for configuration in self.configurations)
         return f"{rows} rows in {len(self.configurations)} configurations"
 
     def check_free_of(self, *secrets: str) -> None:
@@ -101,7 +106,7 @@ class Release:
         for path, text in (texts | {CARD: self.card}).items():
             if any(secret in text for secret in secrets):
                 raise ValueError(
-                    f"{path} quotes the token or the output directory's local path: it must not be published"
+                    f"{path} quotes the token or the output folder's local path: it must not be published"
                 )
 
 

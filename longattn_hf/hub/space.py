@@ -1,4 +1,4 @@
-"""Puts the explorer up as a Space beside a published data set."""
+"""Puts the explorer up as a Space beside a published dataset."""
 
 import shutil
 from importlib.metadata import requires
@@ -30,7 +30,7 @@ _CARD = """
 # Explorer of {dataset}
 
 Scores of long documents, made by `longattn_hf` (LongAttn, [arXiv:2502.16860](https://arxiv.org/abs/2502.16860)): move
-the cut, change the weights, open windows, and save the recipe. The data set:
+the cut, change the weights, open windows, and save the recipe. The dataset:
 [{dataset}](https://huggingface.co/datasets/{dataset}). Nothing is written, and nothing leaves this Space.
 """
 
@@ -38,15 +38,15 @@ the cut, change the weights, open windows, and save the recipe. The data set:
 def publish_space(
     repo_id: str, dataset_repo_id: str, *, token: str | None = None, private: bool | None = None, attempts: int = 6
 ) -> str:
-    """Publishes the explorer of a data set as a Space, in one commit; none where it is there already.
+    """Publishes the explorer of a dataset as a Space, in one commit; none where it is there already.
 
     The Space holds a copy of this package, so it shows what this version shows.
 
     Args:
         repo_id: The Space, "owner/name"; it is created where it does not exist.
-        dataset_repo_id: The data set, "owner/name", with its scores, as `publish` puts it up.
+        dataset_repo_id: The dataset, "owner/name", with its scores, as `publish` puts it up.
         token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`. The Space does not get it:
-            for a private data set give the Space a secret HF_TOKEN on its page.
+            for a private dataset give the Space a secret HF_TOKEN on its page.
         private: Whether a Space that is created is private.
         attempts: How often to try what may pass.
 
@@ -87,6 +87,12 @@ def _write_space(folder: Path, repo_id: str, dataset: str) -> None:
 
 def _requirements() -> list[str]:
     """Returns what the package needs at run time, and the explorer; Gradio itself comes with the Space."""
-    found = [Requirement(line) for line in requires("longattn_hf") or ()]
-    wanted = [it for it in found if it.marker is None or it.marker.evaluate({"extra": "explore"})]
-    return sorted(f"{it.name}{it.specifier}" for it in wanted if it.name != "gradio")
+    requirements = [Requirement(line) for line in requires("longattn_hf") or ()]
+    needed = [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "explore"})
+    ]
+    return sorted(
+        f"{requirement.name}{requirement.specifier}" for requirement in needed if requirement.name != "gradio"
+    )

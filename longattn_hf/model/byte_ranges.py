@@ -35,7 +35,7 @@ _THREADS = 4
 _ATTEMPTS = 3
 # safetensors' own limit
 _LARGEST_HEADER = 100_000_000
-#: What to read of a tensor: the first so many of so many rows; None for all of it.
+#: What to read of a tensor: the first N of M rows, as (N, M); None for all of it.
 Rows = tuple[int, int] | None
 # beside what was read: which file holds which tensor, so that names can be picked from offline
 _FILES = "files.json"
@@ -94,7 +94,7 @@ class _Remote:
 def fetch_tensors(
     repo_id: str,
     commit: str,
-    wanted: Callable[[Collection[str]], Mapping[str, Rows]],
+    pick: Callable[[Collection[str]], Mapping[str, Rows]],
     *,
     token: str | bool | None = None,
 ) -> Path:
@@ -106,7 +106,7 @@ def fetch_tensors(
     Args:
         repo_id: The model's repository.
         commit: Its full commit hash.
-        wanted: Picks from all the tensors' names those to read, with the rows of each. The rows that are left out are
+        pick: Picks from all the tensors' names those to read, with the rows of each. The rows that are left out are
             not fetched, and the local file's tensor has none of them.
         token: As for `huggingface_hub`.
 
@@ -117,16 +117,16 @@ def fetch_tensors(
     folder = cached_assets_path("longattn_hf", namespace=repo_id, subfolder=commit)
     remote = _Remote(repo_id, commit, token)
     try:
-        if path := _find(folder, wanted):
+        if path := _find(folder, pick):
             return path
         with WeakFileLock(folder / ".lock"):
             # another process may have fetched them while this one waited
-            if path := _find(folder, wanted):
+            if path := _find(folder, pick):
                 return path
             file_of = _list_tensors(remote)
             with _replacing(folder / _FILES) as file:
                 file.write(json.dumps(file_of).encode())
-            picked = wanted(file_of)
+            picked = pick(file_of)
             _download(remote, {name: file_of[name] for name in picked}, picked, folder / _kept_as(picked))
             return folder / _kept_as(picked)
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
@@ -144,10 +144,10 @@ def fetch_tensors(
         ) from error
 
 
-def _find(folder: Path, wanted: Callable[[Collection[str]], Mapping[str, Rows]]) -> Path | None:
+def _find(folder: Path, pick: Callable[[Collection[str]], Mapping[str, Rows]]) -> Path | None:
     if not (folder / _FILES).exists():
         return None
-    path = folder / _kept_as(wanted(json.loads((folder / _FILES).read_text())))
+    path = folder / _kept_as(pick(json.loads((folder / _FILES).read_text())))
     return path if path.exists() else None
 
 
@@ -193,8 +193,8 @@ def _download(remote: _Remote, file_of: Mapping[str, str], picked: Mapping[str, 
     spans: list[_Span] = []
     for file in sorted(set(file_of.values())):
         header, data_start = remote.header(file)
-        mine = sorted((name for name in header if file_of.get(name) == file), key=lambda n: header[n]["data_offsets"])
-        for name in mine:
+        names = sorted((name for name in header if file_of.get(name) == file), key=lambda n: header[n]["data_offsets"])
+        for name in names:
             shape, (start, stop) = header[name]["shape"], header[name]["data_offsets"]
             if rows := picked[name]:
                 refuse_other_rows(name, shape, rows)

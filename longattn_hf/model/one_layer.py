@@ -39,7 +39,7 @@ def build_one_layer(
     Returns:
         The model, and what its first queries and keys depend on: the names of parameters and stored buffers, each with
         the rows that count: of the matrix of a fused projection whose queries and keys come before its values, as
-        Phi-3's, the first so many of so many; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
+        Phi-3's, the first N of M rows; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
 
     Raises:
         ValueError: The model's first layer is not causal softmax attention called by transformers' interface.
@@ -115,7 +115,7 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
 
 
 def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:
-    found: dict[str, Rows] = {}
+    leaves: dict[str, Rows] = {}
     seen = set()
     stack = [call.q.grad_fn, call.k.grad_fn]
     while stack:
@@ -124,18 +124,18 @@ def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Row
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found[name_of[id(node.variable)]] = None
+            leaves[name_of[id(node.variable)]] = None
         elif (product := _product_cut_by(node)) is not None:
             # what is cut off a product's end stands in the last rows of its matrix
             *others, (transposed, _) = product.next_functions
             matrix = transposed.next_functions[0][0].variable
             stop = min(node._saved_end, matrix.shape[0])
-            used = found.get(name_of[id(matrix)], (0, matrix.shape[0]))
-            found[name_of[id(matrix)]] = used and (max(used[0], stop), matrix.shape[0])
+            used = leaves.get(name_of[id(matrix)], (0, matrix.shape[0]))
+            leaves[name_of[id(matrix)]] = used and (max(used[0], stop), matrix.shape[0])
             stack += [earlier for earlier, _ in others]
         else:
             stack += [earlier for earlier, _ in node.next_functions]
-    return {name: None if rows and rows[0] == rows[1] else rows for name, rows in found.items()}
+    return {name: None if rows and rows[0] == rows[1] else rows for name, rows in leaves.items()}
 
 
 def _product_cut_by(node: Node) -> Node | None:

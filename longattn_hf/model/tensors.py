@@ -46,7 +46,7 @@ def read_safetensors(location: Location, pick: Callable[[Collection[str]], Mappi
 
     Args:
         location: The model.
-        pick: Picks from all the tensors' names those to read, with the rows of each: the first so many of so many;
+        pick: Picks from all the tensors' names those to read, with the rows of each: the first N of M;
             None for all.
 
     Raises:

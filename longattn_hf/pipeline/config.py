@@ -33,11 +33,11 @@ class SourceConfig:
     Attributes:
         category: The category of its documents.
         path: A Hub id, a local folder, a format (`parquet`, `json`, `text`) with `data_files`, or `demo`.
-        name: The data set's configuration.
+        name: The dataset's configuration.
         split: The split to read.
         data_files: Files or patterns.
-        data_dir: A folder of the data set.
-        revision: The data set's branch, tag or commit; a branch is pinned to its commit when the build starts.
+        data_dir: A folder of the dataset.
+        revision: The dataset's branch, tag or commit; a branch is pinned to its commit when the build starts.
         text_column: The column that holds the documents.
         columns: The columns to keep beside it; all if None.
         json_lines: Read `data_files` (of the Hub id `path`, or anywhere if it is `json`) line by line and take only
@@ -66,10 +66,10 @@ class SourceConfig:
 class BuildConfig:
     """All settings of a build.
 
-    Those from `alpha` on may change on a scored corpus; the others are fixed once an output directory holds shards.
+    Those from `alpha` on may change on a scored corpus; the others are fixed once an output folder holds shards.
 
     Attributes:
-        name: The data set's name, for its card.
+        name: The dataset's name, for its card.
         model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for a file an installed package brings.
         sources: Where the documents come from; see `SourceConfig`.
         revision: The model's branch, tag or commit on the Hub.
@@ -95,12 +95,12 @@ class BuildConfig:
         statistics: A `statistics.json` of another build, to score on its scale.
         pretty_name: The card's title.
         description: The card's first paragraph.
-        data_version: The data set's version.
+        data_version: The dataset's version.
         language: Language codes for the card.
         output_dir: Where everything goes; `out/NAME` if None.
-        overwrite: Discard what another configuration left in the output directory.
+        overwrite: Discard what another configuration left in the output folder.
         batch_tokens: Tokens scored together.
-        push_to_hub: Publish the finished build in this data set repository, `owner/name`.
+        push_to_hub: Publish the finished build in this dataset repository, `owner/name`.
         hub_revision: The branch to publish on; main if None.
         create_pr: Open a pull request there instead.
         private: Whether a repository that is made is private.
@@ -178,7 +178,7 @@ class BuildConfig:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The settings that the finished data set depends on."""
+        """The settings that the finished dataset depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _THIS_RUN}
 
     @property
@@ -188,7 +188,7 @@ class BuildConfig:
 
     @property
     def folder(self) -> Path:
-        """The output directory."""
+        """The output folder."""
         return Path(self.output_dir or f"out/{self.name}")
 
     @property

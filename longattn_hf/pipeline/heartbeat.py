@@ -106,13 +106,13 @@ def read_heartbeats(folder: Path) -> list[Heartbeat]:
     Args:
         folder: Where `Progress` writes.
     """
-    found = []
+    heartbeats = []
     for path in folder.glob("*.json"):
         # a file may be replaced at this moment
         with contextlib.suppress(OSError, json.JSONDecodeError):
-            found.append(Heartbeat(**json.loads(path.read_text())))
-    if not found:
+            heartbeats.append(Heartbeat(**json.loads(path.read_text())))
+    if not heartbeats:
         return []
-    latest = max(found, key=lambda one: one.beat)
+    latest = max(heartbeats, key=lambda one: one.beat)
     # an earlier run may have had more processes
-    return sorted((one for one in found if one.process < latest.processes), key=lambda one: one.process)
+    return sorted((one for one in heartbeats if one.process < latest.processes), key=lambda one: one.process)

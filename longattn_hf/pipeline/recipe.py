@@ -89,7 +89,7 @@ def shareable_recipe(config: BuildConfig) -> dict[str, Any]:
     named = [config.model]
     for source in config.sources:
         files = [source.data_files] if isinstance(source.data_files, str) else [*(source.data_files or ())]
-        # a format reads files of anywhere, a data set those of its own
+        # a format reads files of anywhere, a dataset those of its own
         if "/" not in source.path:
             named += [str(file) for file in (*files, source.data_dir) if file and "://" not in str(file)]
         if source.path != DEMO:

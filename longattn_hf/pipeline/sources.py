@@ -54,7 +54,7 @@ class _ReadFields:
 
 
 def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceConfig]:
-    """Puts a commit in place of the revision of each data set on the Hub.
+    """Puts a commit in place of the revision of each dataset on the Hub.
 
     The commits are those that the revisions named when `record` was written: a build that was interrupted goes on with
     the documents it began with, whatever has been pushed since. Of several processes, one calls this first.
@@ -64,7 +64,7 @@ def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceCon
         record: A JSON file that keeps the commits; it is written if it is not there.
 
     Raises:
-        ValueError: There is no such data set or revision, no access to it, or its files are named by address.
+        ValueError: There is no such dataset or revision, no access to it, or its files are named by address.
         ConnectionError: The Hub cannot be reached.
     """
     before = read_pins(record)
@@ -74,7 +74,7 @@ def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceCon
         if "hf://" in files:
             raise ValueError(
                 f"data_files={files} names files on the Hub by address, which cannot be pinned to a commit: give the "
-                "data set's id as `path`, its branch as `revision` and the files inside it as `data_files`."
+                "dataset's id as `path`, its branch as `revision` and the files inside it as `data_files`."
             )
         if _is_on_the_hub(source) and _name_of(source) not in kept:
             kept[_name_of(source)] = _commit_of(source)
@@ -100,7 +100,7 @@ def _commit_of(source: SourceConfig) -> str:
     api = HfApi()
 
     def resolve() -> str:
-        # a gated data set tells its commit to everybody, and its files to few
+        # a gated dataset tells its commit to everybody, and its files to few
         api.auth_check(source.path, repo_type="dataset")
         return str(api.dataset_info(source.path, revision=source.revision).sha)
 
@@ -111,14 +111,14 @@ def _commit_of(source: SourceConfig) -> str:
 def open_source(config: SourceConfig) -> Source:
     """Opens documents that `datasets` can load, without downloading them whole.
 
-    Local files are known by path and time, a data set on the Hub by its commit: that of `revision` now, unless it is
+    Local files are known by path and time, a dataset on the Hub by its commit: that of `revision` now, unless it is
     one already (see `pin_sources`).
 
     Args:
         config: The source.
 
     Raises:
-        ValueError: There is no such data set, split or column, no access to it, or the column is not text.
+        ValueError: There is no such dataset, split or column, no access to it, or the column is not text.
         ConnectionError: The Hub cannot be reached.
     """
     if _is_on_the_hub(config) and not re.fullmatch("[0-9a-f]{40}", config.revision or ""):
@@ -151,7 +151,7 @@ def _files_of(config: SourceConfig) -> list[str] | None:
 
 
 def _addresses(config: SourceConfig) -> list[str]:
-    """Where the files of a source of JSON lines are: in a data set at a commit, in a folder, or as they are given."""
+    """Where the files of a source of JSON lines are: in a dataset at a commit, in a folder, or as they are given."""
     files = _files_of(config)
     if not files:
         raise ValueError(f"The source {config.path!r} has json_lines and no data_files: name its files.")

@@ -72,9 +72,9 @@ def window_sources(
         }
     )
     parts = _parts(sources)
-    mine = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
-    progress = _progress(folder, process, "windows", len(mine), "source parts")
-    for unit in mine:
+    units = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
+    progress = _progress(folder, process, "windows", len(units), "source parts")
+    for unit in units:
         number, part = parts[unit]
         source = sources[number]
         readers = -(-(process.count - unit) // len(parts)) if process.count > len(parts) else 1

@@ -106,7 +106,7 @@ def _licenses_in(expression: str | None) -> list[str]:
 
 
 def _source_datasets(sources: Iterable[str]) -> list[str]:
-    """The sources that are data sets of the Hub, after `original` if there are others."""
+    """The sources that are datasets of the Hub, after `original` if there are others."""
     unique = dict.fromkeys(sources)
     on_the_hub = [source for source in unique if re.fullmatch(r"[\w.-]+/[\w.-]+", source)]
     return ["original"] * (len(on_the_hub) < len(unique)) + on_the_hub

@@ -239,8 +239,8 @@ class Report:
             if first["type"] == "value_error":
                 raise ValueError(str(first["ctx"]["error"])) from error
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
-            told = "lacks {0}" if first["type"] == "missing" else "says {0} is {1!r}"
-            raise ValueError(f"The report {told.format(path, first['input'])}, {_BUILD_AGAIN}") from error
+            complaint = "lacks {0}" if first["type"] == "missing" else "says {0} is {1!r}"
+            raise ValueError(f"The report {complaint.format(path, first['input'])}, {_BUILD_AGAIN}") from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Report":

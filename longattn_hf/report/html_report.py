@@ -91,16 +91,16 @@ def _markdown() -> MarkdownIt:
 
 def _describe(scores: pa.Table, name: str, facts: CategoryFacts) -> dict[str, Any]:
     """Counts one category's windows for the plots."""
-    mine = scores.filter(pa.compute.equal(scores[CATEGORY], name))
-    mine = mine.filter(mine[LONG_DISTANCE_SCORE].is_valid())
-    described = {"name": visible(name), "cut": facts.cut, "windows": len(mine)}
-    if not len(mine):
+    rows = scores.filter(pa.compute.equal(scores[CATEGORY], name))
+    rows = rows.filter(rows[LONG_DISTANCE_SCORE].is_valid())
+    described = {"name": visible(name), "cut": facts.cut, "windows": len(rows)}
+    if not len(rows):
         return described
-    values = {column: mine[column].to_numpy() for column in _PLOTTED}
-    kept = mine[KEPT].to_numpy(zero_copy_only=False).astype(bool)
+    values = {column: rows[column].to_numpy() for column in _PLOTTED}
+    kept = rows[KEPT].to_numpy(zero_copy_only=False).astype(bool)
     edges = {column: bin_edges(values[column]) for column in _PLOTTED}
     edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], through=facts.cut)
-    tokens = np.histogram(values[LONG_DISTANCE_SCORE], edges[LONG_DISTANCE_SCORE], weights=mine["num_tokens"])[0]
+    tokens = np.histogram(values[LONG_DISTANCE_SCORE], edges[LONG_DISTANCE_SCORE], weights=rows["num_tokens"])[0]
     return described | {
         "histograms": {column: split_histogram(values[column], kept, edges[column]) for column in _PLOTTED},
         "tokens": [int(count) for count in tokens],

@@ -225,11 +225,11 @@ def select_windows(
     Raises:
         ValueError: Not exactly one limit is given, one is out of range or lacks a category, or a column is missing.
     """
-    wanted = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens", LONG_DISTANCE_SCORE, by)
+    columns = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens", LONG_DISTANCE_SCORE, by)
     selection = Selection(
         threshold=threshold, fraction=fraction, token_budget=token_budget, refuse_overlap=refuse_overlap
     )
-    return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *wanted), selection, by)))
+    return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *columns), selection, by)))
 
 
 def _small_table(dataset: Dataset, *names: str | None) -> pa.Table:

@@ -87,8 +87,8 @@ class ScoreStatistics:
         """Returns the statistics of both corpora together."""
         merged = {group: dict(moments) for group, moments in self.by_category.items()}
         for group, moments in other.by_category.items():
-            mine = merged.get(group)
-            merged[group] = {n: mine[n].merge(m) if mine else m for n, m in moments.items()}
+            known = merged.get(group)
+            merged[group] = {n: known[n].merge(m) if known else m for n, m in moments.items()}
         return ScoreStatistics(merged)
 
     def save(self, path: str | Path) -> None:

@@ -34,7 +34,7 @@ def rows(category, count, *, start=0):
 
 
 def write_release(folder, counts, *, shards=1, start=0, body="Scores and figures.", extra=None):
-    """An output directory as a build leaves it, with one configuration a category and one of all scores."""
+    """An output folder as a build leaves it, with one configuration a category and one of all scores."""
     parts = {f"data/{name}": rows(name, count, start=start) for name, count in counts.items()}
     parts["scores"] = rows("any", sum(counts.values()), start=start).remove_columns("text")
     configs, infos = [], []
@@ -516,7 +516,7 @@ def test_an_unfinished_or_inconsistent_directory_is_refused(hub, release):
 def test_wrong_arguments_say_what_to_give(hub, release):
     with pytest.raises(ValueError, match="give 'owner/LongABC'"):
         publish(release, "LongABC")
-    with pytest.raises(ValueError, match="give an output directory, a Dataset"):
+    with pytest.raises(ValueError, match="give an output folder, a Dataset"):
         publish({"train": 1}, REPO)
     with pytest.raises(ValueError, match="without `tag`"):
         publish(release, REPO, create_pr=True, tag="v1")

@@ -71,7 +71,7 @@ def run(recipe, output, **overrides):
 
 
 def results(output):
-    """Every byte of the finished data set; the private working folder is not part of it."""
+    """Every byte of the finished dataset; the private working folder is not part of it."""
     files = sorted(path for path in Path(output).rglob("*") if path.is_file())
     return {
         path.relative_to(output).as_posix(): path.read_bytes()

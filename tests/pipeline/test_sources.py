@@ -1,4 +1,4 @@
-"""Documents of a data set on the Hub, streamed through windowing: pinned to a commit, interrupted and gone on with."""
+"""Documents of a dataset on the Hub, streamed through windowing: pinned to a commit, interrupted and gone on with."""
 
 import dataclasses
 import gzip
@@ -133,7 +133,7 @@ def test_files_that_were_finished_are_not_read_again(hub, kind, transform, tmp_p
     HfFileSystem.clear_instance_cache()
     assert window(config, transform, tmp_path) == names
     assert pq.read_table(victim).equals(pq.read_table(io.BytesIO(whole))), "it went on in the middle of the last file"
-    # the features of Parquet stand in the first file, and opening a data set reads them
+    # the features of Parquet stand in the first file, and opening a dataset reads them
     assert set(opened(hub)) <= {re.sub(".*/", "", path) for path in list(files(kind))[:: SHARDS - 1]}
 
 
@@ -184,7 +184,7 @@ def test_a_hub_that_stumbles_is_asked_again_and_one_that_stays_down_ends_it(hub,
 
 def test_files_on_the_hub_by_address_are_refused_as_they_cannot_be_pinned(tmp_path):
     config = SourceConfig(category="book", path="json", data_files=[f"hf://datasets/{REPO}/a.jsonl"])
-    with pytest.raises(ValueError, match="cannot be pinned to a commit: give the data set's id as `path`"):
+    with pytest.raises(ValueError, match="cannot be pinned to a commit: give the dataset's id as `path`"):
         pin_sources([config], tmp_path / "sources.json")
 
 

@@ -60,7 +60,7 @@ _REPORT = {
     "name": "longabc-demo",
     "pretty_name": "LongABC demo",
     "version": "1.0.0",
-    "description": "A small data set that shows the whole way.",
+    "description": "A small dataset that shows the whole way.",
     "command": "accelerate launch recipes/build_longabc.py",
     "convention": "paper",
     "settings": {
