@@ -28,7 +28,7 @@ from longattn_hf.report.facts import ConfigurationFacts
 
 # a Parquet file of text takes half of it or less: this stays below the 500 MB that the Hub's tools like
 _CHARACTERS_PER_FILE = 300_000_000
-_SCORES_PER_FILE = 1_000_000
+_SCORES_PER_FILE = 250_000
 _GO_ON = "Make room, or make the folder writable, and the same command goes on from the scores"
 # where a kept window's text stands: the number of its shard, and its row there
 _SHARD, _ROW = "shard", "row"
@@ -87,7 +87,8 @@ def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: Score
     folder = shards.folder
     for file in files:
         if file.config == SCORES:
-            table = scores.take(file.rows)
+            # its rows follow one another: nothing is copied
+            table = scores.slice(file.rows[0] if len(file.rows) else 0, len(file.rows))
             table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
             write_parquet(Dataset(table), folder.staging / file.path, hint=_GO_ON)
     kept = [file for file in files if file.config != SCORES]

@@ -20,6 +20,7 @@ _METADATA_KEY = b"longattn_hf"
 _GO_ON = "Finished shards are kept: make room, or make the folder writable, and the same command goes on from there"
 #: Rows that are read and scored together, and an eighth of a row group.
 ROWS_AT_ONCE = 32
+_SHARDS_A_BLOCK = 256
 
 
 def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[str, Any] | None = None) -> None:
@@ -134,14 +135,22 @@ class ScoredShards:
             ValueError: A shard of scores is of other windows.
             OSError: One is missing or damaged.
         """
-        tables = []
-        for shard, name in enumerate(self.names):
-            table = read_shard(self.folder.scores / name)
-            facts = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-            if facts.get("fingerprint") != self.score_fingerprint(shard, scorer):
-                raise ValueError(f"The scores {name} are of other windows: run the same command again to make them.")
-            tables.append(table.replace_schema_metadata(None))
-        return pa.concat_tables(tables, promote_options="default")
+        # thousands of small tables would take several times the memory and time of a few large ones
+        blocks: list[pa.Table] = []
+        for start in range(0, len(self.names), _SHARDS_A_BLOCK):
+            shards = range(start, min(start + _SHARDS_A_BLOCK, len(self.names)))
+            tables = [self._read_scores(shard, scorer) for shard in shards]
+            blocks.append(pa.concat_tables(tables, promote_options="default").combine_chunks())
+        return pa.concat_tables(blocks, promote_options="default")
+
+    def _read_scores(self, shard: int, scorer: str) -> pa.Table:
+        table = read_shard(self.folder.scores / self.names[shard])
+        facts = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+        if facts.get("fingerprint") != self.score_fingerprint(shard, scorer):
+            raise ValueError(
+                f"The scores {self.names[shard]} are of other windows: run the same command again to make them."
+            )
+        return table.replace_schema_metadata(None)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns, for rows of the corpus, the number of each one's shard and its row in it; int64 both."""

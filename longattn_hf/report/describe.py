@@ -64,6 +64,8 @@ class DocumentCounts:
 def describe_categories(scores: pa.Table, counts: Mapping[str, DocumentCounts]) -> dict[str, CategoryFacts]:
     """Returns, by category, the table of a report: documents, windows, what was kept, and the scores' ranges."""
     windows = count_windows(scores, scores[KEPT], [CATEGORY])
+    # a filter copies what it lets through
+    scores = scores.select([n for n in (CATEGORY, KEPT, SKIP_REASON, *SCORES) if n in scores.column_names])
     facts = {}
     for category, counted in counts.items():
         rows = scores.filter(pc.equal(scores[CATEGORY], category))

@@ -91,7 +91,7 @@ def _markdown() -> MarkdownIt:
 
 def _describe(scores: pa.Table, name: str, facts: CategoryFacts) -> dict[str, Any]:
     """Counts one category's windows for the plots."""
-    rows = scores.filter(pa.compute.equal(scores[CATEGORY], name))
+    rows = scores.select([*_PLOTTED, KEPT, "num_tokens"]).filter(pa.compute.equal(scores[CATEGORY], name))
     rows = rows.filter(rows[LONG_DISTANCE_SCORE].is_valid())
     described = {"name": visible(name), "cut": facts.cut, "windows": len(rows)}
     if not len(rows):
