@@ -19,7 +19,7 @@ from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
-from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.selection.summary import bin_edges
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -39,7 +39,7 @@ class WatchSettings:
         once: Look once.
     """
 
-    folder: Path
+    folder: LocalPath
     every: float = 5.0
     once: bool = False
 

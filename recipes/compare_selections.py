@@ -13,10 +13,10 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -24,23 +24,24 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
-from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.folder import claim
+from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
 from longattn_hf.pipeline.sources import open_source
-from longattn_hf.report.facts import software_versions
+from longattn_hf.report.describe import software_versions
 from longattn_hf.selection.cut import select_windows
 from longattn_hf.windows import WindowDocuments
 from recipes.evaluate_model import EvaluateConfig, evaluate_model
-from recipes.intervals import Mean, mean_over_runs
+from recipes.intervals import Estimate, mean_over_runs
 from recipes.scores import SCORES, Model
-from recipes.settings import read_settings
-from recipes.train_longattn import TrainConfig, TrainSource, claim, train
+from recipes.train_longattn import SETTINGS, TrainConfig, TrainSource, train
 
 # of the scores that add several columns, the one to select by
 _SELECT_BY = {"longattn": LONG_DISTANCE_SCORE, "gzip": "gzip_middle"}
 _UNTRAINED, _RANDOM = "untrained", "random"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class CompareConfig:
     """All settings of a comparison.
 
@@ -50,7 +51,7 @@ class CompareConfig:
         output_dir: Receives everything.
         token_budget: Tokens of each category that each score keeps.
         scorer: The model that scores; `model` if None.
-        scores: Names of `selection_scores.SCORES`; `random` is among them.
+        scores: Names of `scores.SCORES`; `random` is among them.
         window_tokens: The windows' length, for scoring, training and the losses.
         held_out: The share of the documents that is kept for the evaluation.
         long_share: The share of the training tokens that the selections make up; the rest is `short`.
@@ -62,33 +63,32 @@ class CompareConfig:
     """
 
     model: str
-    documents: list | tuple
+    documents: Annotated[Several[SourceConfig], each(SourceConfig, "a source of documents")]
     output_dir: str
     token_budget: int
     scorer: str | None = None
-    scores: list | tuple = tuple(SCORES)
+    scores: Several[str] = tuple(SCORES)
     window_tokens: int = 32768
     held_out: float = 0.2
     long_share: float = 0.9
-    short: list | tuple = ()
-    seeds: list | tuple = (0, 1, 2)
-    train: dict = field(default_factory=dict)
-    evaluate: dict = field(default_factory=dict)
+    short: Annotated[Several[TrainSource], each(TrainSource, "a source of short")] = ()
+    seeds: Several[int] = (0, 1, 2)
+    train: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
     def __post_init__(self) -> None:
-        check_types(self, "the configuration")
-        for name, kind in (("documents", SourceConfig), ("short", TrainSource)):
-            for source in getattr(self, name):
-                if isinstance(source, dict):
-                    check_names(source, kind, f"a source of {name}")
-            made = tuple(kind(**s) if isinstance(s, dict) else s for s in getattr(self, name))
-            object.__setattr__(self, name, made)
         unknown = set(self.scores) - set(SCORES)
         if unknown or _RANDOM not in self.scores:
             raise ValueError(
                 f"scores={list(self.scores)} must hold 'random', to compare with, and others of {', '.join(SCORES)}."
             )
+        if not self.documents or not self.seeds:
+            raise ValueError("Give at least one source of documents and one seed.")
+        # what is wrong in `train` and `evaluate` shows now, not after hours of scoring
+        categories = list(dict.fromkeys(source.category for source in self.documents))
+        training(self, Path(), Path(), self.seeds[0], categories)
+        evaluation(self, Path(), self.model, Path(), categories)
 
     @property
     def scoring_model(self) -> str:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compares from the command line."""
     disable_progress_bars()
     try:
-        print(compare(read_settings(CompareConfig, arguments)))
+        print(compare(read_command_line(CompareConfig, arguments, description=__doc__)))
     except (ValueError, OSError) as error:
         sys.exit(f"compare_selections: {error}")
 
@@ -115,7 +115,7 @@ def compare(config: CompareConfig) -> str:
         ValueError: A setting or a source is not as it should be, or a category has too few windows for the budget.
     """
     folder = Path(config.output_dir)
-    claim(folder, config)
+    claim(folder / SETTINGS, {name: v for name, v in asdict(config).items() if name != "output_dir"}, folder=folder)
     categories = once(folder / "documents", lambda path: split_documents(config, path))
     once(folder / "selections", lambda path: select_all(config, folder / "documents", path))
     measured: dict[str, list[dict[str, float]]] = {}
@@ -147,14 +147,14 @@ def split_documents(config: CompareConfig, folder: Path) -> None:
     """Writes each category's documents, those held out apart from those to select from; equal ones count once."""
     texts: dict[str, dict[str, str]] = {}
     for source in map(open_source, config.documents):
-        mine = texts.setdefault(source.category, {})
+        of_category = texts.setdefault(source.category, {})
         for row in source.stream if source.max_documents is None else source.stream.take(source.max_documents):
             text = row[source.text_column]
             if text:
-                mine[sha256(text.encode("utf-8", "surrogatepass")).hexdigest()] = text
-    for category, mine in texts.items():
+                of_category[sha256(text.encode("utf-8", "surrogatepass")).hexdigest()] = text
+    for category, of_category in texts.items():
         # the order of the hashes is as good as random, and the same for any order of the documents
-        ordered = [mine[digest] for digest in sorted(mine)]
+        ordered = [of_category[digest] for digest in sorted(of_category)]
         cut = math.ceil(config.held_out * len(ordered))
         for name, part in (("held_out", ordered[:cut]), ("select", ordered[cut:])):
             if not part:
@@ -183,13 +183,13 @@ def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
                 scored = windows.add_column(LONG_DISTANCE_SCORE, values_of(score, windows, config, seed))
                 kept = select_windows(scored, token_budget=config.token_budget, refuse_overlap=True)
                 for category in sorted(set(windows[CATEGORY])):
-                    mine = kept.filter(lambda row, category=category: row[CATEGORY] == category)
-                    if sum(mine["num_tokens"]) < max(whole, 1):
+                    best = kept.filter(lambda row, category=category: row[CATEGORY] == category)
+                    if sum(best["num_tokens"]) < max(whole, 1):
                         raise ValueError(
-                            f"{category!r} holds {sum(mine['num_tokens'])} tokens in windows that do not overlap, "
+                            f"{category!r} holds {sum(best['num_tokens'])} tokens in windows that do not overlap, "
                             f"fewer than the budget of {config.token_budget}: lower it, or give more documents."
                         )
-                    mine.remove_columns([INPUT_IDS]).to_json(folder / f"{score}-{seed}" / f"{category}.jsonl")
+                    best.remove_columns([INPUT_IDS]).to_json(folder / f"{score}-{seed}" / f"{category}.jsonl")
             else:
                 shutil.copytree(folder / f"{score}-{config.seeds[0]}", folder / f"{score}-{seed}")
 
@@ -213,9 +213,9 @@ def training(config: CompareConfig, selection: Path, run: Path, seed: int, categ
         for name in categories
     ]
     total = sum(source.weight for source in config.short)
-    short = [asdict(s) | {"weight": (1 - config.long_share) * s.weight / total} for s in config.short]
+    short = [replace(source, weight=(1 - config.long_share) * source.weight / total) for source in config.short]
     values = {"window_tokens": config.window_tokens, "seed": seed, "output_dir": str(run)} | config.train
-    return TrainConfig(model=config.model, sources=[*long, *short], **values)
+    return check_settings(TrainConfig, {"model": config.model, "sources": [*long, *short]} | values, "train")
 
 
 def evaluation(
@@ -227,7 +227,7 @@ def evaluation(
         for name in categories
     ]
     values = {"window_tokens": config.window_tokens, "documents": held_out} | config.evaluate
-    return EvaluateConfig(model=model, output=str(report), **values)
+    return check_settings(EvaluateConfig, {"model": model, "output": str(report)} | values, "evaluate")
 
 
 def measures_of(report: Mapping[str, Any]) -> dict[str, float]:
@@ -252,10 +252,10 @@ def tabulate(config: CompareConfig, measured: Mapping[str, Sequence[Mapping[str,
     rows, results = [], {}
     for score, runs in measured.items():
         means = {name: mean_over_runs([run[name] for run in runs]) for name in names}
-        paired: dict[str, Mean] = {}
+        paired: dict[str, Estimate] = {}
         if score not in (_UNTRAINED, _RANDOM):
             both = list(zip(runs, measured[_RANDOM], strict=True))
-            paired = {name: mean_over_runs([mine[name] - base[name] for mine, base in both]) for name in names}
+            paired = {name: mean_over_runs([run[name] - base[name] for run, base in both]) for name in names}
         results[score] = {
             name: {"mean": asdict(means[name]), "minus_random": asdict(paired[name]) if paired else None}
             for name in names

@@ -14,9 +14,9 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import evaluate
 import numpy as np
@@ -28,20 +28,20 @@ from longattn_hf.columns import DOC_ID, INPUT_IDS
 from longattn_hf.model.language_model import load_language_model, token_losses
 from longattn_hf.model.location import ModelRef, locate
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
 from longattn_hf.pipeline.sources import open_source
-from longattn_hf.report.facts import software_versions
+from longattn_hf.report.describe import software_versions
 from longattn_hf.windows import WindowDocuments
 from recipes.benchmarks.environment import device_name
 from recipes.evaluation.benchmarks import run_benchmarks
 from recipes.evaluation.needles import TASKS, make_prompts
-from recipes.intervals import Mean, mean_over_items
-from recipes.settings import read_settings
+from recipes.intervals import Estimate, mean_over_items
 
 NEEDLE_METRIC = Path(__file__).parent / "spaces" / "needle_retrieval"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class EvaluateConfig:
     """All settings of an evaluation.
 
@@ -54,38 +54,32 @@ class EvaluateConfig:
         window_tokens: The length of the windows that losses are taken on.
         near_tokens: The short context is one to two times this; a sixteenth of the window if None.
         windows: The most windows of a category, each of another document.
-        needles: Needle tasks; see `needles.TASKS`.
+        needles: Needle tasks; see `evaluation.needles.TASKS`.
         lengths: Context lengths of the needle tasks and of RULER.
         prompts: Needle prompts for each task, length and seed.
         seeds: At least three, for the needles and the choice of windows.
-        benchmarks: Names of `harness.BENCHMARKS`, or tasks of lm-evaluation-harness.
+        benchmarks: Names of `evaluation.benchmarks.BENCHMARKS`, or tasks of lm-evaluation-harness.
         limit: Only so many examples of each benchmark.
         run_model_code: Allow benchmarks that run, on this machine, code that the model wrote.
     """
 
     model: str
     output: str
-    documents: list | tuple = ()
+    documents: Annotated[Several[SourceConfig], each(SourceConfig, "a source of documents")] = ()
     revision: str | None = None
     gguf_file: str | None = None
     window_tokens: int = 32768
     near_tokens: int | None = None
     windows: int = 30
-    needles: list | tuple = tuple(TASKS)
-    lengths: list | tuple = (4096, 8192, 16384, 32768)
+    needles: Several[str] = tuple(TASKS)
+    lengths: Several[int] = (4096, 8192, 16384, 32768)
     prompts: int = 20
-    seeds: list | tuple = (0, 1, 2)
-    benchmarks: list | tuple = ()
+    seeds: Several[int] = (0, 1, 2)
+    benchmarks: Several[str] = ()
     limit: int | None = None
     run_model_code: bool = False
 
     def __post_init__(self) -> None:
-        check_types(self, "the configuration")
-        for source in self.documents:
-            if isinstance(source, dict):
-                check_names(source, SourceConfig, "a source of documents")
-        documents = tuple(SourceConfig(**source) if isinstance(source, dict) else source for source in self.documents)
-        object.__setattr__(self, "documents", documents)
         if self.needles and len(set(self.seeds)) < 3:
             raise ValueError(f"seeds={list(self.seeds)} must be at least three different ones.")
 
@@ -93,7 +87,7 @@ class EvaluateConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates from the command line."""
     try:
-        print(summary(evaluate_model(read_settings(EvaluateConfig, arguments))))
+        print(summary(evaluate_model(read_command_line(EvaluateConfig, arguments, description=__doc__))))
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate_model: {error}")
 
@@ -119,7 +113,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     if config.needles:
         report["needles"] = list(find_needles(network, tokenizer, config))
     if config.benchmarks:
-        report["benchmarks"] = run_benchmarks(
+        measured = run_benchmarks(
             config.benchmarks,
             locate(model).path,
             revision=config.revision,
@@ -127,6 +121,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
             limit=config.limit,
             run_model_code=config.run_model_code,
         )
+        report["benchmarks"] = {
+            task: {name: asdict(estimate) for name, estimate in metrics.items()} for task, metrics in measured.items()
+        }
     report |= {
         "device": device_name(network.device),
         "dtype": str(network.dtype).removeprefix("torch."),
@@ -157,18 +154,18 @@ def held_out_windows(config: EvaluateConfig) -> dict[str, np.ndarray]:
             window_tokens=config.window_tokens,
             text_column=source.text_column,
         )
-        mine = windows.setdefault(source.category, [])
+        of_category = windows.setdefault(source.category, [])
         rng = np.random.default_rng(config.seeds[0])
         for document in source.stream:
-            if len(mine) == config.windows:
+            if len(of_category) == config.windows:
                 break
             rows = cut({name: [value] for name, value in document.items()})
             if rows[DOC_ID]:
-                mine.append(rows[INPUT_IDS][rng.integers(len(rows[DOC_ID]))].astype(np.int64))
-    for category, mine in windows.items():
-        if not mine:
+                of_category.append(rows[INPUT_IDS][rng.integers(len(rows[DOC_ID]))].astype(np.int64))
+    for category, of_category in windows.items():
+        if not of_category:
             raise ValueError(f"No document of {category!r} reaches {config.window_tokens} tokens.")
-    return {category: np.stack(mine) for category, mine in windows.items()}
+    return {category: np.stack(of_category) for category, of_category in windows.items()}
 
 
 def losses_of(windows_NT: np.ndarray, network: PreTrainedModel, gain: LossGain) -> dict[str, Any]:
@@ -208,8 +205,8 @@ def find_needles(
                 values.append([prompt.values for prompt in prompts])
             result = metric.compute(predictions=sum(answers, []), references=sum(values, []))
             by_seed = [
-                metric.compute(predictions=mine, references=theirs)["recall"]
-                for mine, theirs in zip(answers, values, strict=True)
+                metric.compute(predictions=predictions, references=references)["recall"]
+                for predictions, references in zip(answers, values, strict=True)
             ]
             yield {"task": task, "length": length, **result, "recall_by_seed": by_seed}
 
@@ -232,13 +229,14 @@ def summary(report: Mapping[str, Any]) -> str:
     """Sets a report's numbers as lines of text."""
     lines = []
     for category, loss in report.get("loss", {}).items():
-        mean, gain = Mean(**loss["mean"]), Mean(**loss["far_gain"])
+        mean, gain = Estimate(**loss["mean"]), Estimate(**loss["far_gain"])
         lines.append(f"loss, {category}: {mean} nats a token in {mean.count} windows; far context takes off {gain}")
     for cell in report.get("needles", []):
         low, high = cell["recall_interval"]
-        lines.append(f"needles, {cell['task']} at {cell['length']}: {cell['recall']:.3f} [{low:.3f}, {high:.3f}]")
+        recall = Estimate(value=cell["recall"], low=low, high=high)
+        lines.append(f"needles, {cell['task']} at {cell['length']}: {recall}")
     for task, metrics in report.get("benchmarks", {}).items():
-        lines += [f"{task}, {name}: {Mean(**metric, count=0)}" for name, metric in metrics.items()]
+        lines += [f"{task}, {name}: {Estimate(**metric)}" for name, metric in metrics.items()]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The scores that benchmark_selection.py compares, and what each costs in operations."""
+"""The scores that benchmarks/planted.py compares, and what each costs in operations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import rankdata
 
 from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
@@ -38,7 +39,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelSizes:
     """The sizes that operations are counted from."""
 
     layers: int
@@ -50,7 +51,7 @@ class Shape:
     vocabulary: int
 
     @classmethod
-    def of(cls, model: Model) -> "Shape":
+    def of(cls, model: Model) -> "ModelSizes":
         """Reads them from the model's configuration."""
         text = read_config(locate(model.ref)).get_text_config()
         return cls(
@@ -76,7 +77,7 @@ class Shape:
 
 
 #: What the paper's smaller scorer is the first layer of.
-LLAMA_8B = Shape(layers=32, heads=32, key_heads=8, head_size=128, hidden=4096, mlp=14336, vocabulary=128256)
+LLAMA_8B = ModelSizes(layers=32, heads=32, key_heads=8, head_size=128, hidden=4096, mlp=14336, vocabulary=128256)
 PROLONG_PAIRS = 8
 
 
@@ -110,7 +111,7 @@ def _with_middle(added: Columns, categories: np.ndarray) -> Columns:
     middle = np.empty(len(ratio))
     for category in set(categories):
         here = categories == category
-        ranks = ratio[here].argsort().argsort() / max(here.sum() - 1, 1)
+        ranks = (rankdata(ratio[here]) - 1) / max(here.sum() - 1, 1)
         middle[here] = -np.abs(ranks - 0.5)
     return {"gzip_ratio": ratio, "gzip_middle": middle}
 
@@ -123,25 +124,25 @@ def _deep_columns(added: Columns, categories: np.ndarray) -> Columns:
 
 
 def _deep_operations(model: Model, tokens: int) -> float:
-    shape = Shape.of(model)
-    return shape.forward(tokens, logits=False) + shape.layers * shape.heads * shape.head_size * tokens**2
+    sizes = ModelSizes.of(model)
+    return sizes.forward(tokens, logits=False) + sizes.layers * sizes.heads * sizes.head_size * tokens**2
 
 
 def _loss_gain_operations(model: Model, tokens: int) -> float:
-    shape, block = Shape.of(model), tokens // 16
-    return shape.forward(tokens) + 14 * shape.forward(2 * block)
+    sizes, block = ModelSizes.of(model), tokens // 16
+    return sizes.forward(tokens) + 14 * sizes.forward(2 * block)
 
 
 def _prolong_operations(model: Model, tokens: int) -> float:
-    shape, count = Shape.of(model), tokens // 128
+    sizes, count = ModelSizes.of(model), tokens // 128
     pairs = min(PROLONG_PAIRS, count * (count - 1) // 2)
-    return count * shape.forward(128) + pairs * shape.forward(256)
+    return count * sizes.forward(128) + pairs * sizes.forward(256)
 
 
 def _ladm_operations(model: Model, tokens: int) -> float:
-    shape = Shape.of(model)
-    maps = shape.layers * shape.heads * shape.head_size * tokens**2 / 4
-    return shape.forward(tokens, logits=False) + maps
+    sizes = ModelSizes.of(model)
+    maps = sizes.layers * sizes.heads * sizes.head_size * tokens**2 / 4
+    return sizes.forward(tokens, logits=False) + maps
 
 
 SCORES = {
@@ -151,7 +152,7 @@ SCORES = {
     "longattn": Score(
         make=lambda model: LongAttnScorer(model.name, **model.arguments),
         columns=_longattn_columns,
-        operations=lambda model, tokens: Shape.of(model).first_map(tokens),
+        operations=lambda model, tokens: ModelSizes.of(model).first_map(tokens),
     ),
     # about ten operations a band and word, the hashes and the table of counts
     "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 128.0 * tokens),

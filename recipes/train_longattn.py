@@ -13,9 +13,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from datasets import Dataset, interleave_datasets
@@ -25,16 +25,19 @@ from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.config import SourceConfig, check_names, check_types
+from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.folder import claim
+from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
 from longattn_hf.pipeline.sources import open_source
-from longattn_hf.report.facts import software_versions
-from recipes.settings import read_settings
+from longattn_hf.report.describe import software_versions
 from recipes.training.packing import collate, pack_source
 
-MODEL, REPORT, _SETTINGS, _STATE = "model", "report.json", "settings.json", "trainer_state.json"
+MODEL, REPORT, SETTINGS, _STATE = "model", "report.json", "settings.json", "trainer_state.json"
+# the folder of a run may move, and how its work is spread over devices changes nothing
+_MAY_CHANGE = ("output_dir", "windows_per_device", "checkpoint_steps")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainSource(SourceConfig):
     """A source of texts, as in a build's configuration, and its share of the training tokens.
 
@@ -45,12 +48,11 @@ class TrainSource(SourceConfig):
     weight: float
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} of source {self.path!r} must be positive.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainConfig:
     """All settings of a training run.
 
@@ -74,31 +76,25 @@ class TrainConfig:
     """
 
     model: str
-    sources: list | tuple
+    sources: Annotated[Several[TrainSource], each(TrainSource, "a source")]
     tokens: int
     output_dir: str
     revision: str | None = None
     gguf_file: str | None = None
     window_tokens: int = 32768
     rope_theta: float | None = None
-    rope_scaling: dict | None = None
+    rope_scaling: dict[str, Any] | None = None
     batch_windows: int = 128
     windows_per_device: int = 1
     learning_rate: float = 1e-5
     warmup_ratio: float = 0.0
     checkpoint_steps: int = 50
     seed: int = 0
-    trainer: dict = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_types(self, "the configuration")
-        for source in self.sources:
-            if isinstance(source, dict):
-                check_names(source, TrainSource, "a source")
-        sources = tuple(TrainSource(**s) if isinstance(s, dict) else s for s in self.sources)
-        if not sources:
+        if not self.sources:
             raise ValueError("The configuration names no sources; give at least one with weight, category and path.")
-        object.__setattr__(self, "sources", sources)
         if self.steps < 1:
             raise ValueError(
                 f"tokens={self.tokens} is less than one batch of {self.batch_windows} sequences of "
@@ -111,6 +107,11 @@ class TrainConfig:
         return ModelRef(self.model, self.revision, self.gguf_file)
 
     @property
+    def work(self) -> dict[str, Any]:
+        """The settings that the trained model depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
+
+    @property
     def steps(self) -> int:
         """The number of optimiser steps."""
         return self.tokens // (self.window_tokens * self.batch_windows)
@@ -119,7 +120,7 @@ class TrainConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains from the command line."""
     try:
-        train(read_settings(TrainConfig, arguments))
+        train(read_command_line(TrainConfig, arguments, description=__doc__))
     except (ValueError, OSError) as error:
         sys.exit(f"train_longattn: {error}")
 
@@ -140,7 +141,7 @@ def train(config: TrainConfig) -> Path:
     start, folder = time.monotonic(), Path(config.output_dir)
     arguments = make_arguments(config)
     with arguments.main_process_first(local=False, desc="preparing the data"):
-        claim(folder, config)
+        claim(folder / SETTINGS, config.work, folder=folder)
         if (folder / MODEL).is_dir():
             return folder / MODEL
         location = locate(config.model_ref)
@@ -216,40 +217,18 @@ def make_arguments(config: TrainConfig) -> TrainingArguments:
         raise ValueError(f"trainer= holds what transformers.TrainingArguments does not take: {error}") from error
 
 
-def claim(folder: Path, config: Any) -> None:
-    """Writes the settings down, or checks that they are those of the run that the folder holds.
-
-    Raises:
-        ValueError: The folder holds a run with other settings.
-    """
-    path = folder / _SETTINGS
-    # the folder may have moved, and how the work is spread over devices changes nothing
-    free = ("output_dir", "windows_per_device", "checkpoint_steps")
-    settings = json.loads(json.dumps({name: v for name, v in asdict(config).items() if name not in free}))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(settings, indent=1) + "\n")
-        temporary.replace(path)
-    before = json.loads(path.read_text())
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        told = "; ".join(f"{name} was {before.get(name)!r} and is now {settings[name]!r}" for name in changed)
-        raise ValueError(f"{folder} holds a run with other settings: {told}. Choose another output_dir.")
-
-
 def mix(config: TrainConfig, tokenizer: Any, cache: Path) -> tuple[Dataset, dict[str, int]]:
     """Packs each source and interleaves the sequences by weight; a source that runs out begins again.
 
     Returns:
         The sequences to train on, and how many different ones each source gave.
     """
-    total, wanted = sum(source.weight for source in config.sources), config.steps * config.batch_windows
+    total, needed = sum(source.weight for source in config.sources), config.steps * config.batch_windows
     parts, shares = [], {}
     for number, source in enumerate(config.sources):
         share = source.weight / total
         # the draw of the sources is random; four standard deviations leave room for it
-        sequences = math.ceil(share * wanted + 4 * math.sqrt(share * (1 - share) * wanted))
+        sequences = math.ceil(share * needed + 4 * math.sqrt(share * (1 - share) * needed))
         parts.append(
             pack_source(
                 open_source(source),
@@ -267,20 +246,20 @@ def mix(config: TrainConfig, tokenizer: Any, cache: Path) -> tuple[Dataset, dict
         seed=config.seed,
         stopping_strategy="all_exhausted",
     )
-    return mixed.select(range(min(wanted, len(mixed)))), shares
+    return mixed.select(range(min(needed, len(mixed)))), shares
 
 
 def load_model(config: TrainConfig) -> PreTrainedModel:
     """Loads the model to start from, in float32, with its RoPE base raised and room for the sequences."""
     location = locate(config.model_ref)
-    settings = read_config(location)
-    override_rope(settings, config.rope_theta, config.rope_scaling)
-    text = settings.get_text_config(decoder=True)
+    model_config = read_config(location)
+    override_rope(model_config, config.rope_theta, config.rope_scaling)
+    text = model_config.get_text_config(decoder=True)
     text.max_position_embeddings = max(text.max_position_embeddings, config.window_tokens)
     # packed weights cannot be trained
     quantization = {"quantization_config": GgufConfig(dequantize=True)} if location.gguf_file else {}
     return AutoModelForCausalLM.from_pretrained(
-        location.path, config=settings, dtype=torch.float32, **location.loading_arguments, **quantization
+        location.path, config=model_config, dtype=torch.float32, **location.loading_arguments, **quantization
     )
 
 

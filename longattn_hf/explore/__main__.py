@@ -6,7 +6,7 @@ import webbrowser
 from pathlib import Path
 
 from longattn_hf.explore.session import Session, require_gradio
-from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 
 
 @settings
@@ -28,7 +28,7 @@ class ExploreSettings:
     revision: str | None = None
     statistics: str | None = None
     model: str | None = None
-    recipe: Path | None = None
+    recipe: LocalPath | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     no_browser: bool = False

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: A list or tuple of settings, kept as a tuple: `Several[str]`.
 Several = Annotated[tuple[T, ...], Strict(False)]
+#: A path, which YAML and the command line give as text.
+LocalPath = Annotated[Path, Strict(False)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -133,6 +135,7 @@ def read_command_line(
     arguments: Sequence[str] | None = None,
     *,
     positional: Sequence[str] = (),
+    description: str | None = None,
 ) -> T:
     """Reads a program's settings: `--config FILE`, and before the file's each `--any_setting VALUE`, as YAML.
 
@@ -140,22 +143,27 @@ def read_command_line(
         kind: A class that `settings` made; its docstring is the program's help.
         arguments: The command line's words; the process's own if None.
         positional: Settings that stand without their names, in this order.
+        description: What stands in the help above the options; the docstring's text if None.
 
     Raises:
         ValueError: As `read_yaml` and `check_settings`, and on an unknown option, naming the nearest.
     """
-    path, words = parse_command_line(kind, arguments, positional=positional)
+    path, words = parse_command_line(kind, arguments, positional=positional, description=description)
     values = (read_yaml(path) if path else {}) | parse_words(kind, words)
     return check_settings(kind, values, f"the configuration {path}" if path else "the command line")
 
 
 def parse_command_line(
-    kind: type, arguments: Sequence[str] | None, *, positional: Sequence[str] = ()
+    kind: type,
+    arguments: Sequence[str] | None,
+    *,
+    positional: Sequence[str] = (),
+    description: str | None = None,
 ) -> tuple[Path | None, dict[str, str | list[str]]]:
     """Returns the file that `--config` names, and the words of the settings given beside it, by name."""
     summary, meanings = _read_docstring(kind)
     parser = argparse.ArgumentParser(
-        description=summary, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description or summary, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="A YAML file of settings.")
     for field in _fields_of(kind).values():
@@ -183,12 +191,15 @@ def parse_words(kind: type, words: Mapping[str, str | list[str]]) -> dict[str, A
 
 
 def _parse(text: str | list[str], field: Field[Any]) -> Any:
+    kinds = _kinds_of(field.type)
     if isinstance(text, list):
         values = [_parse(one, field) for one in text]
-        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    # 1.0 names a version where a text is asked for
-    if _kinds_of(field.type) <= {str, Path, type(None)} and text != "null":
-        return Path(text) if Path in _kinds_of(field.type) else text
+        return values[0] if len(values) == 1 and isinstance(values[0], list | None) else values
+    # 1.0 names a version where a text is asked for, alone or in a list that is not written as YAML
+    if tuple in kinds and not text.startswith("["):
+        kinds = {inner for one in _hints_of(field.type) for held in typing.get_args(one) for inner in _kinds_of(held)}
+    if kinds - {Ellipsis} <= {str, Path, type(None)} and text != "null":
+        return text
     try:
         return yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
@@ -234,14 +245,18 @@ def _names_of(hint: Any) -> list[str]:
 
 
 def _read_docstring(kind: type) -> tuple[str, dict[str, str]]:
-    """Splits a class's docstring into its text and the sentences of its `Attributes`, by name."""
-    summary, _, attributes = (inspect.getdoc(kind) or "").partition("\nAttributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", attributes, flags=re.MULTILINE)
-    return summary.strip(), {name: " ".join(text.split()) for name, text in entries}
+    """Splits a class's docstring into its text and the sentences of its `Attributes`, those of its bases too."""
+    meanings: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        summary, _, attributes = inspect.cleandoc(vars(base).get("__doc__") or "").partition("\nAttributes:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", attributes, flags=re.MULTILINE)
+        meanings |= {name: " ".join(text.split()) for name, text in entries}
+    return summary.strip(), meanings
 
 
 def _help_of(field: Field[Any], meanings: Mapping[str, str]) -> str:
-    default = "" if field.default in (MISSING, None, "", (), False) else f" Default: {field.default}."
+    value = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    default = "" if value in (MISSING, None, "", False) else f" Default: {value}."
     return (meanings.get(field.name, "") + default).strip().replace("%", "%%")
 
 

@@ -1,6 +1,7 @@
 """What reading attention's far sums costs, beside running attention and beside materialising its map.
 
-One command on a machine with torch and transformers, and triton where there is a GPU; `datasets` is not needed:
+One command on a machine with torch, transformers and pydantic, and triton where there is a GPU; it does without
+`datasets`:
 
     python -m recipes.benchmarks.attention_cost     # every shape, length and method that fits the device and --seconds
     python -m recipes.benchmarks.attention_cost --shapes llama-3.1-8b --lengths 32768 --methods "fused" "sdpa flash"
@@ -9,34 +10,34 @@ All methods get the same q and k; each is compared with the float64 oracle and t
 all of them in turn. One JSON file under recipes/results/ holds the table; a plot beside it the growth with length.
 """
 
-import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from longattn_hf.attention import far_attention
+from longattn_hf.model.device import pick_device, pick_dtype
+from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.attention_methods import (
     METHODS,
     Method,
     Problem,
     available,
-    build,
     check,
     exp_rate,
+    make_method,
     matmul_rate,
 )
-from recipes.benchmarks.environment import allocated_bytes, describe, device_name, free_bytes
-
-RESULTS = Path(__file__).parents[1] / "results"
+from recipes.benchmarks.environment import RESULTS, allocated_bytes, device_name, free_bytes, read_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +66,66 @@ STREAM_TOLERANCE = 1e-4
 ESTIMATE_TOLERANCE = 4
 
 
-@dataclass(kw_only=True)
-class Bench:
-    """What all measurements share.
+@settings
+class AttentionCostConfig:
+    """What to measure. What is None follows from the device.
 
     Attributes:
-        args: The command line.
+        device: As torch names it; a GPU if None and there is one.
+        dtype: Of queries and keys; bfloat16 on a GPU, float32 on a CPU.
+        shapes: The layers to measure.
+        lengths: Tokens.
+        methods: The methods to measure; all that the device has if None.
+        rounds: How often each is timed.
+        seconds: Leave out a call that is expected to take longer.
+        end_to_end: Layers to score windows with, from ids to scores.
+        window_tokens: The length of those windows.
+        windows: How many of those.
+        out: The JSON file to write.
+    """
+
+    device: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    shapes: Several[Literal[*SHAPES]] | None = None
+    lengths: Several[int] | None = None
+    methods: Several[Literal[*METHODS]] | None = None
+    rounds: int = 5
+    seconds: float = 60
+    end_to_end: Several[Literal[*SHAPES]] | None = None
+    window_tokens: int = 32768
+    windows: int | None = None
+    out: LocalPath | None = None
+
+    def __post_init__(self) -> None:
+        device = pick_device(self.device)
+        cuda = device.type == "cuda"
+        by_device = {
+            "device": str(device),
+            "dtype": "bfloat16" if cuda else "float32",
+            "shapes": tuple(SHAPES) if cuda else ("smollm2-135m",),
+            "lengths": (8192, 32768, 131072, 524288) if cuda else (8192, 32768),
+            "methods": tuple(available(device)),
+            "end_to_end": ("llama-3.1-8b", "llama-3.1-70b") if cuda else ("smollm2-135m",),
+            "windows": 32 if cuda else 2,
+            "out": RESULTS / f"scoring-{device_name(device).lower().replace(' ', '-')}.json",
+        }
+        for name, value in by_device.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+
+@dataclass(kw_only=True)
+class Timer:
+    """Times calls on a device, and remembers what they took.
+
+    Attributes:
+        config: The settings.
         device: Where everything runs.
         dtype: Of q and k.
         last: For each shape and method the last length and its seconds, to foresee those of the next length.
     """
 
-    args: argparse.Namespace
+    config: AttentionCostConfig
     device: torch.device
     dtype: torch.dtype
     last: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
@@ -95,113 +144,94 @@ class Bench:
         return min(self.seconds(run) for _ in range(15))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark and writes its results."""
-    args = parse_arguments()
+    try:
+        run(read_command_line(AttentionCostConfig, arguments, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"attention_cost: {error}")
+
+
+def run(config: AttentionCostConfig) -> None:
+    """Measures shape by shape and length by length; the file is there, so far as it goes, after each.
+
+    Raises:
+        ValueError: A method gives wrong results.
+    """
     torch.manual_seed(0)
-    bench = Bench(args=args, device=torch.device(args.device), dtype=getattr(torch, args.dtype))
+    device = torch.device(config.device)
+    timer = Timer(config=config, device=device, dtype=pick_dtype(config.dtype, device))
     rates = {
-        "matmul_flops_per_s": matmul_rate(bench.device, bench.dtype, bench.least_seconds),
-        "exp2_per_s": exp_rate(bench.device, bench.least_seconds),
+        "matmul_flops_per_s": matmul_rate(timer.device, timer.dtype, timer.least_seconds),
+        "exp2_per_s": exp_rate(timer.device, timer.least_seconds),
     }
     report = {
-        "environment": describe(bench.device, bench.dtype, args),
+        "environment": read_environment(timer.device, timer.dtype, rounds=config.rounds),
         "rates": rates,
         "methods": [],
         "end_to_end": [],
     }
     print(json.dumps(report["environment"] | rates, indent=1))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for shape in args.shapes:
-        for tokens in args.lengths:
-            report["methods"] += measure(bench, shape, tokens, rates)
-            args.out.write_text(json.dumps(report, indent=1) + "\n")
-    for shape in args.end_to_end:
-        report["end_to_end"].append(end_to_end(bench, shape))
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    for shape in config.shapes:
+        for tokens in config.lengths:
+            report["methods"] += measure(timer, shape, tokens, rates)
+            config.out.write_text(json.dumps(report, indent=1) + "\n")
+    for shape in config.end_to_end:
+        report["end_to_end"].append(end_to_end(timer, shape))
         print(report["end_to_end"][-1])
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    plot_growth(report, args.out.with_suffix(".png"))
+    config.out.write_text(json.dumps(report, indent=1) + "\n")
+    plot_growth(report, config.out.with_suffix(".png"))
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line; what is not given follows from the device."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES)
-    parser.add_argument("--lengths", nargs="*", type=int)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, help="by default all that the device has")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=60, help="leave out a call expected to take longer")
-    parser.add_argument("--end-to-end", nargs="*", choices=SHAPES, help="layers to score windows with, ids to scores")
-    parser.add_argument("--window-tokens", type=int, default=32768, help="of the end-to-end windows")
-    parser.add_argument("--windows", type=int, help="of the end-to-end run")
-    parser.add_argument("--out", type=Path, help="the JSON file")
-    args = parser.parse_args()
-    cuda = torch.device(args.device).type == "cuda"
-    by_device = {
-        "dtype": "bfloat16" if cuda else "float32",
-        "shapes": list(SHAPES) if cuda else ["smollm2-135m"],
-        "lengths": [8192, 32768, 131072, 524288] if cuda else [8192, 32768],
-        "end_to_end": ["llama-3.1-8b", "llama-3.1-70b"] if cuda else ["smollm2-135m"],
-        "windows": 32 if cuda else 2,
-        "out": RESULTS / f"scoring-{device_name(torch.device(args.device)).lower().replace(' ', '-')}.json",
-    }
-    for name, value in by_device.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return args
-
-
-def measure(bench: Bench, shape: str, tokens: int, rates: dict[str, float]) -> list[dict[str, Any]]:
+def measure(timer: Timer, shape: str, tokens: int, rates: dict[str, float]) -> list[dict[str, Any]]:
     """Checks the methods on one shape and length, then times those that passed in interleaved rounds."""
     sizes = SHAPES[shape]
     # logits with a standard deviation of 2: peaked maps, as a trained first layer's are
-    q = 2 * torch.randn(1, sizes.heads, tokens, sizes.head_size, device=bench.device)
-    k = torch.randn(1, sizes.key_heads, tokens, sizes.head_size, device=bench.device)
-    problem = Problem(q=q.to(bench.dtype), k=k.to(bench.dtype), min_distance=tokens // 4)
+    q = 2 * torch.randn(1, sizes.heads, tokens, sizes.head_size, device=timer.device)
+    k = torch.randn(1, sizes.key_heads, tokens, sizes.head_size, device=timer.device)
+    problem = Problem(q=q.to(timer.dtype), k=k.to(timer.dtype), min_distance=tokens // 4)
     del q, k
-    names = bench.args.methods or available(bench.device)
-    rows = {name: {"shape": shape, "tokens": tokens, "method": name} for name in names}
+    rows = {name: {"shape": shape, "tokens": tokens, "method": name} for name in timer.config.methods}
     methods = {}
     for name, row in rows.items():
-        method = prepare(bench, shape, problem, row)
+        method = prepare(timer, shape, problem, row)
         if method is not None:
             methods[name] = method
     times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(bench.args.rounds):
+    for _ in range(timer.config.rounds):
         for name, method in methods.items():
             # a slow method gets fewer rounds, but never fewer than two
-            if len(times[name]) < 2 or sum(times[name]) < bench.args.seconds:
-                times[name].append(bench.seconds(method.run) / method.share)
-    least = floor_seconds(problem, rates, overlap=bench.device.type == "cuda")
+            if len(times[name]) < 2 or sum(times[name]) < timer.config.seconds:
+                times[name].append(timer.seconds(method.run) / method.share)
+    least = floor_seconds(problem, rates, overlap=timer.device.type == "cuda")
     for name, seconds in times.items():
         median = statistics.median(seconds)
         rows[name] |= {"median_s": median, "min_s": min(seconds), "max_s": max(seconds), "rounds": len(seconds)}
         rows[name] |= {"times_floor": median / least}
-        bench.last[shape, name] = tokens, median
+        timer.last[shape, name] = tokens, median
     print_table(shape, tokens, least, list(rows.values()))
     return list(rows.values())
 
 
-def prepare(bench: Bench, shape: str, problem: Problem, row: dict[str, Any]) -> Method | None:
+def prepare(timer: Timer, shape: str, problem: Problem, row: dict[str, Any]) -> Method | None:
     """Builds and checks one method; where that cannot be, `row` says why and None is returned."""
     name = row["method"]
-    last_tokens, last_seconds = bench.last.get((shape, name), (problem.tokens, 0.0))
+    last_tokens, last_seconds = timer.last.get((shape, name), (problem.tokens, 0.0))
     expected, need = last_seconds * (problem.tokens / last_tokens) ** 2, bytes_needed(name, problem)
     # a single head stands for all where a head's map is large
-    heads = problem.q.shape[1] if bench.device.type == "cuda" else 1
+    heads = problem.q.shape[1] if timer.device.type == "cuda" else 1
     if name == "materialised":
         expected *= heads / problem.q.shape[1]
-    if expected > bench.args.seconds:
+    if expected > timer.config.seconds:
         row["left_out"] = f"would take about {expected:.0f} s a call"
         return None
-    if need > free_bytes(bench.device):
+    if need > free_bytes(timer.device):
         row["left_out"] = f"would need about {need / 2**30:.0f} GiB"
         return None
     try:
-        method = build(name, problem, heads=heads)
-        row["extra_bytes"] = extra_bytes(bench.device, method.run)
+        method = make_method(name, problem, heads=heads)
+        row["extra_bytes"] = extra_bytes(timer.device, method.run)
         row["error"] = check(method, problem)
     except (RuntimeError, NotImplementedError) as error:
         # PyTorch's backends say so where they do not serve a shape or a device
@@ -212,7 +242,7 @@ def prepare(bench: Bench, shape: str, problem: Problem, row: dict[str, Any]) -> 
     limit = next((limit for start, limit in TOLERANCE.items() if name.startswith(start)), STREAM_TOLERANCE)
     limit = ESTIMATE_TOLERANCE if method.kind == "estimate" else limit
     if not row["error"] <= limit:
-        raise SystemExit(
+        raise ValueError(
             f"{name} is wrong at {shape}, {problem.tokens} tokens: error {row['error']:.1e} > {limit:.0e}"
         )
     return method
@@ -282,46 +312,46 @@ def print_table(shape: str, tokens: int, least: float, rows: list[dict[str, Any]
         )
 
 
-def end_to_end(bench: Bench, shape: str) -> dict[str, Any]:
+def end_to_end(timer: Timer, shape: str) -> dict[str, Any]:
     """Scores windows from ids on the host to scores on the host with a layer of random weights, through `FirstLayer`.
 
     One pinned copy in and one small copy out a window, both queued; the host waits once, at the end.
     """
     from longattn_hf.model.first_layer import FirstLayer
 
-    args, sizes, cuda = bench.args, SHAPES[shape], bench.device.type == "cuda"
+    config, sizes, cuda = timer.config, SHAPES[shape], timer.device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
-        save_random_layer(Path(folder), sizes, bench.dtype, args.window_tokens)
-        layer = FirstLayer.from_pretrained(folder, dtype=args.dtype, device=bench.device)
-    ids = torch.randint(sizes.vocabulary, (args.windows, 1, args.window_tokens))
+        save_random_layer(Path(folder), sizes, timer.dtype, config.window_tokens)
+        layer = FirstLayer.from_pretrained(folder, dtype=config.dtype, device=timer.device)
+    ids = torch.randint(sizes.vocabulary, (config.windows, 1, config.window_tokens))
     ids = ids.pin_memory() if cuda else ids
 
     def statistics_of(q: Tensor, k: Tensor, scale: float) -> Tensor:
-        sums = far_attention(q, k, min_distance=args.window_tokens // 4, scale=scale)
+        sums = far_attention(q, k, min_distance=config.window_tokens // 4, scale=scale)
         return torch.stack([sums.far_mass, sums.far_energy])
 
     def score_all() -> Tensor:
-        windows = [statistics_of(*layer.query_key(x.to(bench.device, non_blocking=True))) for x in ids]
+        windows = [statistics_of(*layer.query_key(x.to(timer.device, non_blocking=True))) for x in ids]
         return torch.stack(windows).cpu()
 
     q, k, scale = layer.query_key(ids[0])
     # the first call compiles the kernel
     statistics_of(q, k, scale)
     whole, alone = [], []
-    for _ in range(args.rounds):
-        whole.append(bench.seconds(score_all) / args.windows)
-        alone.append(bench.seconds(lambda: [statistics_of(q, k, scale) for _ in ids]) / args.windows)
+    for _ in range(config.rounds):
+        whole.append(timer.seconds(score_all) / config.windows)
+        alone.append(timer.seconds(lambda: [statistics_of(q, k, scale) for _ in ids]) / config.windows)
     window, read = statistics.median(whole), statistics.median(alone)
     return {
         "shape": shape,
-        "tokens": args.window_tokens,
-        "windows": args.windows,
+        "tokens": config.window_tokens,
+        "windows": config.windows,
         "window_s": window,
         "statistics_s": read,
         "end_to_end_over_statistics": window / read,
         "share_not_statistics": 1 - read / window,
-        "tokens_per_s": args.window_tokens / window,
-        "hours_for_36e9_tokens": PAPER_TOKENS / args.window_tokens * window / 3600,
+        "tokens_per_s": config.window_tokens / window,
+        "hours_for_36e9_tokens": PAPER_TOKENS / config.window_tokens * window / 3600,
         "paper_hours_for_36e9_tokens": sizes.paper_hours,
     }
 

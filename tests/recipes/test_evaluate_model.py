@@ -15,7 +15,7 @@ from longattn_hf.model.language_model import load_language_model
 from recipes.evaluate_model import EvaluateConfig, answer, evaluate_model, held_out_windows, losses_of
 from recipes.evaluation.benchmarks import _with_intervals, run_benchmarks
 from recipes.evaluation.needles import TASKS, make_prompts
-from recipes.intervals import mean_over_items, mean_over_runs
+from recipes.intervals import Estimate, mean_over_items, mean_over_runs
 from tests.support.tiny import save_tiny_llama
 
 
@@ -158,7 +158,7 @@ def test_the_harnesss_standard_errors_become_intervals():
     metrics = {"alias": "x", "acc,none": 0.5, "acc_stderr,none": 0.1, "4096,none": -1, "8192,none": 0.25}
     metrics |= {"8192_stderr,none": "N/A", "pass@1,create_test": 1.0}
     assert _with_intervals(metrics) == {
-        "acc": {"value": 0.5, "low": pytest.approx(0.304), "high": pytest.approx(0.696)},
-        "8192": {"value": 0.25, "low": None, "high": None},
-        "pass@1,create_test": {"value": 1.0, "low": None, "high": None},
+        "acc": Estimate(value=0.5, low=pytest.approx(0.304, abs=1e-5), high=pytest.approx(0.696, abs=1e-5)),
+        "8192": Estimate(value=0.25),
+        "pass@1,create_test": Estimate(value=1.0),
     }

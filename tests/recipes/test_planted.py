@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recipes.benchmarks.planted_windows import INTACT, Document, kinds_for, plant, split_documents
-from recipes.selection_statistics import auc, pairs_won, rank_correlation
+from recipes.intervals import area_under_curve, pairs_won, rank_correlation
 from tests.support.tiny import build_tokenizer
 
 WINDOW = 256
@@ -127,9 +127,9 @@ def test_what_cannot_be_planted_is_refused(documents):
 
 
 def test_the_area_counts_ordered_pairs_and_half_of_the_ties():
-    estimate = auc(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0]))
+    estimate = area_under_curve(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0]))
     # of the six pairs 4 are won and 1 is tied
-    assert estimate.value == pytest.approx(4.5 / 6) and estimate.windows == 2
+    assert estimate.value == pytest.approx(4.5 / 6) and estimate.count == 2
     assert estimate.low < estimate.value < estimate.high
 
 

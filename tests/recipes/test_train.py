@@ -12,8 +12,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, get_cosine_schedule_with_warmup
 
-from recipes.settings import read_settings
-from recipes.train_longattn import TrainConfig, claim, last_checkpoint, load_model, make_arguments, mix, train
+from longattn_hf.pipeline.folder import claim
+from longattn_hf.pipeline.settings import check_settings, read_command_line
+from recipes.train_longattn import SETTINGS, TrainConfig, last_checkpoint, load_model, make_arguments, mix, train
 from recipes.training.packing import collate, pack
 from tests.support.tiny import save_tiny_llama
 
@@ -178,10 +179,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(base, texts, tmp_path):
 
 
 def test_another_runs_folder_is_refused(base, texts, tmp_path):
-    claim(tmp_path, TrainConfig(**settings(base, texts, tmp_path)))
-    claim(tmp_path, TrainConfig(**settings(base, texts, tmp_path, windows_per_device=2)))
+    def claim_for(**changes):
+        config = TrainConfig(**settings(base, texts, tmp_path, **changes))
+        claim(tmp_path / SETTINGS, config.work, folder=tmp_path)
+
+    claim_for()
+    claim_for(windows_per_device=2)
     with pytest.raises(ValueError, match=r"other settings: learning_rate was 0.001 and is now 0.01"):
-        claim(tmp_path, TrainConfig(**settings(base, texts, tmp_path, learning_rate=1e-2)))
+        claim_for(learning_rate=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +197,18 @@ def test_another_runs_folder_is_refused(base, texts, tmp_path):
         ({"sources": [{"category": "a", "path": "b"}]}, "lacks weight"),
         ({"sources": [{"category": "a", "path": "b", "weight": 0}]}, "weight=0.* must be positive"),
         ({"learning_rate": "fast"}, "learning_rate='fast' .* must be float"),
+        (
+            {"sources": [{"category": "a", "path": "b", "weight": "0.3"}]},
+            "weight='0.3' in a source must be float, not",
+        ),
+        ({"sources": [{"category": "a", "path": "b", "weight": 1, "columns": ["id", 2]}]}, "2 in it is int"),
+        ({"sources": [{"category": "a", "path": "b", "wieght": 1}]}, "'wieght' in a source. Did you mean 'weight'"),
+        ({"rope_scaling": {8: "yarn"}}, "rope_scaling=.* must be a mapping .*; 8 in it is int"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(base, texts, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(**settings(base, texts, tmp_path, **changes))
+        check_settings(TrainConfig, settings(base, texts, tmp_path, **changes), "the configuration")
 
 
 def test_a_batch_that_does_not_divide_and_an_unknown_trainer_argument_are_refused(base, texts, tmp_path):
@@ -208,7 +220,7 @@ def test_a_batch_that_does_not_divide_and_an_unknown_trainer_argument_are_refuse
 
 @pytest.mark.parametrize(("name", "long"), [("train_8b", 0.9), ("train_smollm2", 0.9)])
 def test_the_configurations_are_the_papers_mix(name, long):
-    config = read_settings(TrainConfig, ["--config", str(ROOT / "recipes" / "configs" / f"{name}.yaml")])
+    config = read_command_line(TrainConfig, ["--config", str(ROOT / "recipes" / "configs" / f"{name}.yaml")])
     weights = {source.category: source.weight for source in config.sources}
     assert weights == {"arxiv": 0.3, "book": 0.3, "code": 0.3, "wiki": 0.03, "github": 0.03, "web": 0.04}
     assert config.window_tokens == 32768 and config.learning_rate == 1e-5 and config.rope_theta
@@ -216,10 +228,10 @@ def test_the_configurations_are_the_papers_mix(name, long):
 
 def test_the_command_line_goes_before_the_file(tmp_path):
     path = str(ROOT / "recipes" / "configs" / "train_8b.yaml")
-    config = read_settings(TrainConfig, ["--config", path, "--tokens", "8_000_000", "--output_dir", "elsewhere"])
+    config = read_command_line(TrainConfig, ["--config", path, "--tokens", "8_000_000", "--output_dir", "elsewhere"])
     assert config.tokens == 8_000_000 and config.output_dir == "elsewhere"
     with pytest.raises(ValueError, match="No such file"):
-        read_settings(TrainConfig, ["--config", str(tmp_path / "none.yaml")])
+        read_command_line(TrainConfig, ["--config", str(tmp_path / "none.yaml")])
     (tmp_path / "bad.yaml").write_text("modle: x")
     with pytest.raises(ValueError, match="Unknown setting 'modle' .* Did you mean 'model'"):
-        read_settings(TrainConfig, ["--config", str(tmp_path / "bad.yaml")])
+        read_command_line(TrainConfig, ["--config", str(tmp_path / "bad.yaml")])
