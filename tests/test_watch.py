@@ -14,8 +14,9 @@ from datasets import Dataset
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
+from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import Process, list_shards, score_windows, window_sources
+from longattn_hf.pipeline.stages import Process, score_windows, window_sources, windowed_shards
 from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
 
 HOST, NOW = "machine-a", 1_000_000.0
@@ -85,10 +86,17 @@ def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
     sources = [Source(category="book\x1b[31m", stream=stream, identity="six")]
     folder = BuildFolder(tmp_path)
     for index in range(2):
-        window_sources(sources, transform, folder, documents_per_shard=1, process=Process(index, 2))
+        window_sources(
+            sources,
+            transform,
+            folder.windows,
+            documents_per_shard=1,
+            process=Process(index, 2),
+            heartbeats=folder.heartbeats,
+        )
     beats = read_heartbeats(folder.heartbeats)
     assert [(one.stage, one.done, one.total, one.ended) for one in beats] == [("windows", 1, 1, True)] * 2
-    shards = list_shards(sources, folder)
+    shards = ScoredShards.gather(folder, windowed_shards(sources, folder.windows))
     done = [score_windows(shards, scorer, process=Process(index, 2)) for index in range(2)]
     beats = read_heartbeats(folder.heartbeats)
     assert [(one.done, one.total, one.unit) for one in beats] == [(n, n, "windows") for n in done]

@@ -50,7 +50,7 @@ class ModelRef:
             ValueError: The package is not installed, or has no such file.
         """
         if self.name.startswith(_PACKAGE):
-            _packaged_file(self.name)
+            resolve_model(self.name)
             package, _, file = self.name.removeprefix(_PACKAGE).partition("/")
             installed = [f"{name}=={version(name)}" for name in packages_distributions().get(package, ())]
             return f"{file} from {installed[0] if installed else package}"
@@ -111,7 +111,7 @@ def locate(model: ModelRef | str, *, token: str | bool | None = None) -> Locatio
     """
     ref = ModelRef.of(model)
     name, gguf_file = ref.name, ref.gguf_file
-    path = _packaged_file(name) if name.startswith(_PACKAGE) else Path(name).expanduser()
+    path = Path(resolve_model(name)).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return Location(path=str(path.parent), gguf_file=path.name)
     if path.is_dir():
@@ -135,8 +135,14 @@ def locate(model: ModelRef | str, *, token: str | bool | None = None) -> Locatio
     return Location(path=name, commit=commit, gguf_file=gguf_file, token=token)
 
 
-def _packaged_file(name: str) -> Path:
-    """Finds the file of `package:NAME/FILE`."""
+def resolve_model(name: str) -> str:
+    """Turns `package:NAME/FILE` into the path of a file that an installed package brings; leaves other names alone.
+
+    Raises:
+        ValueError: The package or the file is missing.
+    """
+    if not name.startswith(_PACKAGE):
+        return name
     package, _, file = name.removeprefix(_PACKAGE).partition("/")
     # found, not imported: the package may have dependencies that a model file does not need
     spec = find_spec(package)
@@ -148,7 +154,7 @@ def _packaged_file(name: str) -> Path:
         raise ValueError(
             f"The package {package!r} has no file {file!r}; it has {sorted(p.name for p in path.parent.iterdir())}."
         )
-    return path
+    return str(path)
 
 
 def _download(repository: str, name: str, revision: str | None, token: str | bool | None) -> Path:

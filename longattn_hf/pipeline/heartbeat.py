@@ -52,7 +52,7 @@ class Progress:
     """One stage's progress of one process: a bar on the first process's terminal, and a heartbeat for `watch`.
 
     Args:
-        folder: Receives a file for each process.
+        folder: Receives a file for each process; no heartbeat if None.
         process: Which process, from 0.
         processes: How many there are.
         stage: What it works at.
@@ -60,9 +60,11 @@ class Progress:
         unit: What is counted.
     """
 
-    def __init__(self, folder: Path, *, process: int, processes: int, stage: str, total: int, unit: str) -> None:
+    def __init__(
+        self, folder: Path | None, *, process: int, processes: int, stage: str, total: int, unit: str
+    ) -> None:
         now = time.time()
-        self._path, self._written = folder / f"{process}.json", 0.0
+        self._path, self._written = folder and folder / f"{process}.json", 0.0
         self._heartbeat = Heartbeat(
             process=process,
             processes=processes,
@@ -95,6 +97,8 @@ class Progress:
 
     def _write(self) -> None:
         self._written = time.time()
+        if self._path is None:
+            return
         # the stage's own files say what is wrong with the disk; a sign of life must not end the work
         with contextlib.suppress(OSError):
             write_json(self._path, asdict(self._heartbeat))

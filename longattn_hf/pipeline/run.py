@@ -25,7 +25,7 @@ from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, 
 from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
-from longattn_hf.pipeline.stages import Process, list_shards, score_windows, scorer_fingerprint, window_sources
+from longattn_hf.pipeline.stages import Process, score_windows, scorer_fingerprint, window_sources, windowed_shards
 from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import (
     compare_conventions,
@@ -140,10 +140,17 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
         window_tokens=config.window_tokens,
         on_error=config.on_error,
     )
-    window_sources(sources, transform, folder, documents_per_shard=config.documents_per_shard, process=process)
+    window_sources(
+        sources,
+        transform,
+        folder.windows,
+        documents_per_shard=config.documents_per_shard,
+        process=process,
+        heartbeats=folder.heartbeats,
+    )
     process.wait()
     if process.index == 0:
-        list_shards(sources, folder).save()
+        ScoredShards.gather(folder, windowed_shards(sources, folder.windows)).save()
     process.wait()
     return ScoredShards.load(folder)
 

@@ -84,16 +84,15 @@ class ScoredShards:
     counts: Mapping[str, DocumentCounts]
 
     @classmethod
-    def gather(cls, folder: BuildFolder, names: Iterable[tuple[str, Mapping[str, Any]]]) -> "ScoredShards":
-        """Makes the list of a windowed corpus from its shards' names, each with its facts."""
-        shards, counts = [], dict[str, DocumentCounts]()
-        for name, facts in names:
-            shards.append((name, facts["rows"], facts["fingerprint"]))
+    def gather(cls, folder: BuildFolder, shards: Mapping[str, Mapping[str, Any]]) -> "ScoredShards":
+        """Makes the list of a windowed corpus from its shards' facts, by name; see `windowed_shards`."""
+        counts: dict[str, DocumentCounts] = {}
+        for name, facts in shards.items():
             counts.setdefault(Path(name).parent.as_posix(), DocumentCounts()).add(
                 facts["documents"], facts["skipped"], facts["documents_by_source"]
             )
-        names_, rows, fingerprints = zip(*shards, strict=True)
-        return cls(folder, names_, np.array(rows, dtype=np.int64), fingerprints, counts)
+        rows = np.array([facts["rows"] for facts in shards.values()], dtype=np.int64)
+        return cls(folder, tuple(shards), rows, tuple(facts["fingerprint"] for facts in shards.values()), counts)
 
     def save(self) -> None:
         """Writes the list into the build's folder, unless it is there; raises as `write_shard`."""

@@ -22,7 +22,6 @@ from longattn_hf.columns import CATEGORY, INPUT_IDS, LICENSE, SKIP_REASON, SOURC
 from longattn_hf.files import hash_json
 from longattn_hf.method import get_convention
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Progress
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
@@ -42,10 +41,11 @@ class Process:
 def window_sources(
     sources: Sequence[Source],
     transform: WindowDocuments,
-    folder: BuildFolder,
+    folder: Path,
     *,
     documents_per_shard: int,
     process: Process = Process(),
+    heartbeats: Path | None = None,
 ) -> None:
     """Cuts all documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
 
@@ -55,9 +55,10 @@ def window_sources(
     Args:
         sources: Where the documents come from.
         transform: The window settings; its text column and category are each source's.
-        folder: Its `windows` receive `<category>/<source>-<stream shard>-<number>.parquet`.
+        folder: Receives `<category>/<source>-<stream shard>-<number>.parquet`.
         documents_per_shard: Documents per file.
         process: This process.
+        heartbeats: The folder of the processes' signs of life; none if None.
 
     Raises:
         ValueError: As `WindowDocuments`.
@@ -73,7 +74,7 @@ def window_sources(
     )
     parts = _parts(sources)
     units = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
-    progress = _progress(folder, process, "windows", len(units), "source parts")
+    progress = _progress(heartbeats, process, "windows", len(units), "source parts")
     for unit in units:
         number, part = parts[unit]
         source = sources[number]
@@ -82,7 +83,7 @@ def window_sources(
             source,
             part,
             replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
-            partial(_shard_path, folder.windows, source, number, part),
+            partial(_shard_path, folder, source, number, part),
             hash_json(
                 [
                     made_from,
@@ -173,10 +174,8 @@ def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
     return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
 
 
-def _progress(folder: BuildFolder, process: Process, stage: str, total: int, unit: str) -> Progress:
-    return Progress(
-        folder.heartbeats, process=process.index, processes=process.count, stage=stage, total=total, unit=unit
-    )
+def _progress(folder: Path | None, process: Process, stage: str, total: int, unit: str) -> Progress:
+    return Progress(folder, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
 
 
 def _parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
@@ -187,25 +186,25 @@ def _shard_path(folder: Path, source: Source, number: int, part: int, shard: int
     return folder / source.category / f"{number:03d}-{part:05d}-{shard:05d}.parquet"
 
 
-def list_shards(sources: Sequence[Source], folder: BuildFolder) -> ScoredShards:
-    """Lists the shards that `window_sources` made, in the order of sources and documents.
+def windowed_shards(sources: Sequence[Source], folder: Path) -> dict[str, dict[str, Any]]:
+    """Lists the shards that `window_sources` made in `folder`, in the order of sources and documents.
+
+    Returns:
+        What each tells of itself (see `read_facts`), by its name below `folder`.
 
     Raises:
         ValueError: A shard is missing: windowing has not ended.
     """
-
-    def walk() -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, part in _parts(sources):
-            shard, last = 0, False
-            while not last:
-                path = _shard_path(folder.windows, sources[number], number, part, shard)
-                name, facts = path.relative_to(folder.windows).as_posix(), read_facts(path)
-                if facts is None:
-                    raise ValueError(f"{name} is missing or damaged: run the same command again to make it.")
-                yield name, facts
-                shard, last = shard + 1, facts["last"]
-
-    return ScoredShards.gather(folder, walk())
+    shards = {}
+    for number, part in _parts(sources):
+        shard, last = 0, False
+        while not last:
+            path = _shard_path(folder, sources[number], number, part, shard)
+            name, facts = path.relative_to(folder).as_posix(), read_facts(path)
+            if facts is None:
+                raise ValueError(f"{name} is missing or damaged: run the same command again to make it.")
+            shards[name], shard, last = facts, shard + 1, facts["last"]
+    return shards
 
 
 def score_windows(
@@ -234,7 +233,7 @@ def score_windows(
         if read_facts(folder.scores / shards.names[shard], fingerprint) is None:
             todo.append((shard, fingerprint))
     total = int(sum(shards.rows[shard] for shard, _ in todo))
-    progress = _progress(folder, process, "scores", total, "windows")
+    progress = _progress(folder.heartbeats, process, "scores", total, "windows")
     for shard, fingerprint in todo:
         name = shards.names[shard]
         table = pa.concat_tables(_score_batches(folder.windows / name, scorer, progress), promote_options="default")

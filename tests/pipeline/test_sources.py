@@ -16,7 +16,7 @@ from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import shareable_recipe
 from longattn_hf.pipeline.shards import read_facts
 from longattn_hf.pipeline.sources import open_source, pin_sources
-from longattn_hf.pipeline.stages import list_shards, window_sources
+from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.windows import WindowDocuments
 
 REPO = "them/corpus"
@@ -66,8 +66,8 @@ def transform(tiny_llama):
 def window(config, transform, folder):
     (pinned,) = pin_sources([config], folder / "sources.json")
     source = open_source(pinned)
-    window_sources([source], transform, BuildFolder(folder), documents_per_shard=2)
-    return list(list_shards([source], BuildFolder(folder)).names)
+    window_sources([source], transform, BuildFolder(folder).windows, documents_per_shard=2)
+    return list(windowed_shards([source], BuildFolder(folder).windows))
 
 
 def rows_of(names, folder):

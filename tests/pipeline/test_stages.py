@@ -13,7 +13,7 @@ from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import Process, list_shards, score_windows, scorer_fingerprint, window_sources
+from longattn_hf.pipeline.stages import Process, score_windows, scorer_fingerprint, window_sources, windowed_shards
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):
@@ -35,7 +35,7 @@ def window_all(sources, transform, folder, *, count=1, documents_per_shard=2):
         window_sources(
             sources,
             transform,
-            BuildFolder(folder),
+            windows_of(folder),
             documents_per_shard=documents_per_shard,
             process=Process(index, count),
         )
@@ -50,8 +50,8 @@ def windows_of(folder):
     return BuildFolder(folder).windows
 
 
-def windowed_shards(sources, folder):
-    return list(list_shards(sources, BuildFolder(folder)).names)
+def list_shards(sources, folder):
+    return ScoredShards.gather(BuildFolder(folder), windowed_shards(sources, windows_of(folder)))
 
 
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
@@ -110,14 +110,14 @@ def test_any_number_of_processes_makes_the_same_files(transform, tmp_path, parts
         # the noted position of a stream may be written in another form after it was continued
         one, many = (read_facts(windows_of(tmp_path / folder) / name) | {"state": None} for folder in ("one", "many"))
         assert one == many
-    assert sorted(windowed_shards(sources, tmp_path / "one")) == sorted(contents(tmp_path / "one"))
+    assert sorted(list(windowed_shards(sources, windows_of(tmp_path / "one")))) == sorted(contents(tmp_path / "one"))
 
 
 def test_every_document_is_windowed_once_and_counted(transform, tmp_path):
     rows = [*documents(7), {"text": "short", "number": 7, "source": "s1"}, {"text": None, "number": 8, "source": "s0"}]
     sources = [source(rows, parts=2)]
     window_all(sources, transform, tmp_path)
-    names = windowed_shards(sources, tmp_path)
+    names = list(windowed_shards(sources, windows_of(tmp_path)))
     table = pa.concat_tables(
         [pq.read_table(windows_of(tmp_path) / name).replace_schema_metadata(None) for name in names]
     )
@@ -144,7 +144,7 @@ def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
     read.clear()
     window_all(sources, transform, tmp_path)
     assert read == [], "a finished stream is not read again"
-    names = windowed_shards(sources, tmp_path)
+    names = list(windowed_shards(sources, windows_of(tmp_path)))
     (windows_of(tmp_path) / names[3]).unlink()
     window_all(sources, transform, tmp_path)
     assert contents(tmp_path) == whole
@@ -165,7 +165,7 @@ def test_shards_left_by_more_documents_do_not_count(transform, tmp_path):
     window_all([source(documents(9))], transform, tmp_path)
     fewer = [source(documents(3))]
     window_all(fewer, transform, tmp_path)
-    assert len(windowed_shards(fewer, tmp_path)) == 2 < len(contents(tmp_path))
+    assert len(list(windowed_shards(fewer, windows_of(tmp_path)))) == 2 < len(contents(tmp_path))
 
 
 def test_windowing_that_has_not_ended_is_noticed(transform, tmp_path):
@@ -173,21 +173,21 @@ def test_windowing_that_has_not_ended_is_noticed(transform, tmp_path):
     window_all(sources, transform, tmp_path)
     (windows_of(tmp_path) / "book" / "000-00000-00001.parquet").unlink()
     with pytest.raises(ValueError, match="000-00000-00001.parquet is missing or damaged"):
-        windowed_shards(sources, tmp_path)
+        list(windowed_shards(sources, windows_of(tmp_path)))
 
 
 def test_a_source_without_documents_is_an_empty_shard(transform, tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(()))
     sources = [Source(category="book", stream=stream, identity="none")]
     window_all(sources, transform, tmp_path)
-    shards = list_shards(sources, BuildFolder(tmp_path))
+    shards = list_shards(sources, tmp_path)
     assert shards.rows.tolist() == [0] and pq.read_metadata(windows_of(tmp_path) / shards.names[0]).num_rows == 0
 
 
 def test_no_more_than_the_documents_asked_for_are_read(transform, tmp_path):
     sources = [source(documents(9), max_documents=3)]
     window_all(sources, transform, tmp_path)
-    facts = [read_facts(windows_of(tmp_path) / name) for name in windowed_shards(sources, tmp_path)]
+    facts = [read_facts(windows_of(tmp_path) / name) for name in list(windowed_shards(sources, windows_of(tmp_path)))]
     assert sum(fact["documents"] for fact in facts) == 3
 
 
@@ -195,7 +195,7 @@ def test_no_more_than_the_documents_asked_for_are_read(transform, tmp_path):
 def windowed(transform, tmp_path):
     sources = [source(documents(10), parts=2, constants={"license": "CC0-1.0"})]
     window_all(sources, transform, tmp_path / "out")
-    return list_shards(sources, BuildFolder(tmp_path / "out"))
+    return list_shards(sources, tmp_path / "out")
 
 
 def elsewhere(shards, folder):
