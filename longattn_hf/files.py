@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, and hashes of plain values."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -38,6 +40,19 @@ def replacing(path: Path, *, hint: str = "Make room, or make the folder writable
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Moves a file over another, whole or not at all, from another disk too; raises as `replacing`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with replacing(target) as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file)
+        source.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

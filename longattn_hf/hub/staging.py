@@ -55,17 +55,26 @@ def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{body}", encoding="utf-8")
 
 
+def check_configuration(name: object, remedy: str) -> None:
+    """Checks that a category can name a configuration, and with it a folder.
+
+    Raises:
+        ValueError: It cannot; says what can, and the remedy.
+    """
+    # as long as a file system's names may be, in any script
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 200:
+        raise ValueError(
+            f"the category {name!r} cannot name a configuration: it must be letters, digits, _, . and - only; {remedy}"
+        )
+
+
 def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
     if CATEGORY not in dataset.column_names:
         yield "default", dataset
         return
     categories = np.asarray(dataset.with_format("arrow")[CATEGORY].to_pylist(), dtype=object)
     for name in dict.fromkeys(categories):
-        if name is None or not re.fullmatch(r"\w[\w.-]*", str(name)):
-            raise ValueError(
-                f"the category {name!r} cannot name a configuration: it must be letters, digits, _, . and - only; "
-                "rename it, or drop the column to publish one configuration"
-            )
+        check_configuration(name, "rename it, or drop the column to publish one configuration")
         yield str(name), dataset.select(np.flatnonzero(categories == name))
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from longattn_hf.hub.release import SCORES
+from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.settings import (
     Several,
@@ -149,6 +151,13 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("The configuration names no sources; give at least one with category and path.")
+        check_configuration(self.name, "give the dataset another name")
+        for category in self.categories:
+            check_configuration(category, "give the source another category")
+            if category == SCORES:
+                raise ValueError(
+                    f"The category {category!r} is the name of the scores' own configuration; choose another."
+                )
         if self.window_tokens < 1 or self.documents_per_shard < 1:
             raise ValueError("window_tokens and documents_per_shard must be at least 1.")
         if not 0 <= self.resolved_min_distance < self.window_tokens:

@@ -1,8 +1,12 @@
 """The whole build: documents, windows, scores, selection, card."""
 
+import ctypes
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
@@ -40,6 +44,9 @@ from longattn_hf.report.html_report import write_report_page
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import ScoreStatistics
 from longattn_hf.windows import WindowDocuments
+
+# of <sys/prctl.h>: the signal that a process gets when its parent ends
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +94,9 @@ class BuildResult:
 
 def join_processes() -> Process:
     """Joins the processes that `accelerate launch` or `torchrun` started; one alone is the first of one."""
+    if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
+        # a launcher that is killed must not leave its processes at work beside the next build
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # processes meet only between stages, and an uneven share of work may take long
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
     if state.device.type == "cpu" and torch.get_num_threads() == 1:
@@ -110,6 +120,16 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
     process = process or join_processes()
     disable_progress_bars()
     folder = BuildFolder(config.folder)
+    # the first process keeps the folder for all
+    with folder.owned() if process.index == 0 else nullcontext():
+        scored = _build(config, words, folder, process)
+        process.wait()
+    published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
+    return BuildResult(folder=config.folder, scored_windows=scored, published=published)
+
+
+def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process) -> int:
+    """Runs all stages; returns how many windows this process scored."""
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
         pin_sources(config.sources, folder.sources)
@@ -125,9 +145,7 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
         process.wait()
         if decision:
             _finish(decision, config, words, shards, scorer)
-    process.wait()
-    published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
-    return BuildResult(folder=config.folder, scored_windows=scored, published=published)
+    return scored
 
 
 def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> ScoredShards:

@@ -1,0 +1,245 @@
+"""Whose an output folder is: nobody's files are lost, one build at a time, and no reader meets two selections."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from longattn_hf import files
+from longattn_hf.pipeline.folder import BuildFolder
+
+SETTINGS = {"model": "m", "window_tokens": 8}
+
+
+def snapshot(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stage(folder, selection, configurations=("book", "code")):
+    """Stages a dataset whose rows all name their selection."""
+    configs = []
+    for number, name in enumerate(configurations):
+        path = folder.staging / "data" / name / "train-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict({"selection": [selection] * (3 + number)}).to_parquet(path)
+        configs.append(f"- config_name: {name}\n  data_files: data/{name}/train-*.parquet\n")
+    (folder.staging / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n{selection}\n")
+    (folder.staging / "figures").mkdir()
+    (folder.staging / "figures" / f"{selection}.png").write_bytes(b"picture")
+
+
+def read(path, name):
+    """The selections that the rows of a configuration are of; None where there is no such dataset."""
+    try:
+        return set(load_dataset(str(path), name, split="train", cache_dir=str(path.parent / "cache"))["selection"])
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = BuildFolder(tmp_path / "out")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=False)
+        stage(folder, "first")
+        folder.finish("first")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["data/mine.jsonl", "README.md", "thesis.txt", "work/notes.txt"])
+def test_a_folder_with_somebodys_files_is_refused_and_left_alone(tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="holds files that no build has put there .*choose another output_dir"):
+        with BuildFolder(tmp_path / "out").owned():
+            raise AssertionError("unreachable")
+    assert snapshot(tmp_path / "out") == {name: b"mine"}
+
+
+@pytest.mark.parametrize("left", [(), ("work",), ("work/.lock", "work/owner.json"), (".DS_Store",)])
+def test_an_empty_folder_and_what_a_kill_at_the_start_leaves_are_taken(tmp_path, left):
+    for name in left:
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name == "work" else path.write_text("")
+    folder = BuildFolder(tmp_path / "out")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=False)
+    assert json.loads(folder.settings.read_text()) == SETTINGS
+
+
+def test_overwriting_removes_what_builds_made_and_nothing_else(folder):
+    mine = {"thesis.txt": b"mine", "data/book/notes.txt": b"mine", "figures/holiday.png": b"mine"}
+    for name, content in mine.items():
+        (folder.path / name).write_bytes(content)
+    before = snapshot(folder.path)
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=True)
+    assert snapshot(folder.path) == before, "an equal build has nothing to discard"
+    with pytest.raises(ValueError, match="window_tokens was 8 and is now 9.*another output_dir, or pass --overwrite"):
+        folder.claim(SETTINGS | {"window_tokens": 9}, overwrite=False)
+    with folder.owned():
+        folder.claim(SETTINGS | {"window_tokens": 9}, overwrite=True)
+    kept = {name: content for name, content in snapshot(folder.path).items() if not name.startswith("work/")}
+    assert kept == mine
+    assert not (folder.data / "code").exists()
+
+
+def test_overwriting_through_a_link_keeps_the_link(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder.path)
+    linked = BuildFolder(tmp_path / "link")
+    with linked.owned():
+        linked.claim(SETTINGS | {"window_tokens": 9}, overwrite=True)
+    assert (tmp_path / "link").is_symlink() and not folder.card.exists()
+
+
+def test_a_damaged_record_is_named_and_can_be_overwritten(folder):
+    folder.settings.write_text('{"model": ')
+    with pytest.raises(ValueError, match="settings.json is damaged.*pass --overwrite true"):
+        folder.claim(SETTINGS, overwrite=False)
+    folder.claim(SETTINGS, overwrite=True)
+    assert json.loads(folder.settings.read_text()) == SETTINGS
+
+
+def test_a_foreign_file_in_the_way_of_a_selection_is_named_and_kept(folder):
+    (folder.path / "figures" / "second.png").write_text("mine")
+    before = {name: content for name, content in snapshot(folder.path).items() if not name.startswith("work/")}
+    stage(folder, "second")
+    with pytest.raises(ValueError, match="holds figures/second.png, which no build has put there"):
+        folder.finish("second")
+    assert {n: c for n, c in snapshot(folder.path).items() if not n.startswith("work/")} == before
+
+
+def test_a_finished_folder_is_known_byte_by_byte(folder):
+    assert folder.is_finished("first") and not folder.is_finished("second")
+    shard = folder.data / "book" / "train-00000-of-00001.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    assert not folder.is_finished("first"), "of equal size, and another"
+    shard.write_bytes(whole)
+    for damage in ("", "[]", '{"fingerprint": "first"}', '{"fingerprint": "first", "files": 3}'):
+        folder.finished.write_text(damage)
+        assert not folder.is_finished("first")
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, number):
+    """Lets the process end at the given operation on files; returns a count of them."""
+    count = [0]
+
+    def counted(operation):
+        def run(*arguments, **named):
+            count[0] += 1
+            if count[0] == number:
+                raise Killed
+            return operation(*arguments, **named)
+
+        return run
+
+    for name in ("replace", "unlink", "rmdir", "rename", "mkdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    monkeypatch.setattr(files.os, "fsync", counted(os.fsync))
+    return count
+
+
+def test_a_kill_at_any_moment_of_a_second_selection_shows_the_old_set_the_new_one_or_none(tmp_path, monkeypatch):
+    number, states = 0, set()
+    while True:
+        number += 1
+        folder = BuildFolder(tmp_path / str(number) / "out")
+        with folder.owned():
+            folder.claim(SETTINGS, overwrite=False)
+            stage(folder, "first", ("book", "code"))
+            folder.finish("first")
+            stage(folder, "second", ("book", "poems"))
+            with monkeypatch.context() as patched:
+                count = kill_at(patched, number)
+                try:
+                    folder.finish("second")
+                except Killed:
+                    pass
+            if count[0] < number:
+                break
+        found = {name: read(folder.path, name) for name in ("book", "code", "poems")}
+        whole = {
+            "first": {"book": {"first"}, "code": {"first"}, "poems": None},
+            "second": {"book": {"second"}, "code": None, "poems": {"second"}},
+            "replaced": {"book": None, "code": None, "poems": None},
+        }
+        state = next((name for name, selection in whole.items() if found == selection), None)
+        assert state is not None, f"at operation {number}: {found}"
+        states.add(state)
+        if state == "replaced":
+            assert "is being replaced" in folder.card.read_text()
+        # the same command again
+        with folder.owned():
+            assert state == "second" or not folder.is_finished("second")
+            if not folder.is_finished("second"):
+                stage_again(folder)
+        assert folder.is_finished("second") and not (folder.data / "code").exists()
+        assert {name: read(folder.path, name) for name in ("book", "code", "poems")} == whole["second"]
+        assert not list(folder.path.rglob("*.tmp"))
+    assert states == {"first", "second", "replaced"} and number > 10
+
+
+def stage_again(folder):
+    if folder.staging.exists():
+        for path in sorted(folder.staging.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    stage(folder, "second", ("book", "poems"))
+    folder.finish("second")
+
+
+def hold(path):
+    program = (
+        "import sys, time; from longattn_hf.pipeline.folder import BuildFolder\n"
+        f"with BuildFolder({str(path)!r}).owned(): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_folder_has_one_owner_who_is_named_and_a_dead_one_lets_go(tmp_path):
+    folder = BuildFolder(tmp_path / "out")
+    holder = hold(folder.path)
+    try:
+        with pytest.raises(ValueError, match=rf"is being built by process {holder.pid} on \S+, started 20.*end it"):
+            with folder.owned():
+                raise AssertionError("unreachable")
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with folder.owned():
+        assert json.loads(folder.owner.read_text())["pid"] == os.getpid()
+    assert not folder.owner.exists()
+
+
+def test_a_build_whose_work_lies_on_another_disk_is_put_in_place(tmp_path):
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    elsewhere = memory / f"longattn-{os.getpid()}"
+    elsewhere.mkdir()
+    try:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "work").symlink_to(elsewhere)
+        folder = BuildFolder(tmp_path / "out")
+        with folder.owned():
+            folder.claim(SETTINGS, overwrite=False)
+            stage(folder, "first")
+            folder.finish("first")
+        assert folder.is_finished("first") and read(folder.path, "book") == {"first"}
+    finally:
+        import shutil
+
+        shutil.rmtree(elsewhere)
