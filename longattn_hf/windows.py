@@ -53,6 +53,14 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
     ]
 
 
+def _plain(value: Any) -> Any:
+    """Returns the plain value of a scalar of numpy, torch or Arrow, which a format of `datasets` hands on."""
+    for method in ("as_py", "item"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowDocuments:
     """Cuts documents into windows of equal token length; for `Dataset.map(..., batched=True, remove_columns=...)`.
@@ -173,7 +181,7 @@ class WindowDocuments:
             rows.append(
                 {
                     ID: window_hash.hexdigest()[:32],
-                    DOC_ID: str(source_id) if source_id is not None else digest.hexdigest()[:32],
+                    DOC_ID: digest.hexdigest()[:32] if source_id is None else str(_plain(source_id)),
                     "window_index": index,
                     "num_windows": len(bounds),
                     "start_char": start_char,

@@ -160,3 +160,10 @@ def test_several_processes_give_what_one_gives_and_a_second_run_is_a_cache_hit(w
     together = cut(source, windowing, num_proc=2)
     assert alone.to_list() == together.to_list()
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("format_type", [None, "numpy", "torch"])
+def test_documents_keep_their_ids_in_every_format(windowing, format_type):
+    corpus = documents(id=[7, 8], text=[TEXT * 3, TEXT * 4]).with_format(format_type)
+    windows = cut(corpus, windowing).with_format(None)
+    assert set(windows["doc_id"]) == {"7", "8"}

@@ -163,7 +163,7 @@ def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", parameters: Collec
     from gguf import dequantize
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    processor_class = TENSOR_PROCESSORS.get(_gguf_field(reader, "general.architecture"), TensorProcessor)
+    processor_class = TENSOR_PROCESSORS.get(gguf_field(reader, "general.architecture"), TensorProcessor)
     processor = processor_class(config=model.config.get_text_config().to_dict())
     name_of = get_gguf_hf_weights_map(model, processor)
     stored = sorted((t for t in reader.tensors if name_of.get(t.name) in parameters), key=lambda tensor: tensor.name)
@@ -178,12 +178,13 @@ def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", parameters: Collec
 def gguf_rope_scaling(reader: "GGUFReader") -> str | None:
     """Names what a GGUF file says of RoPE scaling, which transformers does not read; None where it says nothing."""
     factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
-    kind = _gguf_field(reader, f"{_gguf_field(reader, 'general.architecture')}.rope.scaling.type")
+    kind = gguf_field(reader, f"{gguf_field(reader, 'general.architecture')}.rope.scaling.type")
     if factors:
         return f"the tensor {factors[0]}"
     return f"rope.scaling.type = {kind!r}" if kind not in (None, "none") else None
 
 
-def _gguf_field(reader: "GGUFReader", name: str) -> Any:
+def gguf_field(reader: "GGUFReader", name: str) -> Any:
+    """Returns a field of a GGUF file; None where it has none of that name."""
     field = reader.get_field(name)
     return None if field is None else field.contents()

@@ -127,7 +127,13 @@ def _explain(error: ValidationError, kind: type, values: Mapping[str, Any], wher
     inside = (
         f"; {deepest['input']!r} in it is {type(deepest['input']).__name__}" if deepest["input"] is not value else ""
     )
-    return f"{name}={value!r} in {where} {accepted}, not {type(value).__name__}{inside}."
+    # of a text that is none of those accepted, its kind says nothing
+    kind_of = (
+        ""
+        if reason is None and not inside and type(value) in _kinds_of(field.type)
+        else f", not {type(value).__name__}"
+    )
+    return f"{name}={value!r} in {where} {accepted}{kind_of}{inside}."
 
 
 def read_command_line(

@@ -49,7 +49,8 @@ class LongAttnScorer(Scorer):
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         convention: `"paper"` or `"reference_code"`; see `longattn_hf.method`.
-        min_distance: The paper's k, the least distance in tokens of a far pair; a quarter of each window if None.
+        min_distance: The paper's k, the least distance in tokens of a far pair; a quarter of each window if None. A
+            window without a far pair is a bad row. Strengths of windows of unequal lengths do not compare.
         rope_theta: A RoPE base in place of the model's own.
         rope_scaling: A RoPE scaling in place of the model's own, as in transformers' configurations.
         dtype: `"float32"`, `"bfloat16"` or `"float16"` for weights, queries and keys; if None, float32 on a CPU and
@@ -64,7 +65,8 @@ class LongAttnScorer(Scorer):
         text_column: The column to tokenise where there is no `input_ids`.
         window_tokens: Rows longer than this, before BOS, are refused; None for no limit. `"reference_code"` cuts
             there instead.
-        on_error: What a bad row (missing, empty, not text, ids that are not the model's, longer than `window_tokens`)
+        on_error: What a bad row (missing, empty, not text, ids that are not the model's, shorter than a far
+            pair, longer than `window_tokens`)
             does: `"raise"`, or `"skip"`, which leaves its scores null and says why in the column `skip_reason`.
         batch_tokens: Windows of equal length are scored together up to this many tokens.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
@@ -168,6 +170,10 @@ class LongAttnScorer(Scorer):
         if value.min() < 0 or value.max() >= vocab_size:
             worst = value.min() if value.min() < 0 else value.max()
             return f"token id {worst} is outside the vocabulary of {vocab_size}"
+        # without a far pair strength and uniformity would be those of a formula, and the best there are
+        least = max(1, len(value) // 4) if self.min_distance is None else self.min_distance
+        if len(value) < 4 * (self.min_distance is None) or len(value) <= least:
+            return f"too short ({len(value)} tokens, none of them {least} apart)"
         return None
 
     def _refusal(self, row: int, column: str, reason: str) -> str:

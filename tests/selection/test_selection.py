@@ -208,3 +208,26 @@ def test_a_million_windows_are_selected_in_seconds_without_their_text():
     )
     # the two windows of each document lie in different categories, which share no token budget
     assert mask.sum() == 125_000
+
+
+@pytest.mark.parametrize("share", range(1, 101))
+def test_a_share_is_what_its_digits_say(share):
+    table = scored_windows(100, categories=("all",)).add_column("long_distance_score", np.arange(100.0))
+    assert len(select_windows(table, fraction=share / 100)) == share
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threshold": math.nan}, "threshold=nan is not a number"),
+        ({"threshold": {"arxiv": 0.0, "book": math.nan}}, "threshold=nan is not a number"),
+        ({"fraction": math.nan}, r"fraction=nan must lie in \[0, 1\]"),
+        ({"token_budget": math.nan}, "token_budget=nan must be at least 0"),
+        ({"fraction": 0.5, "alpha": math.nan}, "alpha=nan must be a finite number"),
+        ({"fraction": 0.5, "alpha": math.inf}, "alpha=inf must be a finite number"),
+        ({"fraction": 0.5, "convention": "other"}, "convention='other' is not known"),
+    ],
+)
+def test_numbers_that_select_nothing_sensible_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Selection(**values)

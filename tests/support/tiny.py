@@ -54,13 +54,14 @@ def save_tiny_llama(path: Path, *, bos: bool = True, seed: int = 0, **config: ob
     return path
 
 
-def write_gguf(path: Path, source: Path, *, rope_factors: bool = False) -> Path:
+def write_gguf(path: Path, source: Path, *, rope_factors: bool = False, split: str | None = None) -> Path:
     """Writes a tiny Llama as llama.cpp does: pairs of rotated rows side by side, in Q8_0 where they are matrices.
 
     Args:
         path: The file.
         source: What `save_tiny_llama` wrote.
         rope_factors: Scale RoPE, as llama.cpp stores that of Llama 3.1.
+        split: The name of the tokenizer's split; none if None.
     """
     import gguf
 
@@ -78,6 +79,8 @@ def write_gguf(path: Path, source: Path, *, rope_factors: bool = False) -> Path:
     writer.add_vocab_size(config.vocab_size)
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     writer.add_tokenizer_model("gpt2")
+    if split:
+        writer.add_tokenizer_pre(split)
     writer.add_token_list(sorted(tokenizer["vocab"], key=tokenizer["vocab"].get))
     writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
     writer.add_bos_token_id(config.bos_token_id)
