@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from longattn_hf.files import move_file, write_json, write_text
+from longattn_hf.hub.card_merge import merge_cards
 from longattn_hf.hub.release import CARD, DATA, FIGURES, PAGE, REPORT, SCORES, STATISTICS
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class BuildFolder:
         placing: Names the files that may be there while one selection takes the place of another.
         lock: Held by the first process of the build at work.
         owner: Which process that is.
+        card_before: The card that the folder had before its first build.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,7 +73,7 @@ class BuildFolder:
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
         self.heartbeats, self.finished = self.work / "processes", self.work / "finished.json"
         self.placing, self.lock = self.work / "placing.json", self.work / ".lock"
-        self.owner = self.work / "owner.json"
+        self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.md"
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -117,7 +119,8 @@ class BuildFolder:
         # what a build leaves that is killed before it has written its settings down
         own = {self.lock, self.owner, self.settings}
         inside = [path for path in self.work.iterdir() if path not in own] if self.work.is_dir() else []
-        entries = [path for path in self.path.iterdir() if path != self.work] + inside
+        # a card that was there before, such as that of a new repository, is built upon
+        entries = [path for path in self.path.iterdir() if path not in (self.work, self.card)] + inside
         foreign = sorted(path.name for path in entries if not path.name.startswith("."))
         if foreign:
             raise ValueError(
@@ -191,7 +194,14 @@ class BuildFolder:
             if path.is_file()
         }
         placed = self._placed()
-        foreign = [name for name in staged if name not in placed and (self.path / name).exists()]
+        if CARD not in placed and self.card.exists() and not self.card_before.exists():
+            write_text(self.card_before, self.card.read_text(encoding="utf-8"))
+        if self.card_before.exists():
+            # people's own words stay, as they do in a card that is published
+            theirs, ours = (path.read_text(encoding="utf-8") for path in (self.card_before, self.staging / CARD))
+            write_text(self.staging / CARD, merge_cards(theirs, ours))
+            staged[CARD] = _hash_file(self.staging / CARD)
+        foreign = [name for name in staged if name not in (*placed, CARD) and (self.path / name).exists()]
         if foreign:
             raise ValueError(f"{self.path} holds {foreign[0]}, which no build has put there: move it away.")
         write_json(self.placing, {"files": sorted(placed | staged.keys())})

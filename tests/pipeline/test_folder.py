@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf import files
+from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pipeline.folder import BuildFolder
 
 SETTINGS = {"model": "m", "window_tokens": 8}
@@ -51,7 +52,7 @@ def folder(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", ["data/mine.jsonl", "README.md", "thesis.txt", "work/notes.txt"])
+@pytest.mark.parametrize("name", ["data/mine.jsonl", "report.json", "thesis.txt", "work/notes.txt"])
 def test_a_folder_with_somebodys_files_is_refused_and_left_alone(tmp_path, name):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
@@ -105,6 +106,38 @@ def test_a_damaged_record_is_named_and_can_be_overwritten(folder):
         folder.claim(SETTINGS, overwrite=False)
     folder.claim(SETTINGS, overwrite=True)
     assert json.loads(folder.settings.read_text()) == SETTINGS
+
+
+def test_a_card_that_was_there_before_keeps_its_words_whenever_the_build_is_killed(tmp_path, monkeypatch):
+    folder = BuildFolder(tmp_path / "out")
+    folder.path.mkdir()
+    folder.card.write_text("---\nlicense: mit\n---\nMy own words.\n")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=False)
+        for number in range(1, 100):
+            stage_marked(folder)
+            with monkeypatch.context() as patched:
+                kill_at(patched, number)
+                try:
+                    folder.finish("first")
+                    break
+                except Killed:
+                    pass
+    card = folder.card.read_text()
+    assert "My own words." in card and "license: mit" in card and f"{BEGIN}\nfirst\n{END}" in card
+    assert folder.is_finished("first") and read(folder.path, "book") == {"first"} and number > 5
+
+
+def stage_marked(folder):
+    clear(folder)
+    stage(folder, "first", ("book",))
+    card = folder.staging / "README.md"
+    card.write_text(card.read_text().replace("---\nfirst\n", f"---\n{BEGIN}\nfirst\n{END}\n"))
+
+
+def clear(folder):
+    for path in sorted(folder.staging.rglob("*"), reverse=True) if folder.staging.exists() else ():
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def test_a_foreign_file_in_the_way_of_a_selection_is_named_and_kept(folder):
@@ -192,9 +225,7 @@ def test_a_kill_at_any_moment_of_a_second_selection_shows_the_old_set_the_new_on
 
 
 def stage_again(folder):
-    if folder.staging.exists():
-        for path in sorted(folder.staging.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+    clear(folder)
     stage(folder, "second", ("book", "poems"))
     folder.finish("second")
 
