@@ -64,7 +64,7 @@ class ScaleConfig:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark, or one process of it."""
     try:
-        config = read_command_line(ScaleConfig, description=__doc__)
+        config = read_command_line(ScaleConfig, arguments, description=__doc__)
         if config.rank_of:
             run_rank(config)
             return
