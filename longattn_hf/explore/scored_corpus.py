@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +183,17 @@ class ScoredCorpus:
 
     def _find_scores(self) -> tuple[list[str], bool]:
         folder = self._folder
-        for pattern, running in (
-            (folder.published_scores / "*.parquet", False),
-            (folder.scores / "*/*.parquet", True),
+        for place, pattern, running in (
+            (folder.published_scores, "*.parquet", False),
+            (folder.scores, "*/*.parquet", True),
         ):
-            if paths := sorted(self._files.glob(pattern.as_posix())):
+            if paths := self._list(place, pattern):
                 return paths, running
-        return sorted(self._files.glob((folder.path / "**/*.parquet").as_posix())), False
+        return self._list(folder.path, "**/*.parquet"), False
+
+    def _list(self, folder: Path, pattern: str) -> list[str]:
+        # a folder's own name may hold brackets
+        return sorted(self._files.glob(f"{escape(folder.as_posix())}/{pattern}"))
 
     def _read(self, path: Path) -> bytes | None:
         return self._files.cat_file(path.as_posix()) if self._files.exists(path.as_posix()) else None
@@ -214,7 +219,7 @@ class ScoredCorpus:
             yield from self._nth_row(self._folder.data / names[codes[row]], rank)
 
     def _nth_row(self, folder: Path, rank: int) -> Iterator[tuple[str, int]]:
-        for path in sorted(self._files.glob((folder / "*.parquet").as_posix())):
+        for path in self._list(folder, "*.parquet"):
             count = _open_parquet(self._files, path).metadata.num_rows
             if rank < count:
                 yield path, rank

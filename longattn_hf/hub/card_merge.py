@@ -11,7 +11,8 @@ import yaml
 BEGIN = "<!-- longattn_hf:begin -->"
 END = "<!-- longattn_hf:end -->"
 
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+# as the Hub's own readers have it: a byte-order mark, blank lines and spaces may stand before it
+_FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _LOADS = re.compile(
     r'(^## Use\n\n```python\nfrom datasets import load_dataset\n\ndata = load_dataset\()"(?:[^"\\]|\\.)*"',
     re.MULTILINE,
@@ -105,7 +106,7 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
 def _split(card: str, where: str) -> tuple[str, str, str]:
     """Cuts a card into its first fence, its front matter, and the rest from the second fence on."""
     markers = _FRONT_MATTER.match(card)
-    if markers is None and card.startswith("---"):
+    if markers is None and card.lstrip("\ufeff \t\r\n").startswith("---"):
         raise ValueError(f"{where} starts with --- but its front matter does not end with ---: correct it by hand")
     return (card[: markers.start(1)], markers[1], card[markers.end(1) :]) if markers else ("", "", card)
 
@@ -134,7 +135,9 @@ def _parse(front_matter: str, where: str) -> dict[str, Any]:
 
 def _by_name(entries: Any) -> dict[str, dict[str, Any]]:
     listed = [entries] if isinstance(entries, Mapping) else entries or []
-    return {entry.get("config_name", "default"): dict(entry) for entry in listed}
+    # a configuration may be given by its name alone
+    named = (entry if isinstance(entry, Mapping) else {"config_name": str(entry)} for entry in listed)
+    return {entry.get("config_name", "default"): dict(entry) for entry in named}
 
 
 def _merge_front_matter(theirs: str, ours: str, newline: str) -> str:

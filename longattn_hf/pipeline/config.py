@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.settings import (
     Several,
+    Texts,
     check_settings,
     each,
     parse_command_line,
@@ -53,11 +54,11 @@ class SourceConfig:
     path: str
     name: str | None = None
     split: str = "train"
-    data_files: str | Several[str] | None = None
+    data_files: str | Texts | None = None
     data_dir: str | None = None
     revision: str | None = None
     text_column: str = "text"
-    columns: Several[str] | None = None
+    columns: Texts | None = None
     json_lines: bool = False
     source: str | None = None
     license: str | None = None
@@ -137,7 +138,7 @@ class BuildConfig:
     pretty_name: str | None = None
     description: str = ""
     data_version: str = "1.0.0"
-    language: Several[str] = ("en",)
+    language: Texts = field(default_factory=lambda: ["en"])
     output_dir: str | None = None
     overwrite: bool = False
     batch_tokens: int = 65536

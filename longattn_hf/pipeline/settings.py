@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: A list or tuple of settings, kept as a tuple: `Several[str]`.
 Several = Annotated[tuple[T, ...], Strict(False)]
+#: A list of texts, which stays one.
+Texts = Annotated[list[str], Strict(False)]
 #: A path, which YAML and the command line give as text.
 LocalPath = Annotated[Path, Strict(False)]
 
@@ -175,7 +177,7 @@ def parse_command_line(
     for field in _fields_of(kind).values():
         options: dict[str, Any] = {"default": MISSING, "metavar": "VALUE", "help": _help_of(field, meanings)}
         kinds = _kinds_of(field.type)
-        if tuple in kinds:
+        if kinds & {list, tuple}:
             options["nargs"] = "*"
         elif bool in kinds:
             options |= {"nargs": "?", "const": "true"}
@@ -202,7 +204,7 @@ def _parse(text: str | list[str], field: Field[Any]) -> Any:
         values = [_parse(one, field) for one in text]
         return values[0] if len(values) == 1 and isinstance(values[0], list | None) else values
     # 1.0 names a version where a text is asked for, alone or in a list that is not written as YAML
-    if tuple in kinds and not text.startswith("["):
+    if kinds & {list, tuple} and not text.startswith("["):
         kinds = {inner for one in _hints_of(field.type) for held in typing.get_args(one) for inner in _kinds_of(held)}
     if kinds - {Ellipsis} <= {str, Path, type(None)} and text != "null":
         return text

@@ -176,7 +176,7 @@ def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> 
                 f"{', '.join(stream.features)}. Name the text's column with text_column."
             )
         feature = stream.features[config.text_column]
-        if feature not in (Value("string"), Value("large_string")):
+        if feature not in (Value("string"), Value("large_string"), Value("string_view")):
             raise ValueError(f"Column {config.text_column!r} of {config.path!r} is {feature}, not text.")
     if config.columns is not None:
         stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns])))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.method import get_convention
@@ -93,6 +93,7 @@ class Selection:
         ((name, limits),) = self.limit.items()
         if not isinstance(limits, Mapping):
             return limits
+        limits = {str(name): limit for name, limit in limits.items()}
         if category not in limits:
             raise ValueError(f"{name} names {', '.join(map(repr, limits))} but not the category {category!r}; add it.")
         return limits[category]
@@ -240,4 +241,10 @@ def select_windows(
 
 def _small_table(dataset: Dataset, *names: str | None) -> pa.Table:
     present: list[Any] = [name for name in dict.fromkeys(names) if name in dataset.column_names]
-    return dataset.select_columns(present).with_format("arrow")[:]
+    table: pa.Table = dataset.select_columns(present).with_format("arrow")[:]
+    for at, name in enumerate(present):
+        # categories are called by their names
+        if isinstance(label := dataset.features[name], ClassLabel):
+            labels = [None if code is None else label.int2str(code) for code in table[name].to_pylist()]
+            table = table.set_column(at, name, pa.array(labels, pa.string()))
+    return table

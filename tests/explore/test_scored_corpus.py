@@ -207,3 +207,15 @@ def test_columns_that_a_data_set_does_not_have_are_not_needed(tmp_path):
         corpus, corpus.select(Selection(fraction=0.5)), corpus.select(Selection(fraction=1.0))
     )
     assert described["rows"] == [["unnamed", 9, 5, 1, 40, 9, 5]]
+
+
+def test_a_folder_may_have_brackets_in_its_name(tmp_path):
+    folder = tmp_path / "[v1] run"
+    whole = write_build(folder)
+    corpus = ScoredCorpus(folder)
+    texts = dict(zip(whole["id"], whole["text"], strict=True))
+    assert len(corpus) == len(whole) and corpus.read_window(3)["text"] == texts[corpus.id_of(3)]
+    shutil.rmtree(folder / "work")
+    alone = ScoredCorpus(folder)
+    kept = int(np.flatnonzero(alone.published_kept)[0])
+    assert alone.read_window(kept)["text"] == texts[alone.id_of(kept)]

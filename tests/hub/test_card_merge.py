@@ -153,3 +153,17 @@ def test_a_card_is_given_its_repositorys_name_where_it_loads_the_dataset_and_now
     assert 'data = load_dataset("me/LongABC", "code", split="train")' in named
     assert name_repository(named, "me/LongABC") == named
     assert name_repository("no card of ours", "me/x") == "no card of ours"
+
+
+@pytest.mark.parametrize("before", ["\ufeff", "\n\n", "  ", "\ufeff\r\n"])
+def test_front_matter_may_stand_behind_what_the_hubs_readers_pass_over(before):
+    theirs = f"{before}---\nlicense: mit\nextra_gated_prompt: please\n---\nTheir text.\n"
+    merged = merge_cards(theirs, OURS)
+    assert merged.startswith(before + "---\n") and merge_cards(merged, OURS) == merged
+    front = yaml.safe_load(merged.split("---")[1])
+    assert front["extra_gated_prompt"] == "please" and "Their text." in merged and merged.count("---\n") == 2
+
+
+def test_configurations_that_are_given_by_their_names_stay():
+    merged = merge_cards("---\nconfigs:\n- theirs\n---\nText\n", OURS)
+    assert [c["config_name"] for c in yaml.safe_load(merged.split("---")[1])["configs"]][0] == "theirs"

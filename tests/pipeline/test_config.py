@@ -106,3 +106,21 @@ def test_settings_are_frozen_and_name_their_folder():
     assert config.folder == Path("out/x")
     with pytest.raises(AttributeError):
         config.alpha = 1.0
+
+
+def test_words_of_yaml_1_1_are_text_and_numbers_are_numbers_inside_lists_and_mappings_too(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "name: n\nmodel: m\nlanguage: [en, no]\ntoken_budget: {no: 1e6, book: 1_000}\nrope_theta: 2.5e6\n"
+        "data_version: 2026-11-25\nsources: [{category: 'no', path: demo, columns: [y, on]}]\n"
+    )
+    config = load_config(path)
+    assert (config.language, config.sources[0].columns) == (["en", "no"], ["y", "on"])
+    assert config.token_budget == {"no": 1_000_000, "book": 1000} and config.rope_theta == 2.5e6
+    assert config.data_version == "2026-11-25"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/x", "", "a b", "a\nb", "*", "scores", "x" * 300])
+def test_a_category_that_cannot_name_a_configuration_is_refused_at_once(tmp_path, name):
+    with pytest.raises(ValueError, match="cannot name a configuration|is the name of the scores"):
+        load_config(write(tmp_path, sources=[SOURCE | {"category": name}]))

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from longattn_hf import add_long_distance_score, select_windows
 from longattn_hf.selection.cut import Selection, keep_mask
@@ -231,3 +231,13 @@ def test_a_share_is_what_its_digits_say(share):
 def test_numbers_that_select_nothing_sensible_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Selection(**values)
+
+
+def test_limits_may_name_categories_by_their_own_values():
+    windows = {"id": ["a", "b"], "num_tokens": [1, 1], "long_distance_score": [0.1, 0.2]}
+    numbered = Dataset.from_dict(windows | {"category": [1, 2]})
+    assert select_windows(numbered, fraction={1: 1.0, 2: 0.0})["id"][:] == ["a"]
+    labelled = Dataset.from_dict(windows | {"category": [0, 1]}).cast_column("category", ClassLabel(names=["x", "y"]))
+    assert select_windows(labelled, fraction={"x": 0.0, "y": 1.0})["id"][:] == ["b"]
+    with pytest.raises(ValueError, match="fraction names '1' but not the category '2'"):
+        select_windows(numbered, fraction={1: 1.0})
