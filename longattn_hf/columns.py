@@ -47,5 +47,13 @@ SCORE_FEATURES = Features(
     }
 )
 
+#: Ends the name of a score's values head by head.
+PER_HEAD = "_per_head"
+
 #: What selection adds: the long-distance score in z-units of the category, and whether the window was kept.
 SELECTION_FEATURES = Features({LONG_DISTANCE_SCORE: Value("float64"), KEPT: Value("bool")})
+
+
+def is_added(name: str) -> bool:
+    """Says whether scoring or selection adds a column of this name, where a source's own would be in the way."""
+    return name in SCORE_FEATURES or name in SELECTION_FEATURES or name.endswith((PER_HEAD, STANDARD_ERROR))

@@ -53,6 +53,15 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
     ]
 
 
+def _is_unicode(text: str) -> bool:
+    """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _plain(value: Any) -> Any:
     """Returns the plain value of a scalar of numpy, torch or Arrow, which a format of `datasets` hands on."""
     for method in ("as_py", "item"):
@@ -145,9 +154,17 @@ class WindowDocuments:
         return columns
 
     def _why_unusable(self, row: int, text: object) -> str | None:
-        if isinstance(text, str) and text:
+        if isinstance(text, str) and text and _is_unicode(text):
             return None
-        reason = "missing" if text is None else "empty" if text == "" else "not text"
+        reason = (
+            "not Unicode, by a lone surrogate"
+            if isinstance(text, str) and text
+            else "missing"
+            if text is None
+            else "empty"
+            if text == ""
+            else "not text"
+        )
         if self.on_error == "raise":
             raise ValueError(
                 f"Row {row} of column {self.text_column!r} is {reason} ({type(text).__name__}); documents are "

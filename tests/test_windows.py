@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 
 import numpy as np
@@ -167,3 +168,11 @@ def test_documents_keep_their_ids_in_every_format(windowing, format_type):
     corpus = documents(id=[7, 8], text=[TEXT * 3, TEXT * 4]).with_format(format_type)
     windows = cut(corpus, windowing).with_format(None)
     assert set(windows["doc_id"]) == {"7", "8"}
+
+
+def test_a_lone_surrogate_is_skipped_with_its_reason_or_refused(windowing):
+    skipping = dataclasses.replace(windowing, keep_skipped=True)
+    rows = skipping({"text": ["half a pair \ud800 " * 9, TEXT * 3]})
+    assert rows["skip_reason"][0] == "not Unicode, by a lone surrogate" and rows["skip_reason"][1] is None
+    with pytest.raises(ValueError, match="Row 0 of column 'text' is not Unicode, by a lone surrogate"):
+        dataclasses.replace(windowing, on_error="raise")({"text": ["\udfff"]})

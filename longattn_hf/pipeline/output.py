@@ -16,6 +16,7 @@ from longattn_hf.columns import (
     INPUT_IDS,
     KEPT,
     LONG_DISTANCE_SCORE,
+    PER_HEAD,
     SCORE_FEATURES,
     SKIP_REASON,
     STANDARD_ERROR,
@@ -93,7 +94,7 @@ def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: Score
             write_parquet(Dataset(table), folder.staging / file.path, hint=_GO_ON)
     kept = [file for file in files if file.config != SCORES]
     added = [name for name in (*SCORE_FEATURES, LONG_DISTANCE_SCORE) if name in scores.column_names]
-    added += [name for name in scores.column_names if name.endswith(("_per_head", STANDARD_ERROR))]
+    added += [name for name in scores.column_names if name.endswith((PER_HEAD, STANDARD_ERROR))]
     schema = pa.schema([(_SHARD, pa.int64()), (_ROW, pa.int64()), *(scores.schema.field(n) for n in (ID, *added))])
     plan = json.dumps([(file.path, len(file.rows)) for file in kept])
     with (

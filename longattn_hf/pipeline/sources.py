@@ -1,6 +1,7 @@
 """Opens the document sources that a build's configuration names, as streams with a stable identity."""
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT
+from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, write_json
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
+
+logger = logging.getLogger(__name__)
 
 #: The path of the documents that installed packages bring; see `demo_corpus`.
 DEMO = "demo"
@@ -45,12 +48,19 @@ class Source:
 class _ReadFields:
     """Reads named fields of a line of JSON, so that the other fields may differ in type from file to file."""
 
+    text_column: str
     names: tuple[str, ...]
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str | None]:
-        document = json.loads(row["text"])
-        values = {name: document.get(name) for name in self.names}
-        return {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
+        try:
+            document = json.loads(row["text"].removeprefix("\ufeff"))
+        except ValueError:
+            document = None
+        # a line that is no JSON object is a document without a text, which is skipped and counted as one
+        values = {name: document.get(name) if isinstance(document, dict) else None for name in self.names}
+        text = values[self.text_column]
+        values = {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
+        return values | {self.text_column: text if isinstance(text, str) else None}
 
 
 def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceConfig]:
@@ -129,7 +139,13 @@ def open_source(config: SourceConfig) -> Source:
         path, data_files = "text", _addresses(config)
     try:
         builder = load_dataset_builder(
-            path, config.name, data_files=data_files, data_dir=config.data_dir, revision=config.revision
+            path,
+            config.name,
+            data_files=data_files,
+            data_dir=config.data_dir,
+            revision=config.revision,
+            # a file of text is a document, and not each of its lines
+            **({"sample_by": "document"} if config.path == "text" else {}),
         )
         stream = builder.as_streaming_dataset(config.split)
     except (DatasetNotFoundError, FileNotFoundError, ValueError) as error:
@@ -141,7 +157,7 @@ def open_source(config: SourceConfig) -> Source:
     if config.json_lines:
         names = (config.text_column, *(config.columns or ()))
         features = Features(dict.fromkeys(names, Value("string")))
-        stream = stream.map(_ReadFields(names), remove_columns=["text"], features=features)
+        stream = stream.map(_ReadFields(config.text_column, names), remove_columns=["text"], features=features)
     return _as_source(config, stream, identity)
 
 
@@ -178,6 +194,8 @@ def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> 
         feature = stream.features[config.text_column]
         if feature not in (Value("string"), Value("large_string"), Value("string_view")):
             raise ValueError(f"Column {config.text_column!r} of {config.path!r} is {feature}, not text.")
+    if taken := [name for name in stream.features or () if is_added(name)]:
+        logger.warning("%s: %s left out, since the build adds columns of these names.", config.path, ", ".join(taken))
     if config.columns is not None:
         stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns])))
     return Source(

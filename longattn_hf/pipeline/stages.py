@@ -5,6 +5,7 @@ was made from. A shard that is there, whole, and carries the fingerprint expecte
 goes on where it stopped, with any number of processes, and ends in the same bytes. Processes share only the folder.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
-from longattn_hf.columns import CATEGORY, INPUT_IDS, LICENSE, SKIP_REASON, SOURCE, TEXT, WINDOW_FEATURES
+from longattn_hf.columns import (
+    CATEGORY,
+    INPUT_IDS,
+    LICENSE,
+    SKIP_REASON,
+    SOURCE,
+    TEXT,
+    WINDOW_FEATURES,
+    is_added,
+)
 from longattn_hf.files import hash_json
 from longattn_hf.method import get_convention
 from longattn_hf.model.tokenizer import load_tokenizer_once
@@ -149,8 +159,13 @@ def _window_batch(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Returns the windows of a batch of documents, and the counts that the report needs of it."""
     names = list(dict.fromkeys(name for document in batch for name in document)) or list(features or {})
-    columns: dict[str, list[Any]] = {name: [document.get(name) for document in batch] for name in names}
+    columns: dict[str, list[Any]] = {
+        name: [document.get(name) for document in batch] for name in names if not is_added(name)
+    }
     columns = {name: [value] * len(batch) for name, value in (source.constants or {}).items()} | columns
+    for name in (SOURCE, LICENSE):
+        if name in columns:
+            columns[name] = [_as_text(value) for value in columns[name]]
     columns.setdefault(transform.text_column, [])
     rows = transform(columns)
     reasons = rows.pop(SKIP_REASON)
@@ -166,6 +181,15 @@ def _window_batch(
         "documents_by_source": _count_by_source(columns, len(batch)),
     }
     return table, counts
+
+
+def _as_text(value: object) -> str | None:
+    """Returns what a document says of its source or licence as the text that columns and reports hold."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ", ".join(value) or None
+    return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)
 
 
 def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:

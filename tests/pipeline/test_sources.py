@@ -220,3 +220,29 @@ def test_what_others_need_to_build_the_same_holds_no_local_file(tmp_path):
     remote = SourceConfig(category="a", path="json", data_files="hf://datasets/me/data/*.json")
     shared = shareable_recipe(dataclasses.replace(config, sources=(remote,)))
     assert shared["sources"][0]["data_files"].startswith("hf://")
+
+
+def test_a_line_that_holds_no_text_is_a_document_without_one(tmp_path):
+    lines = [
+        '{"text": "whole", "id": 1}',
+        "",
+        '{"text": "cut',
+        "null",
+        '["x"]',
+        '{"text": ["a", "b"]}',
+        '{"text": null}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\n".join(lines) + '\n{"id": 2}\n', encoding="utf-8")
+    config = SourceConfig(
+        category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True, columns=["id"]
+    )
+    rows = list(open_source(config).stream)
+    assert [row["text"] for row in rows] == ["whole", *[None] * (len(rows) - 1)] and len(rows) >= 7
+    assert rows[0]["id"] == "1" and rows[-1]["id"] == "2"
+
+
+def test_a_file_of_text_is_a_document(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"book {name}\n\nin many\nlines\n")
+    source = open_source(SourceConfig(category="c", path="text", data_files=str(tmp_path / "*.txt")))
+    assert sorted(row["text"] for row in source.stream) == [f"book {name}\n\nin many\nlines\n" for name in "ab"]

@@ -265,3 +265,35 @@ def test_a_row_of_the_corpus_is_found_with_its_own_text(windowed, tiny_llama):
     assert windowed.read_windows(*windowed.locate(rows[:0])).num_rows == 0
     with pytest.raises(ValueError, match="are of other windows"):
         windowed.read_scores("another scorer")
+
+
+def test_what_documents_say_of_source_and_licence_is_text_whatever_its_kind(transform, tmp_path):
+    told = [("s", "MIT"), (7, ["MIT", "CC0-1.0"]), ({"a": 1}, None), (None, []), (["x", 1], True)]
+    rows = [{"text": "The far tokens matter. " * 3, "source": source, "license": licence} for source, licence in told]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    constants = {"source": "c", "license": "unknown"}
+    sources = [Source(category="book", stream=stream, identity="odd", constants=constants)]
+    window_all(sources, transform, tmp_path, documents_per_shard=5)
+    (name, facts), *_ = windowed_shards(sources, windows_of(tmp_path)).items()
+    table = pq.read_table(windows_of(tmp_path) / name)
+    assert str(table.schema.field("source").type) == str(table.schema.field("license").type) == "string"
+    seen = list(dict.fromkeys(zip(table["source"].to_pylist(), table["license"].to_pylist(), strict=True)))
+    assert seen == [("s", "MIT"), ("7", "MIT, CC0-1.0"), ('{"a": 1}', None), (None, None), ('["x", 1]', "true")]
+    assert sum(count for *_, count in facts["documents_by_source"]) == 5
+
+
+def test_a_source_that_has_our_columns_is_scored_with_ours(transform, tiny_llama, tmp_path, caplog):
+    ours = {
+        "dependency_strength": 9.0,
+        "kept": False,
+        "long_distance_score": 1.0,
+        "dependency_strength_per_head": [1.0],
+    }
+    sources = [source([row | ours for row in documents(4)])]
+    window_all(sources, transform, tmp_path)
+    shards = list_shards(sources, tmp_path)
+    scorer = LongAttnScorer(str(tiny_llama), per_head=True)
+    score_windows(shards, scorer)
+    scores = shards.read_scores(scorer_fingerprint(scorer))
+    assert scores.column_names.count("dependency_strength") == 1 and "kept" not in scores.column_names
+    assert max(scores["dependency_strength"].to_pylist()) < 1
