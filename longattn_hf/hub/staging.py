@@ -84,7 +84,7 @@ def _write_shards(dataset: Dataset, folder: Path, split: str) -> list[Path]:
         paths = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
         for index, path in enumerate(paths):
             part = dataset.shard(count, index, contiguous=True)
-            write_parquet(part, path, hint="free some space, or let TMPDIR name another disk")
+            write_parquet(part, path, hint="Free some space, or let TMPDIR name another disk")
         # rows of very unequal length can still gather in one shard
         if count >= len(dataset) or all(path.stat().st_size <= MAX_SHARD_BYTES for path in paths):
             return paths
