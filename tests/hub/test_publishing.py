@@ -470,7 +470,12 @@ def test_a_full_disk_while_writing_shards_says_so_and_sends_nothing(hub, tmp_pat
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "Cannot write " in done.stderr and "File too large" in done.stderr and "TMPDIR" in done.stderr
+    assert (
+        done.returncode == 1
+        and "Cannot write " in done.stderr
+        and "File too large" in done.stderr
+        and "TMPDIR" in done.stderr
+    )
     assert not hub.log and not list(tmp_path.iterdir()), "and the half-written shards are gone"
 
 
