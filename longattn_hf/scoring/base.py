@@ -69,7 +69,9 @@ class Scorer(ABC):
     ) -> tuple[dict[int, Any], list[str | None]]:
         """Returns what is to be scored, by row, and for the other rows the reason why they are not."""
         values = batch[column]
-        already = batch.get(SKIP_REASON) or [None] * len(values)
+        already = batch[SKIP_REASON] if SKIP_REASON in batch else [None] * len(values)
+        # some formats have another null than None
+        already = [reason if isinstance(reason, str) else None for reason in already]
         # a row that an earlier stage skipped, with its reason, is no error here
         reasons = [old or _why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
         good = [row for row, reason in enumerate(reasons) if reason is None]

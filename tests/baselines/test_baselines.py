@@ -243,3 +243,11 @@ def test_echo_needs_neither_torch_nor_transformers(run_python):
     )
     # no word of this text stands in it twice
     assert float(run_python(program).stdout) == 0
+
+
+@pytest.mark.parametrize("format_type", [None, "numpy"])
+@pytest.mark.parametrize("reasons", [["too short", None], [None, None]])
+def test_reasons_of_an_earlier_stage_are_read_in_every_format(format_type, reasons):
+    rows = Dataset.from_dict({"text": ["abc", "abcd"], "skip_reason": reasons}).with_format(format_type)
+    scored = rows.map(Length(), batched=True).with_format(None)
+    assert scored["length"][:] == [None if reasons[0] else 3.0, 4.0]
