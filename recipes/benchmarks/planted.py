@@ -4,7 +4,7 @@ r"""Does a score select? Scores windows with planted structure and controls, and
     python -m recipes.benchmarks.planted --scores longattn gzip echo --windows 40 --window-tokens 8192 \
         --documents book=books.parquet code=org/a-hub-dataset --model meta-llama/Llama-3.1-8B
 
-What the windows are is told in planted_windows.py. A table is printed; a JSON file holds it with all settings, and
+planted_windows.py says what the windows are. A table is printed; a JSON file holds it with all settings, and
 pictures beside it the areas under the curves and the scores' rank correlation on intact windows. `area` is the chance
 that an intact window scores above a control of its category, `pairs` the share of pairs won; chance is 0.50 for both.
 """

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from longattn_hf.pipeline.config import read_build
+from longattn_hf.pipeline.settings import read_command_line
+
 ROOT = Path(__file__).parents[2]
 CONFIG_OF = {
     "recipes.benchmarks.attention_cost": "AttentionCostConfig",
@@ -18,26 +21,54 @@ CONFIG_OF = {
     "recipes.evaluate_model": "EvaluateConfig",
     "recipes.train_longattn": "TrainConfig",
 }
+BUILD = "recipes.build_longabc"
 BENCHMARKS = [name for name in CONFIG_OF if name.startswith("recipes.benchmarks.")]
-PLACEHOLDERS = {"...", "--any_setting", "VALUE"}
 
 
 def documented_commands():
-    """Every command that README, a recipe's docstring or a configuration's comment shows, with the words after it."""
-    for path in [
-        ROOT / "README.md",
-        *sorted((ROOT / "recipes").rglob("*.py")),
-        *sorted(ROOT.glob("recipes/configs/*")),
-    ]:
-        text = re.sub(r"(?<!`)`(?!`)|\\\n", "\n", path.read_text()) if path.name == "README.md" else path.read_text()
-        text = text.replace("\\\n", " ")
-        pattern = r"(?:accelerate launch(?: --num_processes \d+)? |python -m )(recipes[\w./]+)(.*(?:\n[^`\n#]*\}\]')?)"
-        for program, words in re.findall(pattern, text):
-            words = shlex.split(words.replace("[--any_setting VALUE]", "").replace("[", "[ "), comments=True)
-            yield path.name, program.removesuffix(".py").replace("/", "."), words
+    """Every command that README, a docstring or a configuration's comment shows: file, program and words."""
+    readme = (ROOT / "README.md").read_text()
+    shown = [("README.md", " ".join(span.split())) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", readme)]
+    shown += [("README.md", line.strip()) for line in re.findall(r"^ {4}(\S.*)$", readme, flags=re.MULTILINE)]
+    for path in (*(ROOT / "recipes").rglob("*.py"), *(ROOT / "recipes" / "configs").glob("*.yaml")):
+        lines = re.findall(r"^(?:#   | {4})(\w.*)$", path.read_text().replace("\\\n", " "), flags=re.MULTILINE)
+        shown += [(path.name, line) for line in lines]
+    for name, text in shown:
+        command = re.match(r"(?:accelerate launch(?: --num_processes \d+)?|python -m) (recipes[\w./]+)(.*)", text)
+        if command:
+            # what stands for words that a reader chooses
+            words = re.sub(r"\[--any_setting VALUE\]|\[--config FILE\]|--config FILE\.yaml|\.\.\.", "", command[2])
+            words = re.sub(r"\[(--\w+ \S+)\]", r"\1", words).replace("_s N", "_s 1")
+            yield name, command[1].removesuffix(".py").replace("/", "."), shlex.split(words, comments=True)
+
+
+COMMANDS = sorted(command for command in documented_commands() if command[1] in (*CONFIG_OF, BUILD))
+
+
+def test_the_commands_of_every_program_are_looked_at():
+    assert {program for _, program, _ in COMMANDS} == {*CONFIG_OF, BUILD}
+    assert {"README.md", "train_8b.yaml", "planted.py"} <= {name for name, _, _ in COMMANDS}
+
+
+@pytest.mark.parametrize(("name", "program", "words"), COMMANDS, ids=str)
+def test_every_command_that_is_shown_can_be_read(name, program, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if program == BUILD:
+        read_build(words, default_config=Path("recipes/configs/demo.yaml"))
+    else:
+        read_command_line(getattr(import_module(program), CONFIG_OF[program]), words)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_mistyped_option_is_refused_with_the_nearest(name):
     with pytest.raises(SystemExit, match=r"^\w+: Unknown setting 'windw-tokens' in the command line. Did you mean"):
         import_module(name).main(["--windw-tokens", "64"])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_help_shows_the_commands_and_what_each_setting_means(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        import_module(name).main(["--help"])
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert f"python -m {name}" in shown and "--window" in shown
