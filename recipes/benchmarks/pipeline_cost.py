@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when tokenizers starts
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -34,7 +35,7 @@ class PipelineCostConfig:
         documents: A Parquet file with a column `text`; the embedded demo's documents if None.
         model: As for `LongAttnScorer`.
         window_tokens: The windows' length.
-        rounds: Of windowing, and windows to score.
+        rounds: Of windowing, and windows to score; the first of each warms caches, so at least two.
         gpu_tokens_per_s: What a GPU scores, to say how many cores feed it.
     """
 
@@ -44,12 +45,20 @@ class PipelineCostConfig:
     rounds: int = 5
     gpu_tokens_per_s: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.rounds < 2:
+            raise ValueError(f"rounds={self.rounds} leaves nothing to time after the first; give at least 2.")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Times windowing on one core, and the parts of scoring one window after another."""
     try:
         config = read_command_line(PipelineCostConfig, arguments, description=__doc__)
-        rows = pq.read_table(config.documents).to_pylist() if config.documents else list(demo_documents())
+        if config.documents:
+            # names the reason where the file cannot be read, which a bare path does not
+            rows = pq.read_table(pa.OSFile(config.documents)).to_pylist()
+        else:
+            rows = list(demo_documents())
         texts = [row["text"] for row in rows]
         report = {
             "environment": read_environment(torch.device("cpu"), torch.float32, rounds=config.rounds),
@@ -89,6 +98,11 @@ def time_scoring(texts: list[str], config: PipelineCostConfig) -> dict[str, floa
     """Scores windows whole, and their statistics alone, in turn; returns the share that is not statistics."""
     cut = WindowDocuments(tokenizer=config.model, window_tokens=config.window_tokens)
     windows = cut({"text": texts[:4]})["input_ids"][: config.rounds]
+    if len(windows) < 2:
+        raise ValueError(
+            f"The first four documents hold {len(windows)} windows of {config.window_tokens} tokens, and two are "
+            "needed; lower window_tokens or give longer documents."
+        )
     scorer = LongAttnScorer(config.model)
     layer = scorer.load_layer()
     whole, alone = [], []

@@ -42,7 +42,7 @@ class SamplingConfig:
         model: As for `LongAttnScorer`.
         device: Where to run; a GPU if None and there is one.
         window_tokens: The windows' length.
-        windows: The most windows of a category.
+        windows: The most windows of a category, at least two, which can be ranked.
         fractions: Strides: one row in so many is read.
         guess_keys: From how many keys the other rows are guessed.
         seeds: Drawings to compare; their mean and worst are reported.
@@ -62,6 +62,10 @@ class SamplingConfig:
     speed_tokens: int = 32768
     rounds: int = 5
     out: LocalPath = RESULTS / "sampling-demo.json"
+
+    def __post_init__(self) -> None:
+        if self.windows < 2:
+            raise ValueError(f"windows={self.windows} cannot be ranked; give at least 2.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,6 +104,11 @@ def draw_windows(config: SamplingConfig) -> Iterator[tuple[str, list[np.ndarray]
             whole = len(ids) // config.window_tokens * config.window_tokens
             cut.append(list(ids[:whole].reshape(-1, config.window_tokens)[:share]))
         windows = [window for document in cut for window in document][: config.windows]
+        if len(windows) < 2:
+            raise ValueError(
+                f"The documents of {category!r} hold {len(windows)} windows of {config.window_tokens} tokens, and two "
+                "are needed to rank; lower window_tokens or give more documents."
+            )
         print(f"{category}: {len(windows)} windows")
         yield category, windows
 
@@ -113,10 +122,12 @@ def read_texts(files: Sequence[str]) -> dict[str, list[str]]:
         for document in demo_documents():
             texts.setdefault(document["category"], []).append(document["text"])
         return texts
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for file in files:
-        table = pq.read_table(file)
+        # names the reason where the file cannot be read, which a bare path does not
+        table = pq.read_table(pa.OSFile(file))
         own = "category" in table.column_names
         names = table["category"].to_pylist() if own else [Path(file).stem] * len(table)
         for name, text in zip(names, table["text"].to_pylist(), strict=True):

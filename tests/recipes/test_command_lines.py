@@ -72,3 +72,17 @@ def test_the_help_shows_the_commands_and_what_each_setting_means(name, capsys):
     assert not ended.value.code
     shown = capsys.readouterr().out
     assert f"python -m {name}" in shown and "--window" in shown
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "message"),
+    [
+        ("sampling", ["--windows", "1"], "windows=1 cannot be ranked"),
+        ("sampling", ["--documents", "absent.parquet"], "absent.parquet.* No such file"),
+        ("pipeline_cost", ["--rounds", "1"], "rounds=1 leaves nothing to time"),
+        ("pipeline_cost", ["--documents", "absent.parquet"], "absent.parquet.* No such file"),
+    ],
+)
+def test_what_a_benchmark_cannot_measure_is_refused_in_one_line(program, words, message, tiny_llama):
+    with pytest.raises(SystemExit, match=rf"^{program}: .*{message}.*$"):
+        import_module(f"recipes.benchmarks.{program}").main(["--model", str(tiny_llama), *words])
