@@ -83,6 +83,6 @@ def _bootstrap(statistic: Callable[..., Any], *samples: np.ndarray, seed: int) -
     if count < 2:
         return Estimate(value=value, count=count)
     rng = np.random.default_rng(seed)
-    found = stats.bootstrap(samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng)
-    low, high = map(float, found.confidence_interval)
+    result = stats.bootstrap(samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng)
+    low, high = map(float, result.confidence_interval)
     return Estimate(value=value, low=low, high=high, count=count)

@@ -102,10 +102,10 @@ def _make_prompt(
     keys = [f"{_COLOURS[pair // len(_ANIMALS)]} {_ANIMALS[pair % len(_ANIMALS)]}" for pair in pairs]
     values = rng.choice(9_000_000, (task.keys, task.values), replace=False) + 1_000_000
     needles = [f"A code of the {key} is {value}." for key, row in zip(keys, values, strict=True) for value in row]
-    wanted = [str(value) for value in values[: task.asked].ravel()]
+    asked_values = [str(value) for value in values[: task.asked].ravel()]
     before = "Some codes are hidden in the following text. Remember them.\n\n"
-    after = _question(keys[: task.asked], len(wanted))
-    answer_tokens = TOKENS_PER_VALUE * len(wanted)
+    after = _question(keys[: task.asked], len(asked_values))
+    answer_tokens = TOKENS_PER_VALUE * len(asked_values)
     room = length - answer_tokens - _count(tokenizer, " ".join([before, *needles, after]))
     if room < 0:
         raise ValueError(f"A context of {length} tokens has no room for the needles and the answer; lengthen it.")
@@ -118,7 +118,7 @@ def _make_prompt(
             sentences.insert(round(places[at] * len(filling)), needles[at])
         text = before + " ".join(sentences) + after
         if _count(tokenizer, text) + answer_tokens <= length or not filling:
-            return NeedlePrompt(text=text, values=wanted, depth=float(depth), answer_tokens=answer_tokens)
+            return NeedlePrompt(text=text, values=asked_values, depth=float(depth), answer_tokens=answer_tokens)
         # joined text may come out a token or two longer than its parts
         filling.pop()
 

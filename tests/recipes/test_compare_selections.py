@@ -88,10 +88,10 @@ def test_the_table_holds_means_intervals_and_paired_differences(compared):
         for key, categories in runs.items()
     }
     differences = [loss["longattn", seed] - loss["random", seed] for seed in (0, 1)]
-    found = results["longattn"]["loss"]["minus_random"]
-    assert found["value"] == pytest.approx(np.mean(differences))
+    difference = results["longattn"]["loss"]["minus_random"]
+    assert difference["value"] == pytest.approx(np.mean(differences))
     # Student's t with one degree of freedom
-    assert found["high"] - found["value"] == pytest.approx(12.7062 * np.std(differences, ddof=1) / 2**0.5)
+    assert difference["high"] - difference["value"] == pytest.approx(12.7062 * np.std(differences, ddof=1) / 2**0.5)
     assert results["random"]["loss"]["mean"]["value"] < results["untrained"]["loss"]["mean"]["value"] - 0.05
     assert results["untrained"]["loss"]["mean"]["low"] is None
     assert (folder / "comparison.md").read_text() == table + "\n"

@@ -63,8 +63,8 @@ def test_a_shuffle_has_the_same_passages_in_another_order(windows):
     shuffled = of_kind(windows, f"shuffle_{WINDOW // 4}")
     assert shuffled.keys() == intact.keys()
     for key, window in shuffled.items():
-        mine, theirs = chunks(window["input_ids"], WINDOW // 4), chunks(intact[key]["input_ids"], WINDOW // 4)
-        assert mine != theirs and sorted(mine) == sorted(theirs)
+        own, others = chunks(window["input_ids"], WINDOW // 4), chunks(intact[key]["input_ids"], WINDOW // 4)
+        assert own != others and sorted(own) == sorted(others)
 
 
 def test_no_document_is_on_both_sides_of_an_unpaired_comparison(windows):
