@@ -14,6 +14,7 @@ from longattn_hf.files import write_text
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import plan_report
+from longattn_hf.pipeline.settings import Several, read_command_line, settings
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
 from recipes.build_longabc import CONFIGS
@@ -23,9 +24,28 @@ CARDS = ROOT / "dataset_cards"
 RECIPES = [CONFIGS / "demo.yaml", *sorted(CONFIGS.glob("longabc*.yaml"))]
 
 
-def main(builds: list[str]) -> None:
+@settings
+class RenderConfig:
+    """Which cards to make.
+
+    Attributes:
+        builds: The output folders of finished builds.
+    """
+
+    builds: Several[str] = ()
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Writes `dataset_cards/<name>/` for finished builds, and for the recipes that have no build's card there."""
-    for build in map(BuildFolder, builds):
+    try:
+        render(read_command_line(RenderConfig, arguments, positional=("builds",), description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"render_cards: {error}")
+
+
+def render(config: RenderConfig) -> None:
+    """Writes the cards; raises as `read_report` and `load_config`."""
+    for build in map(BuildFolder, config.builds):
         folder = write_card(read_report(build))
         shutil.copytree(build.figures, folder.figures, dirs_exist_ok=True)
         shutil.copy(build.page, folder.page)
@@ -51,4 +71,4 @@ def write_card(report: Report) -> BuildFolder:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

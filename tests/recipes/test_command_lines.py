@@ -86,3 +86,11 @@ def test_the_help_shows_the_commands_and_what_each_setting_means(name, capsys):
 def test_what_a_benchmark_cannot_measure_is_refused_in_one_line(program, words, message, tiny_llama):
     with pytest.raises(SystemExit, match=rf"^{program}: .*{message}.*$"):
         import_module(f"recipes.benchmarks.{program}").main(["--model", str(tiny_llama), *words])
+
+
+def test_cards_of_a_folder_without_a_build_are_refused_in_one_line(tmp_path):
+    render_cards = import_module("recipes.render_cards")
+    with pytest.raises(SystemExit, match="^render_cards: .*No such file.*report.json"):
+        render_cards.main([str(tmp_path)])
+    with pytest.raises(SystemExit, match="^render_cards: Unknown setting 'build' .* Did you mean 'builds'"):
+        render_cards.main(["--build", str(tmp_path)])
