@@ -1,40 +1,13 @@
-"""Builds a long-context dataset: documents, windows, scores, selection, card.
+"""Builds a long-context dataset from a checkout: `accelerate launch recipes/build_longabc.py`.
 
-    accelerate launch recipes/build_longabc.py [--config FILE] [--any_setting VALUE]
-
-Without arguments it builds the embedded demo. The same command after a kill goes on where it stopped, with any number
-of processes; on a finished build it does nothing; with another alpha, fraction, threshold or budget it selects again
-without scoring.
+The same program as `longattn build` and `accelerate launch -m longattn_hf.pipeline`; see `longattn_hf/pipeline`.
 """
 
-import logging
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
-from longattn_hf.pipeline.config import read_build
-from longattn_hf.pipeline.run import build, join_processes
+from longattn_hf.pipeline.__main__ import main as run_build
 
-CONFIGS = Path(__file__).parent / "configs"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs a build from the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    start = time.monotonic()
-    try:
-        config, words = read_build(arguments, default_config=CONFIGS / "demo.yaml")
-        process = join_processes()
-        result = build(config, words=words, process=process)
-    except (ValueError, OSError) as error:
-        sys.exit(f"build_longabc: {error}")
-    if process.index == 0:
-        if result.published:
-            print(result.published)
-        print(result)
-        seconds = time.monotonic() - start
-        print(f"\n{result.folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in all")
-
+main = partial(run_build, program="build_longabc")
 
 if __name__ == "__main__":
     main()

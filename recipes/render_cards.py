@@ -17,7 +17,7 @@ from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.settings import Several, read_command_line, settings
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
-from recipes.build_longabc import CONFIGS
+from longattn_hf.pipeline.config import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "dataset_cards"

@@ -15,6 +15,8 @@ FLOORS = (
     {"scoring", "windows"},
     {"baselines", "pipeline"},
     {"explore", "watch"},
+    {"commands"},
+    {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
 

@@ -23,6 +23,9 @@ from longattn_hf.pipeline.settings import (
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
 
+#: The recipes that the package brings, each by its name.
+CONFIGS = Path(__file__).parent / "configs"
+
 _SELECTION = ("alpha", *LIMITS, "refuse_overlap", "statistics")
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
@@ -207,16 +210,31 @@ class BuildConfig:
         return list(dict.fromkeys(source.category for source in self.sources))
 
 
+def find_config(path: str | Path) -> Path:
+    """Returns the file of a configuration: itself, or the one of the package that has this name.
+
+    Raises:
+        ValueError: It is no file's name, and no recipe of the package is called so.
+    """
+    packaged = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    if Path(path).exists() or Path(path).suffix:
+        return Path(path)
+    if str(path) not in packaged:
+        raise ValueError(f"There is no configuration {path}: give a YAML file, or one of {', '.join(packaged)}.")
+    return packaged[str(path)]
+
+
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
     """Reads a YAML file of settings.
 
     Args:
-        path: The file.
+        path: The file, or the name of a recipe that the package brings.
         overrides: Settings that go before the file's.
 
     Raises:
         ValueError: The file is missing or no mapping, or a key, a type or a value is not one of `BuildConfig`'s.
     """
+    path = find_config(path)
     return check_settings(BuildConfig, read_yaml(path) | dict(overrides or {}), f"the configuration {path}")
 
 
@@ -231,12 +249,14 @@ def hide_paths(value: Any) -> Any:
     return value
 
 
-def read_build(arguments: Sequence[str] | None, *, default_config: Path) -> tuple[BuildConfig, str]:
+def read_build(
+    arguments: Sequence[str] | None, *, default_config: Path = CONFIGS / "demo.yaml"
+) -> tuple[BuildConfig, str]:
     """Reads `--config FILE` and `--any_setting VALUE`.
 
     Args:
         arguments: The command line's words; the process's own if None.
-        default_config: The configuration without `--config`.
+        default_config: The configuration without `--config`; the embedded demo's if not given.
 
     Returns:
         The settings, and the words that the same dataset is built with anywhere: without those of this run alone.
@@ -246,7 +266,11 @@ def read_build(arguments: Sequence[str] | None, *, default_config: Path) -> tupl
     """
     path, words = parse_command_line(BuildConfig, arguments)
     overrides = parse_words(BuildConfig, words)
-    shown = ["--config", hide_paths(path.as_posix())] if path not in (None, default_config) else []
+    path = find_config(path or default_config)
+    is_packaged = path.resolve().parent == CONFIGS
+    shown = ["--config", path.stem if is_packaged else hide_paths(path.as_posix())]
+    if path.resolve() == default_config.resolve():
+        shown = []
     for name, value in overrides.items():
         if name not in _THIS_RUN:
             hidden, text = hide_paths(value), words[name]
@@ -254,4 +278,4 @@ def read_build(arguments: Sequence[str] | None, *, default_config: Path) -> tupl
             if hidden != value or not isinstance(text, str) or isinstance(value, dict | list):
                 text = hidden if isinstance(hidden, str) else json.dumps(hidden)
             shown += [f"--{name}", shlex.quote(text)]
-    return load_config(path or default_config, overrides), " ".join(shown)
+    return load_config(path, overrides), " ".join(shown)

@@ -151,16 +151,9 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
 def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> ScoredShards:
     """Cuts this process's share of the documents, and returns the list of all shards once they are there."""
     sources = open_sources(config.sources, folder.sources)
-    transform = WindowDocuments(
-        tokenizer=config.model,
-        revision=config.revision,
-        gguf_file=config.gguf_file,
-        window_tokens=config.window_tokens,
-        on_error=config.on_error,
-    )
     window_sources(
         sources,
-        transform,
+        make_transform(config),
         folder.windows,
         documents_per_shard=config.documents_per_shard,
         process=process,
@@ -171,6 +164,17 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
         ScoredShards.gather(folder, windowed_shards(sources, folder.windows)).save()
     process.wait()
     return ScoredShards.load(folder)
+
+
+def make_transform(config: BuildConfig) -> WindowDocuments:
+    """Returns what cuts a build's documents; text column and category are each source's."""
+    return WindowDocuments(
+        tokenizer=config.model,
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+        window_tokens=config.window_tokens,
+        on_error=config.on_error,
+    )
 
 
 def make_scorer(config: BuildConfig) -> LongAttnScorer:

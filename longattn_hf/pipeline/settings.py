@@ -143,6 +143,7 @@ def read_command_line(
     arguments: Sequence[str] | None = None,
     *,
     positional: Sequence[str] = (),
+    short: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> T:
     """Reads a program's settings: `--config FILE`, and before the file's each `--any_setting VALUE`, as YAML.
@@ -151,12 +152,13 @@ def read_command_line(
         kind: A class that `settings` made; its docstring is the program's help.
         arguments: The command line's words; the process's own if None.
         positional: Settings that stand without their names, in this order.
+        short: Settings that have a letter too, such as `-o`.
         description: What stands in the help above the options; the docstring's text if None.
 
     Raises:
         ValueError: As `read_yaml` and `check_settings`, and on an unknown option, naming the nearest.
     """
-    path, words = parse_command_line(kind, arguments, positional=positional, description=description)
+    path, words = parse_command_line(kind, arguments, positional=positional, short=short, description=description)
     values = (read_yaml(path) if path else {}) | parse_words(kind, words)
     return check_settings(kind, values, f"the configuration {path}" if path else "the command line")
 
@@ -166,6 +168,7 @@ def parse_command_line(
     arguments: Sequence[str] | None,
     *,
     positional: Sequence[str] = (),
+    short: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> tuple[Path | None, dict[str, str | list[str]]]:
     """Returns the file that `--config` names, and the words of the settings given beside it, by name."""
@@ -184,7 +187,8 @@ def parse_command_line(
         if field.name in positional:
             parser.add_argument(field.name, **options | {"metavar": field.name.upper()})
         else:
-            names = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+            letters = [f"-{(short or {})[field.name]}"] if field.name in (short or {}) else []
+            names = dict.fromkeys((*letters, f"--{field.name}", f"--{field.name.replace('_', '-')}"))
             parser.add_argument(*names, dest=field.name, **options)
     words, unknown = parser.parse_known_args(arguments)
     if unknown:

@@ -106,6 +106,8 @@ class TextScorer(Scorer):
         parts: Further columns that it adds, what the score is made of.
         citation: Where the score comes from.
         text_column: The column with the window's text.
+        on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
+            why in the column `skip_reason`.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
 
     Raises:
@@ -117,6 +119,7 @@ class TextScorer(Scorer):
     citation: ClassVar[str]
 
     text_column: str = TEXT
+    on_error: Literal["raise", "skip"] = "raise"
     version: int = 1
 
     @property

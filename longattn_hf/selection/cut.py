@@ -24,6 +24,7 @@ from longattn_hf.selection.standardisation import (
     get_column,
     group_rows,
     long_distance_scores,
+    ranking_scores,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: The names of the limits, of which a selection has one.
 LIMITS = ("threshold", "fraction", "token_budget")
+
+# what a selection reads beside scores and the category
+_SELECTION_COLUMNS = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens")
 
 Limit = float | Mapping[str, float] | None
 
@@ -45,6 +49,8 @@ class Selection:
     Attributes:
         alpha: The weight of the distribution uniformity.
         convention: `"paper"` or `"reference_code"`.
+        score: The column that ranks windows, larger being better, or columns with weights: the weighted sum of their
+            Z-scores within each category.
         threshold: Keep the windows whose long-distance score is above it.
         fraction: Keep this share of the windows of a category, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
@@ -57,6 +63,7 @@ class Selection:
 
     alpha: float = 0.5
     convention: str = "paper"
+    score: str | Mapping[str, float] = LONG_DISTANCE_SCORE
     threshold: Limit = None
     fraction: Limit = None
     token_budget: Limit = None
@@ -65,6 +72,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
+        weights = self.score.values() if isinstance(self.score, Mapping) else (1,)
+        if not all(map(math.isfinite, weights)) or not any(weights):
+            raise ValueError(f"score={self.score} must give columns finite weights that are not all 0.")
         if not math.isfinite(self.alpha):
             raise ValueError(f"alpha={self.alpha} must be a finite number.")
         if len(self.limit) != 1:
@@ -84,6 +94,11 @@ class Selection:
         """The limit that is given, by name."""
         return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
+    @property
+    def score_columns(self) -> set[str]:
+        """The columns that rank windows."""
+        return {self.score} if isinstance(self.score, str) else set(self.score)
+
     def limit_of(self, category: str) -> float:
         """Returns the limit of one category.
 
@@ -99,23 +114,25 @@ class Selection:
         return limits[category]
 
     def apply(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
-        """Adds the columns `long_distance_score` and `kept` to a table of raw scores, one row a window.
+        """Adds the columns `long_distance_score`, where there are raw scores, and `kept`; one row a window.
 
         Raises:
             ValueError: As `long_distance_scores` and `keep_mask`.
         """
-        scores = long_distance_scores(
-            table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
-        )
-        table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
+        if self.score == LONG_DISTANCE_SCORE or {*RAW_SCORES} <= {*table.column_names}:
+            scores = long_distance_scores(
+                table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
+            )
+            table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
         return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
 
 
 def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
-    scores = get_column(table, LONG_DISTANCE_SCORE).to_numpy().astype(np.float64)
-    tokens = get_column(table, "num_tokens").to_numpy()
-    keys = pa.table({"score": scores, ID: get_column(table, ID)})
+    scores = ranking_scores(table, selection.score, by)
+    # rows that nobody cut have no name of their own: ties go to the first
+    names = table[ID] if ID in table.column_names else np.arange(len(table))
+    keys = pa.table({"score": scores, ID: names})
     best_first = (
         pc.sort_indices(keys, sort_keys=[("score", "descending"), (ID, "ascending")]).to_numpy().astype(np.int64)
     )
@@ -133,7 +150,7 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
         if selection.token_budget is not None:
-            running = np.cumsum(tokens[order])
+            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
             if not len(order) or running[-1] < limit:
                 held = int(running[-1]) if len(order) else 0
                 logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
@@ -213,29 +230,31 @@ def select_windows(
     fraction: float | Mapping[str, float] | None = None,
     token_budget: int | Mapping[str, int] | None = None,
     by: str | None = CATEGORY,
+    score: str | Mapping[str, float] = LONG_DISTANCE_SCORE,
     refuse_overlap: bool = False,
 ) -> Dataset:
-    """Keeps the windows with the highest long-distance score of each category, in the dataset's own order.
+    """Keeps the windows with the highest score of each category, in the dataset's own order.
 
     Exactly one of the first three is given, as one value for every category or as a mapping from category to value.
     Ties are broken by `id`, so the result does not depend on the order of the rows.
 
     Args:
-        dataset: Windows with the column `long_distance_score`; rows where it is null are never kept.
+        dataset: Windows with the column `score`; rows where it is null are never kept.
         threshold: Keep the windows whose score is above it.
         fraction: Keep this share of the windows, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
         by: The categories' column; None for one category.
+        score: The column that ranks windows, larger being better, or columns with weights; see `ranking_scores`.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document, so that no token is
             counted or trained on twice.
 
     Raises:
         ValueError: Not exactly one limit is given, one is out of range or lacks a category, or a column is missing.
     """
-    columns = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens", LONG_DISTANCE_SCORE, by)
     selection = Selection(
-        threshold=threshold, fraction=fraction, token_budget=token_budget, refuse_overlap=refuse_overlap
+        score=score, threshold=threshold, fraction=fraction, token_budget=token_budget, refuse_overlap=refuse_overlap
     )
+    columns = (*_SELECTION_COLUMNS, *sorted(selection.score_columns), by)
     return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *columns), selection, by)))
 
 

@@ -177,3 +177,37 @@ def long_distance_scores(
         )
         result[rows] = strength_z + sign * alpha * uniformity_z
     return result
+
+
+def ranking_scores(table: pa.Table, score: str | Mapping[str, float], by: str | None = CATEGORY) -> np.ndarray:
+    """Returns what windows are ranked by, float64 `[len(table)]`; NaN where one of the columns is null.
+
+    Args:
+        table: The windows.
+        score: A column, or columns with weights, which give the weighted sum of their Z-scores within each group.
+        by: The categories' column; None for one category.
+
+    Raises:
+        ValueError: A column is missing or holds no numbers.
+    """
+    names = [score] if isinstance(score, str) else list(score)
+    columns = {}
+    for name in names:
+        column = get_column(table, name)
+        if not (
+            pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
+        ):
+            raise ValueError(f"Column {name!r} is {column.type}, and windows are ranked by numbers.")
+        columns[name] = column.cast(pa.float64()).to_numpy()
+    if isinstance(score, str):
+        return columns[score]
+    missing = np.isnan(np.stack(list(columns.values()))).any(axis=0)
+    result = np.full(len(table), np.nan)
+    for rows in group_rows(table, by, ~missing).values():
+        if len(rows):
+            parts = [
+                weight * Moments.of(columns[n][rows]).standardise(columns[n][rows], "zscore")
+                for n, weight in score.items()
+            ]
+            result[rows] = np.sum(parts, axis=0)
+    return result

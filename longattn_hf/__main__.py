@@ -1,0 +1,44 @@
+"""`longattn COMMAND ...`, also `python -m longattn_hf COMMAND ...`: every program of the package."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+import longattn_hf
+
+#: Each command: its module, and what it does.
+COMMANDS = {
+    "build": ("longattn_hf.pipeline.__main__", "documents to a finished dataset: windows, scores, selection, card"),
+    "score": ("longattn_hf.commands.score", "adds scores to Parquet or JSON-lines files"),
+    "select": ("longattn_hf.commands.select", "keeps the best rows of a scored file"),
+    "publish": ("longattn_hf.commands.publish", "puts a finished build on the Hub, in one commit"),
+    "watch": ("longattn_hf.watch", "shows a running build from a second terminal"),
+    "explore": ("longattn_hf.explore.__main__", "opens a build or a published dataset in the browser"),
+    "explain": ("longattn_hf.commands.explain", "writes a page that shows why a window has its score"),
+    "estimate": ("longattn_hf.commands.estimate", "says what a build would take, from a sample; writes nothing"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one of the commands with the words behind its name."""
+    name, *words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: longattn COMMAND [options]\n")  # noqa: T201
+        for command, (_, meaning) in COMMANDS.items():
+            print(f"  {command.ljust(width)}  {meaning}")  # noqa: T201
+        print("\n`longattn COMMAND --help` lists a command's options.")  # noqa: T201
+    elif name == "--version":
+        print(f"longattn_hf {longattn_hf.__version__}")  # noqa: T201
+    elif name in COMMANDS:
+        # what a program's help calls it
+        sys.argv = [f"longattn {name}", *words]
+        import_module(COMMANDS[name][0]).main(words)
+    else:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(COMMANDS)}."
+        sys.exit(f"longattn: unknown command {name!r}. {hint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The programs of the command line that are no stage of their own."""

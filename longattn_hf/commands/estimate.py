@@ -1,0 +1,219 @@
+"""`longattn estimate`: what a build would take, from a sample of its documents; nothing is written."""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from glob import glob
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import load_dataset_builder
+from datasets.utils import disable_progress_bars
+
+from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
+from longattn_hf.pipeline.config import CONFIGS, BuildConfig, SourceConfig, find_config
+from longattn_hf.pipeline.run import make_scorer, make_transform
+from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
+from longattn_hf.pipeline.sources import DEMO, Source, open_sources
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.windows import WindowDocuments
+
+# bytes on disk of a window beside its text: ids, positions, scores, all of them compressed
+_BYTES_BESIDE_TEXT = 2
+
+
+@settings
+class EstimateSettings(BuildConfig):
+    """Says what a build would take, from a sample: windows, hours on this machine, disk. Writes nothing.
+
+    Takes the settings of a build and a few of its own.
+
+        longattn estimate --config my.yaml --sample_documents 100
+
+    Attributes:
+        sample_documents: Documents to read of each source.
+        sample_windows: Windows to score.
+        hourly_price: What an hour of this machine costs, for a price.
+    """
+
+    sample_documents: int = 32
+    sample_windows: int = 8
+    hourly_price: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_documents < 2 or self.sample_windows < 2:
+            raise ValueError("sample_documents and sample_windows must be at least 2, to tell how far they vary.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEstimate:
+    """What a sample tells of one source.
+
+    Attributes:
+        category: Its category.
+        sampled: Documents read.
+        documents: Documents there are; None where nothing tells without reading all.
+        windows: Windows a document, the sample's mean.
+        error: The standard error of that mean.
+        text_bytes: UTF-8 bytes of a window's text, the sample's mean.
+    """
+
+    category: str
+    sampled: int
+    documents: int | None
+    windows: float
+    error: float
+    text_bytes: float
+
+
+def sample_source(
+    source: Source, transform: WindowDocuments, *, count: int, documents: int | None
+) -> tuple[SourceEstimate, list[np.ndarray]]:
+    """Cuts a sample of a source's documents; returns what it tells, and the ids of one window a document."""
+    transform = replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True)
+    counts: list[int] = []
+    sizes: list[int] = []
+    ids: list[np.ndarray] = []
+    for document in _spread(source, count):
+        rows = transform({name: [value] for name, value in document.items()})
+        windows = [row for row, reason in enumerate(rows[SKIP_REASON]) if reason is None]
+        counts.append(len(windows))
+        sizes += [len(rows[TEXT][row].encode("utf-8", "surrogatepass")) for row in windows]
+        ids += [np.asarray(rows[INPUT_IDS][row]) for row in windows[:1]]
+    error = stdev(counts) / math.sqrt(len(counts)) if len(counts) > 1 else math.nan
+    if documents is not None and len(counts) > 1:
+        # of few documents the sample is a good part, or all
+        error *= math.sqrt(max(0.0, 1 - len(counts) / documents))
+    estimate = SourceEstimate(
+        category=source.category,
+        sampled=len(counts),
+        documents=documents,
+        windows=fmean(counts) if counts else 0.0,
+        error=error,
+        text_bytes=fmean(sizes) if sizes else 0.0,
+    )
+    return estimate, ids
+
+
+def _spread(source: Source, count: int) -> Iterator[dict[str, Any]]:
+    """Reads as many documents in all, from parts of the source that lie as far apart as they can: files are sorted."""
+    shards = source.stream.num_shards
+    parts = min(shards, count)
+    for part in range(parts):
+        stream = source.stream
+        if shards > 1:
+            stream = stream.shard(num_shards=shards, index=part * shards // parts)
+        yield from islice(stream, count // parts + (part < count % parts))
+
+
+def count_documents(config: SourceConfig, source: Source) -> int | None:
+    """Counts a source's documents without reading them: None where that cannot be done."""
+    if config.path == DEMO:
+        return source.stream.num_shards
+    files = [config.data_files] if isinstance(config.data_files, str) else config.data_files or []
+    local = [path for file in files for path in glob(file, recursive=True)]
+    if config.path == "parquet" and local:
+        counted = sum(pq.read_metadata(path).num_rows for path in local)
+    elif config.path == "text" and local:
+        counted = len(local)
+    else:
+        builder = load_dataset_builder(
+            config.path, config.name, data_files=config.data_files, revision=config.revision
+        )
+        split = (builder.info.splits or {}).get(config.split)
+        if config.json_lines or split is None or not split.num_examples:
+            return None
+        counted = split.num_examples
+    limit = config.max_documents
+    return counted if limit is None else min(counted, limit * source.stream.num_shards)
+
+
+def time_scoring(scorer: LongAttnScorer, windows: Sequence[np.ndarray]) -> list[float]:
+    """Scores windows one by one; returns the seconds that each took, after one that warms up."""
+    seconds = []
+    for ids in (windows[0], *windows):
+        start = time.perf_counter()
+        scorer({INPUT_IDS: [ids]})
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def estimate_build(config: EstimateSettings) -> str:
+    """Returns what a build would take, as text for people.
+
+    Raises:
+        ValueError: A setting, a source or the model is not as it should be.
+    """
+    transform, scorer = make_transform(config), make_scorer(config)
+    estimates: list[SourceEstimate] = []
+    sampled: list[np.ndarray] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sources = open_sources(config.sources, Path(folder) / "sources.json")
+        for given, source in zip(config.sources, sources, strict=True):
+            estimate, ids = sample_source(
+                source, transform, count=config.sample_documents, documents=count_documents(given, source)
+            )
+            estimates.append(estimate)
+            sampled += ids
+    lines = [f"{'category':<20} {'documents':>12} {'sampled':>8} {'windows/doc':>16} {'windows':>20}"]
+    for one in estimates:
+        total = "unknown" if one.documents is None else _range(one.documents * one.windows, one.documents * one.error)
+        documents = "unknown" if one.documents is None else f"{one.documents:,}"
+        mean = f"{one.windows:.2f} +- {2 * one.error:.2f}"
+        lines.append(f"{one.category[:20]:<20} {documents:>12} {one.sampled:>8} {mean:>16} {total:>20}")
+    if not sampled:
+        return "\n".join([*lines, f"No document of the sample reaches {config.window_tokens} tokens."])
+    chosen = [sampled[at] for at in np.linspace(0, len(sampled) - 1, config.sample_windows).astype(int)]
+    seconds = time_scoring(scorer, chosen)
+    device = scorer.load_layer().device
+    rate = f"{median(seconds):.3g} s a window (of {len(seconds)}: {min(seconds):.3g} to {max(seconds):.3g})"
+    lines += ["", f"Scoring on one process here ({device}): {rate}."]
+    known = [one for one in estimates if one.documents is not None]
+    windows = sum(one.documents * one.windows for one in known if one.documents is not None)
+    error = math.sqrt(sum((one.documents * one.error) ** 2 for one in known if one.documents is not None))
+    low, high = (max(0.0, windows + sign * 2 * error) for sign in (-1, 1))
+    hours = [low * min(seconds) / 3600, windows * median(seconds) / 3600, high * max(seconds) / 3600]
+    disk = sum(one.documents * one.windows * one.text_bytes for one in known if one.documents is not None)
+    disk *= _BYTES_BESIDE_TEXT
+    lines.append(
+        f"{'All' if len(known) == len(estimates) else 'The sources whose size is known'}: {_range(windows, error)} "
+        f"windows, {windows * config.window_tokens / 1e9:.3g} billion tokens; scoring takes about {hours[1]:.2g} "
+        f"hours of one process ({hours[0]:.2g} to {hours[2]:.2g}); the folder about {disk / 1e9:.2g} GB at most."
+    )
+    if config.hourly_price is not None:
+        prices = [hour * config.hourly_price for hour in hours]
+        lines.append(f"At {config.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f}).")
+    if len(known) < len(estimates):
+        lines.append("Of the others nothing tells how many documents they hold without reading them all.")
+    return "\n".join(lines)
+
+
+def _range(value: float, error: float) -> str:
+    if math.isnan(error):
+        return f"{value:,.0f}"
+    return f"{max(0.0, value - 2 * error):,.0f} to {value + 2 * error:,.0f}" if error else f"{value:,.0f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs from the command line."""
+    try:
+        path, words = parse_command_line(EstimateSettings, arguments)
+        path = find_config(path or CONFIGS / "demo.yaml")
+        values = read_yaml(path) | parse_words(EstimateSettings, words)
+        config = check_settings(EstimateSettings, values, f"the configuration {path}")
+        disable_progress_bars()
+        print(estimate_build(config))  # noqa: T201
+    except (ValueError, OSError) as error:
+        sys.exit(f"estimate: {error}")
+
+
+if __name__ == "__main__":
+    main()

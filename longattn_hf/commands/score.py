@@ -1,0 +1,133 @@
+"""`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
+
+import sys
+from dataclasses import field
+from typing import Any
+
+from datasets import Dataset
+from datasets.utils import disable_progress_bars
+
+from longattn_hf.baselines.by_name import make_scorer, score_column, takes
+from longattn_hf.columns import CATEGORY, INPUT_IDS
+from longattn_hf.commands.tables import check_output, read_rows, write_rows
+from longattn_hf.model.location import ModelRef
+from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
+from longattn_hf.windows import WindowDocuments
+
+_BYTES_A_TOKEN = 4
+
+
+@settings
+class ScoreSettings:
+    """Adds scores to the rows of Parquet or JSON-lines files, and writes them as one Parquet file.
+
+    Every row is scored as it is; with window_tokens, documents are cut into windows of equal length first, without
+    which scores of attention do not compare.
+
+        longattn score docs.jsonl --scorer echo -o scored.parquet
+        longattn score docs.parquet --scorer longattn --model ORG/MODEL --window_tokens 8192 -o scored.parquet
+
+    Attributes:
+        files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
+        output: The Parquet file to write.
+        scorer: One scorer or several: longattn, echo, gzip, length, random, loss_gain, prolong, ladm, deep.
+        model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
+        tokenizer: The tokenizer that counts and cuts; the model's if not given.
+        window_tokens: Cut documents into windows of this many tokens.
+        settings: Further settings of the scorers, as a mapping, such as '{min_distance: 2048}'.
+        text_column: The column that holds the texts.
+        category: The category of all rows, for files without a column of that name.
+        on_error: What a row that cannot be scored does: raise, or skip with a reason in the column skip_reason.
+        batch_size: Rows scored together.
+    """
+
+    files: Texts
+    output: LocalPath
+    scorer: Texts = field(default_factory=lambda: ["echo"])
+    model: str | None = None
+    tokenizer: str | None = None
+    window_tokens: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    text_column: str = "text"
+    category: str | None = None
+    on_error: str = "skip"
+    batch_size: int = 16
+
+
+def score_files(given: ScoreSettings) -> tuple[Dataset, dict[str, Any]]:
+    """Returns the scored rows, and notes: how `num_tokens` was counted, and which columns are scores.
+
+    Raises:
+        ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be.
+    """
+    scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
+    rows = read_rows(given.files)
+    if given.text_column not in rows.column_names and INPUT_IDS not in rows.column_names:
+        raise ValueError(
+            f"There is no column {given.text_column!r}; the columns are {', '.join(rows.column_names)}. Name the "
+            "texts' column with --text_column."
+        )
+    if given.category is not None and CATEGORY not in rows.column_names:
+        rows = rows.add_column(CATEGORY, [given.category] * len(rows))
+    rows, counted = _with_num_tokens(rows, given)
+    for scorer in scorers:
+        rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
+    return rows, {"num_tokens": counted, "scores": [score_column(scorer) for scorer in scorers]}
+
+
+def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:
+    values: dict[str, Any] = {"text_column": given.text_column, "on_error": given.on_error, **given.settings}
+    if given.model and takes(name, "model"):
+        values["model"] = given.model
+    return {n: v for n, v in values.items() if takes(name, n) or n in given.settings}
+
+
+def _with_num_tokens(rows: Dataset, given: ScoreSettings) -> tuple[Dataset, str]:
+    """Cuts windows where that is asked for, and counts tokens where nobody did; says how they were counted."""
+    tokenizer = given.tokenizer or given.model
+    if given.window_tokens is not None:
+        if tokenizer is None:
+            raise ValueError("window_tokens needs a tokenizer to count with: give --tokenizer or --model.")
+        cut = WindowDocuments(
+            tokenizer=tokenizer,
+            window_tokens=given.window_tokens,
+            text_column=given.text_column,
+            on_error=given.on_error,  # type: ignore[arg-type]
+        )
+        return rows.map(cut, batched=True, batch_size=16, remove_columns=rows.column_names), tokenizer
+    if "num_tokens" in rows.column_names:
+        return rows, "the file's own column"
+    if INPUT_IDS in rows.column_names:
+        return rows.map(lambda row: {"num_tokens": len(row[INPUT_IDS] or ())}), "the file's own ids"
+    texts = given.text_column
+    if tokenizer:
+        ref = ModelRef(tokenizer)
+
+        def count(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
+            ids = tokenise(load_tokenizer_once(ref), [text or "" for text in batch[texts]])["input_ids"]
+            return {"num_tokens": [len(one) for one in ids]}
+
+        return rows.map(count, batched=True, batch_size=64), tokenizer
+
+    def estimate(row: dict[str, Any]) -> dict[str, int]:
+        return {"num_tokens": -(-len((row[texts] or "").encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)}
+
+    return rows.map(estimate), f"estimated as one a {_BYTES_A_TOKEN} bytes"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs from the command line."""
+    try:
+        given = read_command_line(ScoreSettings, arguments, positional=("files",), short={"output": "o"})
+        output = check_output(given.output)
+        disable_progress_bars()
+        rows, notes = score_files(given)
+        write_rows(rows, output, notes)
+    except (ValueError, OSError) as error:
+        sys.exit(f"score: {error}")
+    print(f"{given.output}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`longattn select SCORED.parquet --token_budget N`: keeps the best rows of a scored file."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import Dataset
+from datasets.utils import disable_progress_bars
+
+from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
+from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
+from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
+from longattn_hf.selection.cut import LIMITS, Selection, add_long_distance_score, select_windows
+from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
+
+
+@settings
+class SelectSettings:
+    """Keeps the rows with the highest scores of each category, and writes them as Parquet.
+
+        longattn select scored.parquet --token_budget 1e9 -o kept.parquet
+        longattn select scored.parquet --score echo --fraction 0.125
+
+    Attributes:
+        files: What `longattn score` wrote, or other Parquet or JSON-lines files with a column of scores.
+        output: The file to write; the first file's name with -kept at its end if not given.
+        score: The column that ranks, larger being better, or a mapping of columns to weights, which sums their
+            Z-scores within each category; the file's first score if not given.
+        threshold: Keep rows whose score is above it; a number, or one for each category.
+        fraction: Keep this share of the rows; a number, or one for each category.
+        token_budget: Keep the best rows as long as their tokens sum to no more than this; a number, or one for each
+            category.
+        alpha: The weight of the distribution uniformity in LongAttn's score.
+        by: The categories' column; null for one category.
+        refuse_overlap: Leave out windows that share tokens with better ones.
+        statistics: A statistics.json to put LongAttn's score on its scale.
+    """
+
+    files: Texts
+    output: LocalPath | None = None
+    score: str | dict[str, float] | None = None
+    threshold: float | dict[str, float] | None = None
+    fraction: float | dict[str, float] | None = None
+    token_budget: int | dict[str, int] | None = None
+    alpha: float = 0.5
+    by: str | None = CATEGORY
+    refuse_overlap: bool = False
+    statistics: str | None = None
+
+
+def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[str, float]]:
+    """Returns all rows, the kept ones, and what ranked them.
+
+    Raises:
+        ValueError: A setting, a file, a column or a score is not as it should be.
+    """
+    limits = {name: getattr(given, name) for name in LIMITS}
+    # refused before anything is read
+    Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **limits)
+    rows = read_rows(given.files)
+    # files without categories are of one
+    by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
+    if {*RAW_SCORES} <= {*rows.column_names}:
+        statistics = ScoreStatistics.load(given.statistics) if given.statistics else None
+        rows = add_long_distance_score(rows, alpha=given.alpha, by=by, statistics=statistics)
+    score = given.score or _default_score(rows, given)
+    kept = select_windows(rows, score=score, by=by, refuse_overlap=given.refuse_overlap, **limits)
+    return rows, kept, score
+
+
+def _default_score(rows: Dataset, given: SelectSettings) -> str:
+    named = [LONG_DISTANCE_SCORE, *read_notes(given.files).get("scores", [])]
+    for name in named:
+        if name in rows.column_names:
+            return name
+    raise ValueError(f"Nothing says which column ranks; name it with --score, of {', '.join(rows.column_names)}.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs from the command line."""
+    try:
+        given = read_command_line(SelectSettings, arguments, positional=("files",), short={"output": "o"})
+        first = Path(*given.files[:1])
+        output = check_output(given.output or first.with_name(f"{first.name.split('.')[0]}-kept.parquet"))
+        disable_progress_bars()
+        rows, kept, score = select_rows(given)
+        notes = read_notes(given.files)
+        write_rows(kept, output, notes)
+    except (ValueError, OSError) as error:
+        sys.exit(f"select: {error}")
+    tokens = "" if "num_tokens" not in kept.column_names else f", {sum(kept['num_tokens']):,} tokens"
+    if tokens and str(notes.get("num_tokens", "")).startswith("estimated"):
+        tokens += f" ({notes['num_tokens']})"
+    print(f"{output}: {len(kept):,} of {len(rows):,} rows kept by {score}{tokens}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Rows of any Parquet or JSON-lines files, and the notes that a scored file carries about itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from longattn_hf.files import replacing
+
+#: Files by the ends of their names, as `datasets` calls their formats; a compressed file of lines ends in one more.
+_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
+_NOTES = b"longattn_hf"
+
+
+def read_rows(files: Sequence[str]) -> Dataset:
+    """Reads Parquet or JSON-lines files, compressed ones too, as one dataset.
+
+    Raises:
+        ValueError: No file is given, one is not there or cannot be read, or their formats differ.
+    """
+    if not files:
+        raise ValueError("No files are given: name Parquet or JSON-lines files.")
+    formats = {_format_of(file) for file in files}
+    if len(formats) > 1:
+        raise ValueError(f"{', '.join(files)} are of several formats; give files of one: {', '.join(_FORMATS)}.")
+    try:
+        return load_dataset(formats.pop(), data_files=list(files), split="train")
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no such file: {error}") from error
+    except (DatasetGenerationError, pa.ArrowException, OSError) as error:
+        raise ValueError(f"{', '.join(files)} cannot be read: {error.__cause__ or error}") from error
+
+
+def is_table(file: str) -> bool:
+    """Says whether a file's name is that of Parquet or JSON lines."""
+    suffixes = [suffix for suffix in Path(file).suffixes if suffix not in (".gz", ".zst", ".bz2", ".xz")]
+    return bool(suffixes) and suffixes[-1] in _FORMATS
+
+
+def _format_of(file: str) -> str:
+    if is_table(file):
+        return next(_FORMATS[suffix] for suffix in reversed(Path(file).suffixes) if suffix in _FORMATS)
+    raise ValueError(f"{file} is no file of a known kind: its name must end in {', '.join(_FORMATS)}.")
+
+
+def check_output(path: Path) -> Path:
+    """Returns where rows are to be written, before the work that leads to them.
+
+    Raises:
+        ValueError: The path does not end in .parquet, or leads into what is no folder.
+    """
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path} is to be written as Parquet; let its name end in .parquet.")
+    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise ValueError(f"{path} cannot be written: {path if path.is_dir() else path.parent} is in the way.")
+    return path
+
+
+def write_rows(rows: Dataset, path: Path, notes: dict[str, Any]) -> None:
+    """Writes rows as one Parquet file, whole or not at all, with notes about them in its metadata.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    schema = rows.features.arrow_schema
+    schema = schema.with_metadata({**(schema.metadata or {}), _NOTES: json.dumps(notes)})
+    with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for batch in rows.with_format("arrow").iter(1000):
+            writer.write_table(batch.cast(schema))
+
+
+def read_notes(files: Sequence[str]) -> dict[str, Any]:
+    """Returns the notes of the first file; none for a file that another program wrote."""
+    if _format_of(files[0]) != "parquet":
+        return {}
+    try:
+        metadata = pq.read_schema(files[0]).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{files[0]} cannot be read: {error}") from error
+    return json.loads(metadata.get(_NOTES, b"{}"))

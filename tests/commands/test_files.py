@@ -1,0 +1,125 @@
+"""`longattn score` and `longattn select` on files of anybody's rows."""
+
+import gzip
+import json
+import shlex
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from longattn_hf.__main__ import main
+
+ROWS = [
+    {"id": "a", "text": "abab" * 8},
+    {"id": "b", "text": "no two words of this line are alike"},
+    {"id": "c", "text": None},
+    {"id": "d", "text": "é"},
+]
+
+
+@pytest.fixture
+def documents(tmp_path):
+    path = tmp_path / "documents.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def read(path):
+    return load_dataset("parquet", data_files=str(path), split="train").to_list()
+
+
+def test_each_row_gets_its_score_or_the_reason_why_not(documents, tmp_path):
+    main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "out.parquet")])
+    rows = read(tmp_path / "out.parquet")
+    assert [row["length"] for row in rows] == [32.0, 35.0, None, 1.0]
+    assert [row["skip_reason"] for row in rows] == [None, None, "missing", None]
+    # a quarter of the UTF-8 bytes, rounded up
+    assert [row["num_tokens"] for row in rows] == [8, 9, 0, 1]
+    assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
+
+
+def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, tmp_path, capsys):
+    main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "out.parquet")])
+    main(["select", str(tmp_path / "out.parquet"), "--token_budget", "9"])
+    assert [row["id"] for row in read(tmp_path / "out-kept.parquet")] == ["b"]
+    assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
+
+
+def test_a_selection_by_weighted_scores_sums_their_z_scores(tmp_path):
+    # z-scores of x: -1, 1, -1, 1; of y: 1, 1, -1, -1; x + y / 2 therefore: -.5, 1.5, -1.5, .5
+    rows = Dataset.from_dict({"id": list("abcd"), "text": list("wxyz"), "x": [0, 2, 0, 2], "y": [5.0, 5.0, 3.0, 3.0]})
+    rows.to_parquet(tmp_path / "scored.parquet")
+    words = ["--score", "{x: 1, y: 0.5}", "--fraction", "0.5", "-o", str(tmp_path / "kept.parquet")]
+    main(["select", str(tmp_path / "scored.parquet"), *words])
+    assert [row["id"] for row in read(tmp_path / "kept.parquet")] == ["b", "d"]
+
+
+def test_quotas_hold_within_each_category_of_a_compressed_file(tmp_path):
+    lines = [{"text": "x" * n, "category": "even" if n % 2 == 0 else "odd"} for n in range(1, 7)]
+    path = tmp_path / "lines.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    main(["score", str(path), "--scorer", "length", "--output", str(tmp_path / "s.parquet")])
+    main(
+        [
+            "select",
+            str(tmp_path / "s.parquet"),
+            "--fraction",
+            "{even: 0.3, odd: 0.6}",
+            "-o",
+            str(tmp_path / "k.parquet"),
+        ]
+    )
+    assert sorted(len(row["text"]) for row in read(tmp_path / "k.parquet")) == [3, 5, 6]
+
+
+def test_the_paper_s_scores_are_selected_on_their_category_s_scale(tiny_llama, tmp_path):
+    Dataset.from_dict({"text": [f"word{n} " * 200 for n in range(6)]}).to_parquet(tmp_path / "d.parquet")
+    words = ["--scorer", "longattn", "--model", str(tiny_llama), "--window_tokens", "32", "--category", "all"]
+    main(["score", str(tmp_path / "d.parquet"), *words, "-o", str(tmp_path / "s.parquet")])
+    scored = read(tmp_path / "s.parquet")
+    assert len(scored) > 6 and {row["num_tokens"] for row in scored} == {32}
+    main(
+        [
+            "select",
+            str(tmp_path / "s.parquet"),
+            "--fraction",
+            "0.25",
+            "--alpha",
+            "0",
+            "-o",
+            str(tmp_path / "k.parquet"),
+        ]
+    )
+    kept = read(tmp_path / "k.parquet")
+    strengths = sorted((row["dependency_strength"] for row in scored), reverse=True)
+    assert sorted((row["dependency_strength"] for row in kept), reverse=True) == strengths[: len(kept)]
+    assert len(kept) == -(-len(scored) // 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("score absent.jsonl -o o.parquet", "score: There is no such file.*absent.jsonl"),
+        ("score a.csv -o o.parquet", r"score: a.csv is no file of a known kind: .*\.parquet"),
+        ("score DOCUMENTS -o o.csv", "score: o.csv is to be written as Parquet"),
+        ("score DOCUMENTS --scorer ecko -o o.parquet", "score: There is no scorer 'ecko'. Did you mean 'echo'"),
+        ("score DOCUMENTS --scorer longattn -o o.parquet", "score: The scorer 'longattn' needs model"),
+        ("score DOCUMENTS --text_column body -o o.parquet", "score: There is no column 'body'; .*id, text"),
+        ("score DOCUMENTS --window_tokens 8 -o o.parquet", "score: window_tokens needs a tokenizer"),
+        (
+            "score DOCUMENTS --settings '{sed: 1}' --scorer random -o o.parquet",
+            "no setting 'sed'. Did you mean 'seed'",
+        ),
+        ("score DOCUMENTS --scorer length --on_error raise -o o.parquet", "score: Row 2 .* is missing"),
+        ("select DOCUMENTS --fraction 0.5", "select: Nothing says which column ranks; name it .*id, text"),
+        ("select DOCUMENTS --score text --fraction 0.5", "select: Column 'text' is string, and windows are ranked by"),
+        ("select DOCUMENTS", "select: Give exactly one of threshold, fraction and token_budget"),
+        ("scor", "longattn: unknown command 'scor'. Did you mean 'score'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words, message, documents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message) as refused:
+        main(shlex.split(words.replace("DOCUMENTS", str(documents))))
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.glob("o.*"))
