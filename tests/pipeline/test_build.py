@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from longattn_hf import LongAttnScorer, far_attention
 from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
-from recipes.build_longabc import build, main
+from recipes.build_longabc import main
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
