@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -22,13 +21,20 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http, parse_ratelimit_headers
 
+try:
+    # whichever library this release of huggingface_hub speaks through
+    from huggingface_hub.utils import httpx
+except ImportError:
+    # releases before 1.31 do not say
+    import httpx
+
 logger = logging.getLogger(__name__)
 
 # 409 and 412 are a concurrent push; the caller looks at the new head before it tries again
 _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 600.0
 # a gateway's HTML in place of JSON; a download that never got an answer
-_FAILURES = (HfHubHTTPError, httpx2.TransportError, ConnectionError, json.JSONDecodeError, LocalEntryNotFoundError)
+_FAILURES = (HfHubHTTPError, httpx.TransportError, ConnectionError, json.JSONDecodeError, LocalEntryNotFoundError)
 
 _clients = threading.Lock()
 _bounded = 0
@@ -46,12 +52,12 @@ def bounded_timeouts(seconds: float) -> Iterator[None]:
 
         limits = {"connect": min(seconds, 30.0), "read": seconds, "write": seconds, "pool": seconds}
 
-        def limit(request: httpx2.Request) -> None:
+        def limit(request: httpx.Request) -> None:
             given = request.extensions.get("timeout") or {}
             within = {kind: min(given.get(kind) or most, most) for kind, most in limits.items()}
             request.extensions = {**request.extensions, "timeout": within}
 
-        def factory() -> httpx2.Client:
+        def factory() -> httpx.Client:
             client = previous()
             # request by request: many of the library's calls ask for no timeout, which overrules the client's own
             client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], limit]}

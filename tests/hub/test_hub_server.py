@@ -2,11 +2,12 @@ import os
 import subprocess
 import sys
 
-import httpx2
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from longattn_hf.hub.client import httpx
 
 ROWS = {"text": ["a", "b", "", "😀"], "score": [0.5, 1.5, -2.0, 0.0]}
 
@@ -60,16 +61,16 @@ def test_gated_private_and_foreign_repositories_are_refused(hub):
 def test_faults_happen_as_often_as_asked(hub, clock):
     hub.create("me/data", {"a.txt": b"0123456789"})
     hub.fault("GET", "/resolve/", "drop_body", keep=4)
-    with pytest.raises(httpx2.RemoteProtocolError):
-        httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
     hub.fault("GET", "/resolve/", "truncate", keep=4)
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123"
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123"
     hub.fault("GET", "/resolve/", "corrupt")
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"\xff" * 10
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"\xff" * 10
     hub.fault("GET", "/resolve/", "reset")
-    with pytest.raises(httpx2.ReadError):
-        httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123456789"
+    with pytest.raises(httpx.ReadError):
+        httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123456789"
     hub.fault("GET", "/api/", status=429, headers={"Retry-After": "2"}, times=2, skip=1)
     names = [entry.path for entry in HfApi().list_repo_tree("me/data", repo_type="dataset")]
     names += [entry.path for entry in HfApi().list_repo_tree("me/data", repo_type="dataset")]
