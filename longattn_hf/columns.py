@@ -4,6 +4,7 @@ from datasets import Features, List, Value
 
 ID = "id"
 DOC_ID = "doc_id"
+DOC_HASH = "doc_hash"
 TEXT = "text"
 CATEGORY = "category"
 SOURCE = "source"
@@ -19,12 +20,14 @@ KEPT = "kept"
 #: Ends the name of a score's standard error, a column that sampled rows bring.
 STANDARD_ERROR = "_standard_error"
 
-#: One row a window. Positions count from 0; `end_char` is exclusive; `overlap_tokens` counts the tokens that a window
-#: shares with windows of the same document taken before it.
+#: One row a window. `doc_hash` is of the document's text: a source may give several documents one id. Positions count
+#: from 0; `end_char` is exclusive; `overlap_tokens` counts the tokens that a window shares with windows of the same
+#: document taken before it.
 WINDOW_FEATURES = Features(
     {
         ID: Value("string"),
         DOC_ID: Value("string"),
+        DOC_HASH: Value("string"),
         "window_index": Value("int64"),
         "num_windows": Value("int64"),
         "start_char": Value("int64"),

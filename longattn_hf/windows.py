@@ -6,10 +6,13 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+from longattn_hf.model.identity import KnowsItsBytes
 from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
+from longattn_hf.rows import TypedList, columns_of, is_null, plain, table_of, types_in
 
 _OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
 
@@ -62,16 +65,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
-    """Returns the plain value of a scalar of numpy, torch or Arrow, which a format of `datasets` hands on."""
-    for method in ("as_py", "item"):
-        if hasattr(value, method):
-            return getattr(value, method)()
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
-class WindowDocuments:
+class WindowDocuments(KnowsItsBytes):
     """Cuts documents into windows of equal token length; for `Dataset.map(..., batched=True, remove_columns=...)`.
 
     A window carries its token ids as they stand in the document, and its text cut where those tokens begin and end. A
@@ -80,7 +75,7 @@ class WindowDocuments:
     stand in a document as text are read as text.
 
     The source's other columns are passed through to each of its windows. A column `id` of the source becomes `doc_id`;
-    without one, `doc_id` is a hash of the text.
+    without one, `doc_id` is a hash of the text, as `doc_hash` always is.
 
     Attributes:
         tokenizer: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file; it
@@ -106,7 +101,7 @@ class WindowDocuments:
     category: str | None = None
     keep_skipped: bool = False
     on_error: Literal["raise", "skip"] = "skip"
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.window_tokens < 1:
@@ -119,17 +114,37 @@ class WindowDocuments:
         """The model whose tokenizer cuts."""
         return ModelRef(self.tokenizer, self.revision, self.gguf_file)
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list]:
-        """Turns a batch of documents into their windows, in document order."""
+    def _models(self) -> tuple[ModelRef, ...]:
+        return (self.model_ref,)
+
+    def _other_bytes(self) -> str | None:
+        return identify_tokenizer(self.model_ref)
+
+    def __call__(self, batch: Any) -> Any:
+        """Turns a batch of documents into their windows, in document order.
+
+        A table of Arrow, pandas or polars, as those formats of `datasets` hand on, gives an Arrow table; a mapping of
+        columns gives a mapping.
+        """
+        if (table := table_of(batch)) is not None:
+            types = {field.name: field.type for field in table.schema}
+            return pa.table({name: pa.array(v) for name, v in self._cut(columns_of(table), types).items()})
+        return self._cut(batch, types_in(batch))
+
+    def _cut(self, batch: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType]) -> dict[str, list]:
         if self.text_column not in batch:
             raise ValueError(
-                f"No column {self.text_column!r} to cut into windows; the columns are {', '.join(batch)}. "
+                f"No column {self.text_column!r} to cut into windows; the columns are {', '.join(map(str, batch))}. "
                 "Name the right one with text_column=."
             )
         texts = batch[self.text_column]
         if isinstance(texts, str):
             raise ValueError("WindowDocuments makes several rows of one document: call map with batched=True.")
-        reasons = [self._why_unusable(row, text) for row, text in enumerate(texts)]
+        earlier = batch[SKIP_REASON] if SKIP_REASON in batch else [None] * len(texts)
+        reasons = [
+            self._why_unusable(row, text, None if is_null(known) else known)
+            for row, (text, known) in enumerate(zip(texts, earlier, strict=True))
+        ]
         encodings = iter(self._encode([text for text, reason in zip(texts, reasons, strict=True) if reason is None]))
         passed = [name for name in batch if name not in _OWN_COLUMNS and name != self.text_column]
         if self.category is not None:
@@ -151,21 +166,19 @@ class WindowDocuments:
                     columns[name].append(batch[name][row])
                 if self.category is not None:
                     columns[CATEGORY].append(self.category)
-        return columns
+        own = WINDOW_FEATURES.arrow_schema
+        types = {**types, **{name: own.field(name).type for name in own.names}, SKIP_REASON: pa.string()}
+        if self.category is not None:
+            types[CATEGORY] = pa.string()
+        return {name: TypedList(v, types[name]) if name in types else v for name, v in columns.items()}
 
-    def _why_unusable(self, row: int, text: object) -> str | None:
-        if isinstance(text, str) and text and _is_unicode(text):
-            return None
-        reason = (
-            "not Unicode, by a lone surrogate"
-            if isinstance(text, str) and text
-            else "missing"
-            if text is None
-            else "empty"
-            if text == ""
-            else "not text"
-        )
-        if self.on_error == "raise":
+    def _why_unusable(self, row: int, text: object, reason: str | None) -> str | None:
+        """Says why a document cannot be cut; an earlier stage may know already."""
+        if reason is None and isinstance(text, str):
+            reason = None if text and _is_unicode(text) else "not Unicode, by a lone surrogate" if text else "empty"
+        elif reason is None:
+            reason = "missing" if is_null(text) else "not text"
+        if reason is not None and self.on_error == "raise":
             raise ValueError(
                 f"Row {row} of column {self.text_column!r} is {reason} ({type(text).__name__}); documents are "
                 "non-empty strings. Drop such rows, or pass on_error='skip' to leave them out with a reason."
@@ -198,7 +211,8 @@ class WindowDocuments:
             rows.append(
                 {
                     ID: window_hash.hexdigest()[:32],
-                    DOC_ID: digest.hexdigest()[:32] if source_id is None else str(_plain(source_id)),
+                    DOC_HASH: digest.hexdigest()[:32],
+                    DOC_ID: digest.hexdigest()[:32] if is_null(source_id) else str(plain(source_id)),
                     "window_index": index,
                     "num_windows": len(bounds),
                     "start_char": start_char,

@@ -1,9 +1,11 @@
 """LongAttn's dependency strength, read at deeper layers than the first."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from longattn_hf.attention.api import far_attention
 from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.model.attention_hooks import observe_attention
-from longattn_hf.scoring.longattn import map_scores
+from longattn_hf.scoring.map_scores import map_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class DeepAttention(TokenScorer):
     """
 
     column: ClassVar[str] = "deep_strength"
-    parts: ClassVar[tuple[str, ...]] = ("strength_by_layer",)
+    parts: ClassVar[Mapping[str, pa.DataType]] = {"strength_by_layer": pa.list_(pa.float64())}
     citation: ClassVar[str] = "This package; dependency strength is arXiv:2502.16860's (Eq. 5)."
 
     layer: int = -2

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from longattn_hf.columns import INPUT_IDS
 from longattn_hf.model.language_model import load_language_model
 from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
 from longattn_hf.scoring.base import TextScorer
 
 
@@ -36,6 +36,12 @@ class TokenScorer(TextScorer):
     def model_ref(self) -> ModelRef:
         """The language model."""
         return ModelRef(self.model, self.revision, self.gguf_file)
+
+    def _models(self) -> tuple[ModelRef, ...]:
+        return (self.model_ref,)
+
+    def _other_bytes(self) -> str | None:
+        return identify_tokenizer(self.model_ref)
 
     def load_model(self, rank: int | None = None) -> PreTrainedModel:
         """Returns the language model, loading it on the first call in a process."""

@@ -17,7 +17,8 @@ from longattn_hf.attention.api import FarAttention, far_rows
 from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SCORE_FEATURES
 from longattn_hf.method import get_convention
 from longattn_hf.pages.page import render_page, visible
-from longattn_hf.scoring.longattn import LongAttnScorer, map_scores
+from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.scoring.map_scores import map_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,7 @@ try:
     from huggingface_hub.utils import httpx
 except ImportError:
     # releases before 1.31 do not say
-    import httpx
+    import httpx  # type: ignore[no-redef]
 
 logger = logging.getLogger(__name__)
 

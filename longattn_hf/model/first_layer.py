@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from longattn_hf.hub.client import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
+from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
 from longattn_hf.model.one_layer import build_one_layer, load_one_layer, pick_stored_names
@@ -243,17 +244,21 @@ def load_first_layer(
 ) -> FirstLayer:
     """Returns `FirstLayer.from_pretrained` of the same arguments, loading it on the first call in a process.
 
-    In a forked process, as those of `Dataset.map(num_proc=...)`, torch is told to use one thread.
+    Where the model's files have changed it is loaded again. In a forked process, as those of
+    `Dataset.map(num_proc=...)`, torch is told to use one thread.
     """
     use_one_thread_after_fork()
     chosen = pick_device(device)
     scaling = json.dumps(dict(rope_scaling), sort_keys=True) if rope_scaling else None
-    return _load_once(ModelRef.of(model), pick_dtype(dtype, chosen), chosen, rope_theta, scaling)
+    ref = ModelRef.of(model)
+    identity = identify_once(ref)
+    return _load_once(pinned(ref), identity, pick_dtype(dtype, chosen), chosen, rope_theta, scaling)
 
 
 @lru_cache(maxsize=2)
 def _load_once(
     model: ModelRef,
+    identity: str,
     dtype: torch.dtype,
     device: torch.device,
     rope_theta: float | None,

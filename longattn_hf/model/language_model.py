@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
 from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
+from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.location import ModelRef, locate
 
 _LOGIT_ROWS = 512
@@ -33,11 +34,13 @@ def load_language_model(
     """
     use_one_thread_after_fork()
     chosen = pick_device(device, rank=rank)
-    return _load_once(ModelRef.of(model), pick_dtype(dtype, chosen), chosen)
+    ref = ModelRef.of(model)
+    identity = identify_once(ref)
+    return _load_once(pinned(ref), identity, pick_dtype(dtype, chosen), chosen)
 
 
 @lru_cache(maxsize=1)
-def _load_once(model: ModelRef, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     location = locate(model)
     # packed weights are slower than plain ones for whole windows
     quantization = {"quantization_config": GgufConfig(dequantize=True)} if location.gguf_file else {}

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from longattn_hf.files import hash_json
+from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.location import Location, ModelRef, locate
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def load_tokenizer(
         )
     if location.gguf_file:
         _split_as_named(tokenizer, location)
+    _prove(tokenizer, location)
     return tokenizer  # type: ignore[return-value]  # a fast one
 
 
@@ -88,10 +91,72 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = whole
 
 
-@lru_cache(maxsize=4)
+# what releases of transformers and readers of vocabularies have split differently
+_PROBE = (
+    "1234567 3.14\t x\u00a0y  \n\n\n    z\r\n I'm you've DON'T it's 'tis\u2019s  caf\u00e9 \u212b \ufb01 \u4e2d\u6587"
+    "\u5b57\u7b26 \u65e5\u672c\u8a9e\u3067\u3059 \u0e20\u0e32\u0e29\u0e32 \u0434\u0430 \u05e9\u05dc\u05d5\u05dd "
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f1e9\U0001f1ea __init__(self): <|x|> </s> x=[0];#!  "
+)
+
+
+def probe_ids(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """Returns the ids of a text of all that tokenizers differ in, the names of their special tokens too."""
+    return tokenise(tokenizer, _PROBE + " ".join(tokenizer.all_special_tokens))["input_ids"]
+
+
+def _prove(tokenizer: Any, location: Location) -> None:
+    """Checks that a tokenizer gives the ids that its own file says, and that they lead back to the text.
+
+    Raises:
+        ValueError: They are others: every score would be that of another text.
+    """
+    ids, backend = probe_ids(tokenizer), tokenizer.backend_tokenizer
+    text = _PROBE + " ".join(tokenizer.all_special_tokens)
+    if not location.gguf_file and (own := _own_tokenizer(location)) is not None:
+        own.encode_special_tokens = True
+        expected = own.encode(text, add_special_tokens=False).ids
+        if ids != expected:
+            at = next((n for n, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
+            raise ValueError(
+                f"transformers reads the tokenizer of {location.name!r} otherwise than its tokenizer.json says: of a "
+                f"probe text, token {at} is {ids[at : at + 1]} and not {expected[at : at + 1]}, so all ids would be "
+                "wrong. Use another release of transformers, or a repository whose tokenizer files agree."
+            )
+    if type(backend.decoder).__name__ == "ByteLevel" and backend.normalizer is None:
+        back = backend.decode(ids, skip_special_tokens=False)
+        if back.removeprefix(" ") != text:
+            raise ValueError(
+                f"The tokenizer of {location.name!r} does not lead back to the text that its ids stand for: a probe "
+                f"text comes back as {back[:40]!r}... Its vocabulary is damaged, or another tokenizer's."
+            )
+
+
+def _own_tokenizer(location: Location) -> Any:
+    """Reads `tokenizer.json` by itself; None where there is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(location.file("tokenizer.json")))
+    except FileNotFoundError:
+        return None
+
+
 def load_tokenizer_once(model: ModelRef) -> "PreTrainedTokenizerFast":
-    """Loads a tokenizer on the first call in a process, and returns the same one afterwards."""
+    """Loads a tokenizer on the first call in a process, and the same one afterwards, unless its files change."""
+    return _load_once(pinned(model), identify_once(model))
+
+
+@lru_cache(maxsize=4)
+def _load_once(model: ModelRef, identity: str) -> "PreTrainedTokenizerFast":
     return load_tokenizer(model)
+
+
+def identify_tokenizer(model: ModelRef) -> str | None:
+    """Names what a model's tokenizer makes of a probe text; None where it has no tokenizer."""
+    try:
+        return hash_json(probe_ids(load_tokenizer_once(model)))
+    except ValueError:
+        return None
 
 
 def tokenise(tokenizer: "PreTrainedTokenizerFast", text: str | list[str]) -> "BatchEncoding":

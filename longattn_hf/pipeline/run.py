@@ -135,6 +135,8 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         pin_sources(config.sources, folder.sources)
     process.wait()
     scorer = make_scorer(config)
+    if (given := config.selection.statistics) is not None:
+        given.refuse_unless_made_by(scorer.scale, f"The statistics {config.statistics}")
     shards = _window(config, folder, process)
     scored = score_windows(shards, scorer, process=process)
     process.wait()
@@ -244,7 +246,7 @@ def _finish(
     report = _describe(decision, config, words, shards, scorer)
     report = replace(report, figures=draw_figures(table, report, staged.path))
     report = replace(report, page=write_report_page(table, report, staged.path))
-    ScoreStatistics.of(table).save(staged.statistics)
+    replace(ScoreStatistics.of(table), scorer=scorer.scale).save(staged.statistics)
     write_text(staged.report, report.to_json())
     write_text(staged.card, render_card(report))
     folder.finish(decision.fingerprint)

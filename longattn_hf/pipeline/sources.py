@@ -12,12 +12,15 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
+from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, write_json
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
 
 logger = logging.getLogger(__name__)
+
+# lines of JSON that are looked at for the text's field
+_FIRST_LINES = 100
 
 #: The path of the documents that installed packages bring; see `demo_corpus`.
 DEMO = "demo"
@@ -52,15 +55,24 @@ class _ReadFields:
     names: tuple[str, ...]
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str | None]:
-        try:
-            document = json.loads(row["text"].removeprefix("\ufeff"))
-        except ValueError:
-            document = None
-        # a line that is no JSON object is a document without a text, which is skipped and counted as one
-        values = {name: document.get(name) if isinstance(document, dict) else None for name in self.names}
+        document, reason = parse_line(row["text"])
+        values = {name: document.get(name) for name in self.names}
         text = values[self.text_column]
+        if reason is None and text is not None and not isinstance(text, str):
+            reason = "not text"
         values = {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
-        return values | {self.text_column: text if isinstance(text, str) else None}
+        return values | {self.text_column: text if isinstance(text, str) else None, SKIP_REASON: reason}
+
+
+def parse_line(line: str) -> tuple[dict[str, Any], str | None]:
+    """Parses a line of JSON; returns its fields, and the reason why it has none."""
+    if not line.strip().removeprefix("\ufeff"):
+        return {}, "a blank line"
+    try:
+        document = json.loads(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return {}, "not JSON"
+    return (document, None) if isinstance(document, dict) else ({}, "not a JSON object")
 
 
 def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceConfig]:
@@ -156,9 +168,20 @@ def open_source(config: SourceConfig) -> Source:
     )
     if config.json_lines:
         names = (config.text_column, *(config.columns or ()))
-        features = Features(dict.fromkeys(names, Value("string")))
+        features = Features(dict.fromkeys((*names, SKIP_REASON), Value("string")))
+        _refuse_without_field(stream, config)
         stream = stream.map(_ReadFields(config.text_column, names), remove_columns=["text"], features=features)
     return _as_source(config, stream, identity)
+
+
+def _refuse_without_field(lines: IterableDataset, config: SourceConfig) -> None:
+    first = lines.shard(num_shards=lines.num_shards, index=0) if lines.num_shards > 1 else lines
+    fields = {name: None for row in first.take(_FIRST_LINES) for name in parse_line(row["text"])[0]}
+    if fields and config.text_column not in fields:
+        raise ValueError(
+            f"The first lines of {config.path!r} have no field {config.text_column!r}; they have {', '.join(fields)}. "
+            "Name the text's with text_column."
+        )
 
 
 def _files_of(config: SourceConfig) -> list[str] | None:
@@ -197,7 +220,8 @@ def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> 
     if taken := [name for name in stream.features or () if is_added(name)]:
         logger.warning("%s: %s left out, since the build adds columns of these names.", config.path, ", ".join(taken))
     if config.columns is not None:
-        stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns])))
+        reasons = [SKIP_REASON] if config.json_lines else []
+        stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns, *reasons])))
     return Source(
         category=config.category,
         stream=stream,

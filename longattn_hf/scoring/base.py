@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
+from longattn_hf.model.identity import KnowsItsBytes
+from longattn_hf.rows import TypedList, columns_of, first_row, is_null, table_of, with_columns
 
 
-class Scorer(ABC):
+class Scorer(KnowsItsBytes, ABC):
     """Scores windows, one or a batch of them.
 
     Subclasses are frozen dataclasses of plain values, so that they can be pickled and `datasets` knows a result again.
@@ -25,30 +28,38 @@ class Scorer(ABC):
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"
 
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several."""
+    def __call__(self, batch: Any, rank: int | None = None) -> Any:
+        """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several.
+
+        A table of Arrow, pandas or polars, as those formats of `datasets` hand on, comes back as an Arrow table with
+        the scores beside its columns; a mapping gives a mapping of the scores.
+        """
+        if (table := table_of(batch)) is not None:
+            return with_columns(table, self._score_batch(columns_of(table), rank))
         column = self._column_of(batch)
         if not _is_batch(batch[column], column == INPUT_IDS):
-            scored = self({name: [value] for name, value in batch.items()}, rank)
-            return {name: values[0] for name, values in scored.items()}
-        values, reasons = self._usable_rows(batch, column, rank)
+            return first_row(self._score_batch({name: [value] for name, value in batch.items()}, rank), batch)
+        return self._score_batch(batch, rank)
+
+    def _score_batch(self, batch: Mapping[str, Any], rank: int | None) -> dict[str, TypedList]:
+        values, reasons = self._usable_rows(batch, self._column_of(batch), rank)
         scores_of = self._score_rows(values, rank)
-        columns: dict[str, Any] = {
-            name: [scores_of[row][name] if row in scores_of else None for row in range(len(reasons))]
-            for name in self._names
+        columns = {
+            name: TypedList([scores_of[row][name] if row in scores_of else None for row in range(len(reasons))], kind)
+            for name, kind in self._types.items()
         }
         if self.on_error == "skip":
-            columns[SKIP_REASON] = reasons
+            columns[SKIP_REASON] = TypedList(reasons, pa.string())
         return columns
 
     @property
     @abstractmethod
-    def _names(self) -> tuple[str, ...]:
-        """The columns that are added."""
+    def _types(self) -> Mapping[str, pa.DataType]:
+        """The columns that are added, with their types."""
 
     @abstractmethod
     def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> Mapping[int, Mapping[str, Any]]:
-        """Scores what `_read` made of usable rows, by their numbers; gives each a value for each of `_names`."""
+        """Scores what `_read` made of usable rows, by their numbers; gives each a value for each of `_types`."""
 
     @property
     def _readable_columns(self) -> tuple[str, ...]:
@@ -61,7 +72,7 @@ class Scorer(ABC):
                 return name
         raise ValueError(
             f"No column {' or '.join(map(repr, self._readable_columns))} to score; the columns are "
-            f"{', '.join(batch)}. Name the text's column with text_column=."
+            f"{', '.join(map(str, batch))}. Name the text's column with text_column=."
         )
 
     def _usable_rows(
@@ -103,7 +114,7 @@ class TextScorer(Scorer):
 
     Attributes:
         column: The column that it adds, float64; null where the column `skip_reason` of an earlier stage says why.
-        parts: Further columns that it adds, what the score is made of.
+        parts: Further columns that it adds, what the score is made of, with their types.
         citation: Where the score comes from.
         text_column: The column with the window's text.
         on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
@@ -115,7 +126,7 @@ class TextScorer(Scorer):
     """
 
     column: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Mapping[str, pa.DataType]] = {}
     citation: ClassVar[str]
 
     text_column: str = TEXT
@@ -123,14 +134,14 @@ class TextScorer(Scorer):
     version: int = 1
 
     @property
-    def _names(self) -> tuple[str, ...]:
-        return (self.column, *self.parts)
+    def _types(self) -> Mapping[str, pa.DataType]:
+        return {self.column: pa.float64(), **self.parts}
 
     def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> dict[int, dict[str, Any]]:
         rows = {}
         for row, value in values.items():
             scored = self._score(value, rank)
-            rows[row] = dict(zip(self._names, scored if isinstance(scored, tuple) else (scored,), strict=True))
+            rows[row] = dict(zip(self._types, scored if isinstance(scored, tuple) else (scored,), strict=True))
         return rows
 
     @abstractmethod
@@ -152,7 +163,7 @@ def _is_batch(values: Any, of_ids: bool) -> bool:
 
 def _why_unusable(value: Any, is_ids: bool) -> str | None:
     """Says why a row cannot be scored by anything; None if it can."""
-    if value is None:
+    if is_null(value):
         return "missing"
     if not is_ids:
         return None if isinstance(value, str) and value else "empty" if value == "" else "not text"

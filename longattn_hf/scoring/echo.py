@@ -28,15 +28,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any, ClassVar
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
+from longattn_hf.model.identity import identify_file
 from longattn_hf.scoring.base import TextScorer
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+# the scripts that set no blanks between words, in which a character with its marks counts as a word: Han, Kana, Thai,
+# Lao, Myanmar, Khmer
+_UNSPACED = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+)
+# the vowel signs, tone marks and stacked letters of those
+_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3\u3099\u309a"
+_WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|[^\W{_UNSPACED}]+|[^\w\s]")
 _BLOCK_WORDS = 64
 _COPY_WORDS = 6
 _CACHE_WEIGHT = 0.1
@@ -70,7 +80,6 @@ class Calibration:
         return near * min(1.0, far / self.far_floor) ** self.sharpness * far**self.tilt
 
 
-@cache
 def load_calibration(path: str | None = None) -> Calibration:
     """Reads a calibration: that of the package, or a file that `recipes/benchmarks/calibrate_echo.py` wrote.
 
@@ -78,15 +87,16 @@ def load_calibration(path: str | None = None) -> Calibration:
         ValueError: The file is not one.
     """
     name = path or "the package's echo_calibration.json"
+    file = Path(path or Path(__file__).with_name("echo_calibration.json"))
     try:
-        text = open(path, encoding="utf-8").read() if path else _packaged().read_text(encoding="utf-8")
-        return Calibration(**json.loads(text))
-    except (OSError, json.JSONDecodeError, TypeError) as error:
+        return _read_calibration(file, identify_file(file))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"Cannot read a calibration from {name}: {error}") from error
 
 
-def _packaged() -> Any:
-    return files("longattn_hf.scoring") / "echo_calibration.json"
+@lru_cache(maxsize=4)
+def _read_calibration(file: Path, identity: str) -> Calibration:
+    return Calibration(**json.loads(file.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +112,18 @@ class EchoScorer(TextScorer):
     """
 
     column: ClassVar[str] = "echo"
-    parts: ClassVar[tuple[str, ...]] = ("echo_near", "echo_far")
+    parts: ClassVar[Mapping[str, pa.DataType]] = {"echo_near": pa.float64(), "echo_far": pa.float64()}
     citation: ClassVar[str] = "This package; the cache model is Kuhn and De Mori, IEEE TPAMI 12(6), 1990."
 
     calibration: str | None = None
+    version: int = 2
+
+    def _other_bytes(self) -> str | None:
+        return identify_file(Path(self.calibration)) if self.calibration else None
+
+    def _why_refused(self, value: str, rank: int | None) -> str | None:
+        words = len(_WORD.findall(value))
+        return f"too short for an echo ({words} words, {_LEAST_WORDS} are the least)" if words < _LEAST_WORDS else None
 
     def _score(self, text: str, rank: int | None) -> tuple[float, float, float]:
         calibration = load_calibration(self.calibration)
@@ -117,8 +135,12 @@ def word_frequencies(texts: Iterable[str], most: int) -> tuple[dict[str, float],
     """Counts the shares of the most frequent words of some texts, and the mean share of the others."""
     counts = Counter(word for text in texts for word in _WORD.findall(text))
     total = counts.total()
+    if not total:
+        raise ValueError("The texts have no words to count.")
     frequent = {word: count / total for word, count in counts.most_common(most)}
-    return frequent, (1 - sum(frequent.values())) / max(len(counts) - most, 1)
+    # where no word is left, another is as rare as one that was seen once
+    others = len(counts) - most
+    return frequent, (1 - sum(frequent.values())) / others if others > 0 else 1 / total
 
 
 def echo_gains(text: str, frequencies: Mapping[str, float], other_frequency: float) -> tuple[float, float]:

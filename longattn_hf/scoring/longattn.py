@@ -6,16 +6,17 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from longattn_hf.attention.api import FarAttention, Impl, far_attention, pick_impl
+from longattn_hf.attention.api import Impl, far_attention, pick_impl
 from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
     DISTRIBUTION_UNIFORMITY,
     INPUT_IDS,
-    MAP_VARIANCE,
+    PER_HEAD,
     SCORE_FEATURES,
     STANDARD_ERROR,
     TEXT,
@@ -24,8 +25,9 @@ from longattn_hf.method import get_convention
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
 from longattn_hf.scoring.base import Scorer
+from longattn_hf.scoring.map_scores import map_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -110,6 +112,12 @@ class LongAttnScorer(Scorer):
         """The model that scores."""
         return ModelRef(self.model, self.revision, self.gguf_file)
 
+    def _models(self) -> tuple[ModelRef, ...]:
+        return (self.model_ref,)
+
+    def _other_bytes(self) -> str | None:
+        return identify_tokenizer(self.model_ref)
+
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""
         convention = get_convention(self.convention)
@@ -120,6 +128,20 @@ class LongAttnScorer(Scorer):
             rope_theta=self.rope_theta or convention.rope_theta,
             rope_scaling=self.rope_scaling,
         )
+
+    @property
+    def scale(self) -> dict[str, Any]:
+        """What the scale of the scores depends on, as plain values: the tensors, the tokenizer and the settings."""
+        identity = self.load_layer().identity
+        return {
+            "tensors": identity["sha256"],
+            "rope": identity["rope"],
+            "tokenizer": identify_tokenizer(self.model_ref),
+            "convention": self.convention,
+            "window_tokens": self.window_tokens,
+            "min_distance": self.min_distance,
+            "bos": len(self._bos_prefix()) > 0,
+        }
 
     def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
         """Returns the ids, int64 `[T]`, that the model is given for one window, BOS included where it gets one.
@@ -149,10 +171,11 @@ class LongAttnScorer(Scorer):
         return load_tokenizer_once(self.model_ref)
 
     @property
-    def _names(self) -> tuple[str, ...]:
+    def _types(self) -> Mapping[str, pa.DataType]:
         errors = [f"{name}{STANDARD_ERROR}" for name in _PAPERS_SCORES] if self.row_fraction is not None else []
-        per_head = [f"{name}_per_head" for name in _PAPERS_SCORES] if self.per_head else []
-        return (*SCORE_FEATURES, *errors, *per_head)
+        per_head = [f"{name}{PER_HEAD}" for name in _PAPERS_SCORES] if self.per_head else []
+        single = dict.fromkeys((*SCORE_FEATURES, *errors), pa.float64())
+        return single | dict.fromkeys(per_head, pa.list_(pa.float64()))
 
     @property
     def _readable_columns(self) -> tuple[str, ...]:
@@ -217,7 +240,7 @@ class LongAttnScorer(Scorer):
         """Turns a window's scores per head into what stands in its row."""
         cells: dict[str, Any] = {name: float(of_heads.mean()) for name, of_heads in scores.items()}
         if self.per_head:
-            cells |= {f"{name}_per_head": scores[name].tolist() for name in _PAPERS_SCORES}
+            cells |= {f"{name}{PER_HEAD}": scores[name].tolist() for name in _PAPERS_SCORES}
         return cells
 
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
@@ -256,31 +279,6 @@ class LongAttnScorer(Scorer):
                 f"{name}{STANDARD_ERROR}": error_B[:, None].expand_as(scores[name])
                 for name, error_B in zip(_PAPERS_SCORES, errors, strict=True)
             }
-
-
-def map_scores(far: FarAttention, num_tokens: int, min_distance: int) -> dict[str, Tensor]:
-    """Turns the far sums of an attention map into the paper's two scores (arXiv:2502.16860, Eqs. 5 and 7).
-
-    Args:
-        far: The sums S1 and S2 over the far region of each head's map, `[B, HQ]`.
-        num_tokens: L, the rows of the map.
-        min_distance: k, the least distance of a far pair.
-
-    Returns:
-        float64 `[B, HQ]` each: `dependency_strength` = S1 / L in [0, 1]; `distribution_uniformity` = minus the
-        variance over the (L-k)^2 entries of the far block, at most 0; `map_variance`, the unbiased variance over all
-        L^2 entries of the masked map, at least 0.
-    """
-    mass, energy = far.far_mass, far.far_energy
-    block, whole = max(num_tokens - min_distance, 1) ** 2, num_tokens**2
-    # rounding can leave a variance of equal entries a hair below zero
-    block_variance = ((energy - mass**2 / block) / block).clamp_min(0)
-    map_variance = ((energy - mass**2 / whole) / max(whole - 1, 1)).clamp_min(0)
-    return {
-        DEPENDENCY_STRENGTH: mass / num_tokens,
-        DISTRIBUTION_UNIFORMITY: -block_variance,
-        MAP_VARIANCE: map_variance,
-    }
 
 
 def _equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.method import get_convention
 from longattn_hf.selection.standardisation import (
     RAW_SCORES,
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 LIMITS = ("threshold", "fraction", "token_budget")
 
 # what a selection reads beside scores and the category
-_SELECTION_COLUMNS = (ID, DOC_ID, "source", CATEGORY, "start_token", "num_tokens")
+_SELECTION_COLUMNS = (ID, DOC_ID, DOC_HASH, "source", CATEGORY, "start_token", "num_tokens")
 
 Limit = float | Mapping[str, float] | None
 
@@ -163,7 +163,7 @@ def _overlapping_pairs(table: pa.Table) -> np.ndarray:
     """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`."""
     start = get_column(table, "start_token").to_numpy()
     end = start + get_column(table, "num_tokens").to_numpy()
-    owners = [name for name in (DOC_ID, "source", CATEGORY) if name in table.column_names]
+    owners = [name for name in (DOC_ID, DOC_HASH, "source", CATEGORY) if name in table.column_names]
     codes = [table.column(name).combine_chunks().dictionary_encode().indices.to_numpy() for name in owners]
     order = np.lexsort((start, *codes))
     start, end, codes = start[order], end[order], [code[order] for code in codes]

@@ -1,10 +1,12 @@
 """The scale of each category's raw scores, and the long-distance score on it (arXiv:2502.16860, Eq. 8)."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,11 @@ import pyarrow as pa
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
 from longattn_hf.files import write_json
 from longattn_hf.method import get_convention
+
+logger = logging.getLogger(__name__)
+
+# standard deviations that the median of a corpus of the same scorer does not stray from another's mean
+_FAR_OFF = 4.0
 
 RAW_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE)
 
@@ -67,9 +74,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """The moments of the raw scores, category by category: `by_category[category][column]`."""
+    """The moments of the raw scores, category by category: `by_category[category][column]`.
+
+    Attributes:
+        by_category: The moments.
+        scorer: What made the scores, as plain values: scores of another scorer are on another scale. None where that
+            is not known.
+    """
 
     by_category: Mapping[str, Mapping[str, Moments]]
+    scorer: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, scores: pa.Table, by: str | None = CATEGORY) -> "ScoreStatistics":
@@ -84,23 +98,72 @@ class ScoreStatistics:
         )
 
     def merge(self, other: "ScoreStatistics") -> "ScoreStatistics":
-        """Returns the statistics of both corpora together."""
+        """Returns the statistics of both corpora together.
+
+        Raises:
+            ValueError: They are of different scorers.
+        """
+        if self.scorer is not None and other.scorer is not None:
+            other.refuse_unless_made_by(self.scorer, "the other statistics")
         merged = {group: dict(moments) for group, moments in self.by_category.items()}
         for group, moments in other.by_category.items():
             known = merged.get(group)
             merged[group] = {n: known[n].merge(m) if known else m for n, m in moments.items()}
-        return ScoreStatistics(merged)
+        return ScoreStatistics(merged, self.scorer if other.scorer is not None else None)
+
+    def refuse_unless_made_by(self, scorer: Mapping[str, Any], name: str) -> None:
+        """Checks that the statistics are of a scorer's scores, and warns where they do not say whose they are.
+
+        Raises:
+            ValueError: They are of another's; says in what.
+        """
+        if self.scorer is None:
+            logger.warning("%s do not say what scored, so nothing tells whether they are on the same scale.", name)
+            return
+        other = [key for key in sorted({*scorer, *self.scorer}) if scorer.get(key) != self.scorer.get(key)]
+        if other:
+            differences = ", ".join(f"{key} ({self.scorer.get(key)!r}, here {scorer.get(key)!r})" for key in other)
+            raise ValueError(
+                f"{name} are of another scorer's scores, on another scale; they differ in {differences}. Give the "
+                "statistics of a build with the same settings."
+            )
 
     def save(self, path: str | Path) -> None:
-        """Writes the statistics as JSON."""
-        plain = {g: {n: asdict(m) for n, m in moments.items()} for g, moments in self.by_category.items()}
-        write_json(Path(path), plain)
+        """Writes the statistics as JSON: the categories, with the scorer beside them where it is known."""
+        plain = asdict(self)
+        write_json(Path(path), plain if self.scorer is not None else plain["by_category"])
 
     @classmethod
     def load(cls, path: str | Path) -> "ScoreStatistics":
-        """Reads what `save` wrote, so that another corpus can be put on this one's scale."""
-        plain = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls({g: {n: Moments(**m) for n, m in moments.items()} for g, moments in plain.items()})
+        """Reads what `save` wrote, so that another corpus can be put on this one's scale.
+
+        Raises:
+            ValueError: The file is missing, or holds something else.
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+            by_category = plain["by_category"] if "by_category" in plain else plain
+            moments = {g: {n: Moments(**m) for n, m in of_one.items()} for g, of_one in by_category.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"The statistics {path} cannot be read: {error}") from error
+        numbers = [value for of_one in moments.values() for m in of_one.values() for value in vars(m).values()]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers) or any(
+            {*of_one} != {*RAW_SCORES} or min(m.count for m in of_one.values()) < 1 for of_one in moments.values()
+        ):
+            raise ValueError(f"The statistics {path} are damaged: every category has finite moments of {RAW_SCORES}.")
+        return cls(moments, plain.get("scorer") if by_category is not plain else None)
+
+
+def _warn_if_far_off(group: str, strengths: np.ndarray, moments: Moments) -> None:
+    """Warns where a whole category lies where hardly a window of the statistics' corpus did."""
+    apart = abs(float(np.median(strengths)) - moments.mean)
+    if len(strengths) > 1 and apart > _FAR_OFF * moments.std > 0:
+        logger.warning(
+            "Half of the windows of %r have a dependency strength %.1f standard deviations and more from the mean of "
+            "the statistics given: were those of another model, window length or convention?",
+            group,
+            apart / moments.std,
+        )
 
 
 def _raw_scores(scores: pa.Table, by: str | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -170,6 +233,7 @@ def long_distance_scores(
             known = ", ".join(map(repr, statistics.by_category))
             raise ValueError(f"The statistics given have no category {group!r}, only {known}.")
         moments = statistics.by_category[group]
+        _warn_if_far_off(group, columns[DEPENDENCY_STRENGTH][rows], moments[DEPENDENCY_STRENGTH])
         uniformity, sign = (DISTRIBUTION_UNIFORMITY, 1) if reading.variance_over == "block" else (MAP_VARIANCE, -1)
         strength_z, uniformity_z = (
             moments[name].standardise(columns[name][rows], reading.standardisation)

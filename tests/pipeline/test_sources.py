@@ -246,3 +246,28 @@ def test_a_file_of_text_is_a_document(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"book {name}\n\nin many\nlines\n")
     source = open_source(SourceConfig(category="c", path="text", data_files=str(tmp_path / "*.txt")))
     assert sorted(row["text"] for row in source.stream) == [f"book {name}\n\nin many\nlines\n" for name in "ab"]
+
+
+def test_each_line_that_is_no_document_has_its_own_reason(tmp_path):
+    lines = ['{"text": "whole"}', "", "{cut", "[1]", '{"text": null}', '{"text": ["a"]}', '\ufeff{"text": "marked"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = open_source(
+        SourceConfig(category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True)
+    )
+    found = [(row["text"], row["skip_reason"]) for row in source.stream]
+    assert found == [
+        ("whole", None),
+        (None, "a blank line"),
+        (None, "not JSON"),
+        (None, "not a JSON object"),
+        (None, None),
+        (None, "not text"),
+        ("marked", None),
+    ]
+
+
+def test_lines_without_the_named_field_are_refused_with_those_there_are(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"content": "x", "id": 1}\n', encoding="utf-8")
+    config = SourceConfig(category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True)
+    with pytest.raises(ValueError, match="no field 'text'; they have content, id"):
+        open_source(config)

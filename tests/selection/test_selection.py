@@ -1,5 +1,7 @@
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -241,3 +243,70 @@ def test_limits_may_name_categories_by_their_own_values():
     assert select_windows(labelled, fraction={"x": 0.0, "y": 1.0})["id"][:] == ["b"]
     with pytest.raises(ValueError, match="fraction names '1' but not the category '2'"):
         select_windows(numbered, fraction={1: 1.0})
+
+
+def statistics_of(scores, **scorer):
+    return replace(ScoreStatistics.of(scores.with_format("arrow")[:]), scorer=scorer or None)
+
+
+def test_statistics_know_their_scorer_and_refuse_another(tmp_path):
+    statistics_of(scored_windows(40), tensors="a1", window_tokens=8192, min_distance=None).save(tmp_path / "s.json")
+    loaded = ScoreStatistics.load(tmp_path / "s.json")
+    loaded.refuse_unless_made_by({"tensors": "a1", "window_tokens": 8192, "min_distance": None}, "They")
+    with pytest.raises(ValueError, match=r"They are of another scorer's .* window_tokens \(8192, here 4096\)"):
+        loaded.refuse_unless_made_by({"tensors": "a1", "window_tokens": 4096}, "They")
+    with pytest.raises(ValueError, match=r"tensors \('b2', here 'a1'\)"):
+        loaded.merge(statistics_of(scored_windows(3), tensors="b2", window_tokens=8192, min_distance=None))
+    assert loaded.merge(statistics_of(scored_windows(3))).scorer is None
+
+
+def test_statistics_that_do_not_say_whose_they_are_or_lie_far_off_are_warned_of(caplog):
+    own = statistics_of(scored_windows(40))
+    own.refuse_unless_made_by({"tensors": "a1"}, "The statistics s.json")
+    assert "The statistics s.json do not say what scored" in caplog.text
+    caplog.clear()
+    add_long_distance_score(scored_windows(40, seed=3), statistics=own)
+    assert not caplog.records
+    away = scored_windows(40).to_pandas()
+    away["dependency_strength"] += 10 * away["dependency_strength"].std() + 1
+    add_long_distance_score(Dataset.from_pandas(away), statistics=own)
+    assert "standard deviations and more from the mean of the statistics given" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"mean"', '"maen"', 1),
+        lambda text: text.replace('"dependency_strength"', '"dependency_length"', 1),
+        lambda text: re.sub('"count": [0-9]+', '"count": 0', text),
+        lambda text: text.replace('"mean": ', '"mean": NaN, "mean": NaN, "x": ', 1),
+        lambda text: "[]",
+        lambda text: "\xff\xfe",
+    ],
+)
+def test_damaged_statistics_are_refused_by_name(tmp_path, damage):
+    path = tmp_path / "statistics.json"
+    statistics_of(scored_windows(40)).save(path)
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    with pytest.raises(ValueError, match=r"The statistics .*statistics.json (cannot be read|are damaged)"):
+        ScoreStatistics.load(path)
+    with pytest.raises(ValueError, match="absent.json cannot be read"):
+        ScoreStatistics.load(tmp_path / "absent.json")
+
+
+def test_documents_that_share_an_id_do_not_refuse_one_another():
+    windows = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "doc_id": ["0", "0", "0"],
+            "doc_hash": ["x", "y", "y"],
+            "category": ["k"] * 3,
+            "start_token": [0, 0, 5],
+            "num_tokens": [10, 10, 10],
+            "long_distance_score": [3.0, 2.0, 1.0],
+        }
+    )
+    kept = select_windows(Dataset(windows), fraction=1.0, refuse_overlap=True)
+    # c shares tokens with b of the same text; a is of another
+    assert kept["id"][:] == ["a", "b"]

@@ -1,0 +1,105 @@
+"""What stands behind a name at the moment, so that results of other bytes are never taken for its own."""
+
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from longattn_hf.files import hash_json
+from longattn_hf.model.location import ModelRef, locate, resolve_model
+
+# what a model or its tokenizer is read from
+_READ = {".safetensors", ".gguf", ".json", ".model", ".txt", ".py", ".jinja"}
+# larger files are told apart by size and time
+_HASHED_BYTES = 2**24
+
+# the commits that this process goes by
+_commits: dict[ModelRef, str] = {}
+
+
+def identify(model: ModelRef) -> str:
+    """Names the bytes behind a model's name: the commit that the Hub has now, or a hash over local files.
+
+    Of files above 16 MB, size and time of change stand for the contents.
+
+    Raises:
+        ValueError: There is no such model, or no access to it.
+    """
+    path = Path(resolve_model(model.name)).expanduser()
+    if path.is_dir():
+        only = path / model.gguf_file if model.gguf_file else None
+        files = [only] if only else sorted(file for file in path.iterdir() if file.suffix in _READ and file.is_file())
+    elif path.is_file():
+        files = [path]
+    else:
+        commit = locate(model).commit
+        _commits[model] = str(commit)
+        return str(commit)
+    try:
+        return hash_json([[file.name, identify_file(file)] for file in files])
+    except OSError as error:
+        raise ValueError(f"{model.name!r} cannot be read: {error}") from error
+
+
+def identify_once(model: ModelRef) -> str:
+    """Names the bytes as `identify` does, but asks the Hub for a commit only once in a process."""
+    return _commits.get(model) or identify(model)
+
+
+def pinned(model: ModelRef) -> ModelRef:
+    """Returns the model at the commit that `identify` found, where it is on the Hub."""
+    commit = _commits.get(model)
+    return ModelRef(model.name, commit, model.gguf_file) if commit else model
+
+
+def identify_file(file: Path) -> str:
+    """Names a local file's bytes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    status = file.stat()
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return _hash_file(file, stamp) if status.st_size <= _HASHED_BYTES else f"{stamp[:2]}"
+
+
+@lru_cache(maxsize=256)
+def _hash_file(file: Path, stamp: tuple[int, ...]) -> str:
+    return sha256(file.read_bytes()).hexdigest()
+
+
+class KnowsItsBytes:
+    """Pickles with the identity of what its names stand for, which `datasets` hashes to know a result again.
+
+    A process that unpickles it goes by the same commits.
+    """
+
+    def _models(self) -> tuple[ModelRef, ...]:
+        """The models whose bytes count."""
+        return ()
+
+    def _other_bytes(self) -> Any:
+        """Names, as plain values, whatever else counts."""
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "_bytes": ({model: _try_to_identify(model) for model in self._models()}, self._other_bytes()),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        models, _ = state.pop("_bytes")
+        self.__dict__.update(state)
+        for model, identity in models.items():
+            # a commit, and not the hash of files
+            if identity and len(identity) == 40:
+                _commits.setdefault(model, identity)
+
+
+def _try_to_identify(model: ModelRef) -> str | None:
+    # where there is no such model, its loading says so better
+    try:
+        return identify(model)
+    except ValueError:
+        return None
