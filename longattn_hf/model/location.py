@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
@@ -169,6 +169,18 @@ def _download(repository: str, name: str, revision: str | None, token: str | boo
         raise FileNotFoundError(f"{repository!r} has no file {name} at revision {revision or 'main'}.") from error
     except HfHubHTTPError as error:
         raise refusal(error, f"reading {name} of {repository!r} at revision {revision or 'main'}") from error
+
+
+def check_file_name(name: Any, model: str) -> str:
+    """Returns the name of a file that a checkpoint's index gives, if it leads to the checkpoint's own files.
+
+    Raises:
+        ValueError: It leads elsewhere: a path out of the folder would read what is somebody else's.
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or ":" in name:
+        raise ValueError(f"The index of {model!r} names the file {name!r}, which is not one of the checkpoint's own.")
+    return name
 
 
 def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreTrainedConfig":

@@ -24,6 +24,10 @@ from transformers.utils import logging
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
+from longattn_hf.model.idle import Idle
+
+# where quantisation methods name the modules that they leave alone
+_SPARES = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules")
 
 
 def build_one_layer(
@@ -53,9 +57,31 @@ def build_one_layer(
     # models keep traces of having run, such as RoPE frequencies for long texts, so another copy is used
     needed, idle = _trace(_on_meta(config, dtype, trust_remote_code))
     network = _on_meta(config, dtype, trust_remote_code)
+    _refuse_quantisation(network, needed)
     for name, width in idle.items():
-        network.set_submodule(name, _Idle(width))
+        network.set_submodule(name, Idle(network.get_submodule(name), width))
     return network.eval(), needed
+
+
+def _refuse_quantisation(network: PreTrainedModel, needed: Mapping[str, Rows]) -> None:
+    """Checks that the configuration does not quantise what the map is made of: a quantised product is another map.
+
+    Raises:
+        ValueError: It does.
+    """
+    settings = getattr(network.config, "quantization_config", None)
+    if not settings:
+        return
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    spared = [name for key in _SPARES for name in settings.get(key) or ()]
+    for name in needed:
+        owner = name.rpartition(".")[0]
+        if isinstance(network.get_submodule(owner), nn.Linear) and not any(part in owner for part in spared):
+            raise ValueError(
+                f"The model's configuration quantises its weights ({settings.get('quant_method', 'unnamed method')}), "
+                f"{owner} too, which is not computed here: its map is not that of plain weights. Give the unquantised "
+                "model or a GGUF file; if the weights are stored whole, drop quantization_config from config.json."
+            )
 
 
 def _on_meta(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
@@ -106,12 +132,26 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
     call.refuse_unless_plain()
     needed = _leaves_of(call, {id(tensor): name for name, tensor in stored.items()})
     name_of = {module: name for name, module in network.named_modules()}
+    kept = needed.keys() | _converted_together(network, needed)
     idle = {
         name_of[module]: output.shape[-1]
         for module, output in ran
-        if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & needed.keys()
+        if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & kept
     }
     return needed, idle
+
+
+def _converted_together(network: PreTrainedModel, needed: Mapping[str, Rows]) -> set[str]:
+    """Names the parameters that stand in a checkpoint in one tensor with a needed one, and are split off it."""
+    targets = [e.target_patterns for e in get_model_conversion_mapping(network) if isinstance(e, WeightConverter)]
+    return {
+        name.replace(own, other)
+        for several in targets
+        for own in several
+        for name in needed
+        if own in name
+        for other in several
+    }
 
 
 def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:
@@ -157,17 +197,6 @@ def _product_cut_by(node: Node) -> Node | None:
     return product if is_weight and hasattr(transposed.next_functions[0][0], "variable") else None
 
 
-class _Idle(nn.Module):
-    """Stands where a projection was whose outcome nobody looks at: the right shape, in no time and memory."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden.new_zeros(()).expand(*hidden.shape[:-1], self.width)
-
-
 def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str]) -> dict[str, Rows]:
     """Picks from a checkpoint's names those that the `needed` parameters are made of, by transformers' renaming.
 
@@ -179,7 +208,10 @@ def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], name
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     targets_of = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
     prefix, state = network.base_model_prefix, network.state_dict()
+    twins = {twin: name for twin, name in network.all_tied_weights_keys.items() if name in needed}
     picked: dict[str, Rows] = {}
+    covered: set[str] = set()
+    other_names: dict[str, str] = {}
     for name in names:
         renamed, source = rename_source_key(name, renamings, converters, prefix, state)
         if renamed not in state and name in state:
@@ -188,7 +220,11 @@ def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], name
         if not {renamed, *(renamed.replace(first, other) for other in others)}.isdisjoint(needed):
             # a tensor that is converted on its way is read whole
             picked[name] = None if source in targets_of else needed[renamed]
-    return picked
+            covered.add(renamed)
+        elif renamed in twins:
+            other_names[twins[renamed]] = name
+    # a matrix that two parameters share may be stored under the other's name alone
+    return picked | {name: needed[twin] for twin, name in other_names.items() if twin not in covered}
 
 
 def load_one_layer(
@@ -218,6 +254,7 @@ def load_one_layer(
                 f"The checkpoint's {name} is quantised ({tensor.dtype}). Give the unquantised model, or a GGUF file."
             )
     if not renamed:
+        tensors = {network.all_tied_weights_keys.get(name, name): tensor for name, tensor in tensors.items()}
         cut = {name: rows for name, rows in pick_stored_names(network, needed, tensors).items() if rows}
         tensors = tensors | {name: _with_zeros_below(tensors[name], rows) for name, (_, rows) in cut.items()}
     # the settings hold the dtypes that some models keep for some parameters

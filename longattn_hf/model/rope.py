@@ -35,6 +35,11 @@ def override_rope(
     kind = (getattr(text, "layer_types", None) or [None])[0]
     # models whose layers differ have settings for each kind of layer
     own = rope[kind] if kind in rope else rope
+    if not isinstance(own, Mapping) or "rope_type" not in own | dict(rope_scaling or {}):
+        raise ValueError(
+            f"The RoPE settings of a {config.model_type} model are not understood: {json.dumps(rope, default=str)} "
+            f"says nothing of its first layer ({kind}). Choose another model."
+        )
     if rope_scaling is not None:
         # these say how fast and how much of a head is rotated, not how it is scaled
         kept = {name: own[name] for name in ("rope_theta", "partial_rotary_factor") if name in own}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longattn_hf.model.byte_ranges import Rows, fetch_tensors, refuse_other_rows
-from longattn_hf.model.location import Location
+from longattn_hf.model.location import Location, check_file_name
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -59,7 +59,7 @@ def read_safetensors(location: Location, pick: Callable[[Collection[str]], Mappi
     try:
         index = json.loads(location.file(_INDEX).read_text())["weight_map"]
         picked = pick(index)
-        file_of = {name: location.file(index[name]) for name in picked}
+        file_of = {name: location.file(check_file_name(index[name], location.name)) for name in picked}
     except FileNotFoundError as missing:
         if _INDEX not in str(missing):
             raise ValueError(f"A shard that {_INDEX} names is missing: {missing} Fetch the model again.") from missing
@@ -100,8 +100,8 @@ def _is_downloaded(location: Location, pick: Callable[[Collection[str]], Mapping
         return path if isinstance(path, str) else None
 
     if index := cached(_INDEX):
-        file_of = json.loads(Path(index).read_text())["weight_map"]
-        return all(cached(file) for file in {file_of[name] for name in pick(file_of)})
+        file_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return all(cached(check_file_name(file, location.name)) for file in {file_of[name] for name in pick(file_of)})
     return cached(_SINGLE) is not None
 
 

@@ -58,6 +58,12 @@ ARCHITECTURES = {
         "Llama4Text",
         dict(head_dim=16, num_local_experts=2, intermediate_size_mlp=64, attention_chunk_size=64),
     ),
+    "gemma4 with per-layer embeddings": ("Gemma4Text", dict(head_dim=16)),
+    "modernbert decoder": ("ModernBertDecoder", dict(local_attention=400)),
+    "sarvam, saved with one matrix for q, k and v": (
+        "SarvamMoe",
+        dict(head_dim=16, n_group=1, topk_group=1, **EXPERTS),
+    ),
     "deepseek v3": (
         "DeepseekV3",
         dict(q_lora_rank=32, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=16)
@@ -264,12 +270,69 @@ def test_a_full_first_layer_of_a_model_with_sliding_ones_has_no_limit(tmp_path):
         ("Bloom", {}, "cannot be followed to a call of transformers' attention interface"),
         ("GPTNeo", dict(num_layers=2, num_heads=4, attention_types=[[["global"], 2]]), "cannot be built as a causal"),
         ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), "RoPE of type 'dynamic' cannot be used"),
+        ("DeepseekV4", dict(head_dim=16), "RoPE settings of a deepseek_v4 model are not understood"),
     ],
 )
 def test_a_first_layer_that_is_not_plain_softmax_attention_is_refused(tmp_path, kind, settings, message):
     save_model(tmp_path, kind, **settings)
     with pytest.raises(ValueError, match=message):
         FirstLayer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("head_alone", [True, False], ids=["as the head alone", "as both"])
+def test_a_tied_matrix_is_read_under_either_name(tmp_path, head_alone):
+    model = save_model(tmp_path, "Llama", tie_word_embeddings=True)
+    ids = some_ids()
+    q, k, _ = FirstLayer.from_pretrained(str(tmp_path)).query_key(ids)
+    tensors = load_file(tmp_path / "model.safetensors")
+    matrix = tensors.pop("model.embed_tokens.weight") if head_alone else tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors | {"lm_head.weight": matrix}, tmp_path / "model.safetensors")
+    again_q, again_k, scale = FirstLayer.from_pretrained(str(tmp_path)).query_key(ids)
+    assert torch.equal(q, again_q) and torch.equal(k, again_k)
+    assert (causal_map(q, k, scale) - own_map(model, ids)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(quant_method="bitnet", linear_class="autobitlinear", quantization_mode="online"),
+        dict(quant_method="fp8"),
+        dict(quant_method="fp8", modules_to_not_convert=["lm_head"]),
+        dict(quant_method="bitsandbytes", load_in_8bit=True, llm_int8_skip_modules=["lm_head"]),
+        dict(quant_method="a method of tomorrow"),
+    ],
+    ids=lambda settings: settings["quant_method"],
+)
+def test_weights_that_are_quantised_while_loading_are_refused(tmp_path, tiny_llama, settings):
+    shutil.copytree(tiny_llama, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    with pytest.raises(ValueError, match=rf"quantises its weights \({settings['quant_method']}\), .*self_attn"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
+def test_a_quantisation_that_spares_the_first_attention_is_none(tmp_path, tiny_llama):
+    shutil.copytree(tiny_llama, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    spared = {"quant_method": "mxfp4", "modules_to_not_convert": ["self_attn", "embed_tokens", "lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": spared}))
+    q, k, _ = FirstLayer.from_pretrained(str(tmp_path)).query_key(some_ids())
+    plain_q, plain_k, _ = FirstLayer.from_pretrained(str(tiny_llama)).query_key(some_ids())
+    assert torch.equal(q, plain_q) and torch.equal(k, plain_k)
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/etc/model.safetensors", "a/../../m.safetensors", "", 3]
+)
+def test_an_index_that_leads_out_of_its_checkpoint_is_refused(tmp_path, tiny_llama, name):
+    folder, other = tmp_path / "m", tmp_path / "other"
+    for copy in (folder, other):
+        shutil.copytree(tiny_llama, copy)
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, name)}))
+    with pytest.raises(ValueError, match="which is not one of the checkpoint's own"):
+        FirstLayer.from_pretrained(str(folder))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path):
