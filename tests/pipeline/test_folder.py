@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf import files
+from longattn_hf.files import read_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pipeline.folder import BuildFolder
 
@@ -72,7 +73,7 @@ def test_an_empty_folder_and_what_a_kill_at_the_start_leaves_are_taken(tmp_path,
     folder = BuildFolder(tmp_path / "out")
     with folder.owned():
         folder.claim(SETTINGS, overwrite=False)
-    assert json.loads(folder.settings.read_text()) == SETTINGS
+    assert read_record(folder.settings) == SETTINGS
 
 
 def test_overwriting_removes_what_builds_made_and_nothing_else(folder):
@@ -105,7 +106,7 @@ def test_a_damaged_record_is_named_and_can_be_overwritten(folder):
     with pytest.raises(ValueError, match="settings.json is damaged.*pass --overwrite true"):
         folder.claim(SETTINGS, overwrite=False)
     folder.claim(SETTINGS, overwrite=True)
-    assert json.loads(folder.settings.read_text()) == SETTINGS
+    assert read_record(folder.settings) == SETTINGS
 
 
 def test_a_card_that_was_there_before_keeps_its_words_whenever_the_build_is_killed(tmp_path, monkeypatch):

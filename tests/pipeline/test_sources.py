@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import HfFileSystem
 
+from longattn_hf.files import read_record
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import shareable_recipe
@@ -105,7 +106,7 @@ def test_a_build_that_goes_on_stays_on_the_commit_it_began_with(hub, kind, trans
     done = sorted(path for path in (tmp_path / "out" / "work" / "windows").rglob("*.parquet"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
     assert len(done) == (SHARDS - 1) * EACH // 2
-    assert json.loads((tmp_path / "out" / "sources.json").read_text()) == {f"{REPO}@main": commit}
+    assert read_record(tmp_path / "out" / "sources.json") == {f"{REPO}@main": commit}
     hub.faults.remove(fault)
     hub.push(hub.repos["dataset", REPO], files(kind, "Second edition. "))
     HfFileSystem.clear_instance_cache()

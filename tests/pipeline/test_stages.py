@@ -11,9 +11,10 @@ from datasets import Dataset, IterableDataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import Process, score_windows, scorer_fingerprint, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import score_windows, scorer_fingerprint, window_sources, windowed_shards
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):
