@@ -78,16 +78,19 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes plain values as JSON with their hash, so that `read_record` notices damage; raises as `replacing`."""
+    """Writes plain values as JSON with a hash of them and of the file's name, by which `read_record` notices damage.
+
+    Raises as `replacing`.
+    """
     plain = json.loads(json.dumps(values))
-    write_json(path, plain | {_DIGEST: hash_json(plain)})
+    write_json(path, plain | {_DIGEST: hash_json([path.name, plain])})
 
 
-def parse_record(content: bytes) -> dict[str, Any]:
-    """Returns the values of a record; none where it is damaged."""
+def parse_record(content: bytes, name: str) -> dict[str, Any]:
+    """Returns the values of a record, of which `name` is the file's; none where it is damaged."""
     try:
         values = json.loads(content)
-        return values if values.pop(_DIGEST) == hash_json(values) else {}
+        return values if values.pop(_DIGEST) == hash_json([name, values]) else {}
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -95,7 +98,7 @@ def parse_record(content: bytes) -> dict[str, Any]:
 def read_record(path: Path) -> dict[str, Any]:
     """Returns what `write_record` wrote; nothing where it is missing or damaged."""
     try:
-        return parse_record(path.read_bytes())
+        return parse_record(path.read_bytes(), path.name)
     except OSError:
         return {}
 

@@ -95,7 +95,8 @@ class ScoredCorpus:
         self.report = Report.from_json(report) if report else None
         # the report names things for readers, the other two as a build reads them
         self.settings = self.report.settings | (self.report.recipe or {}) if self.report else {}
-        self.settings |= parse_record(self._read(self._folder.settings) or b"")
+        settings = self._folder.settings
+        self.settings |= parse_record(self._read(settings) or b"", settings.name)
         self.table = _prepare(whole, order)
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
