@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ def join_processes() -> Process:
     if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
         # a launcher that is killed must not leave its processes at work beside the next build
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _find_launcher()
     # processes meet only between stages, and an uneven share of work may take long
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
     if state.device.type == "cpu" and torch.get_num_threads() == 1:
@@ -49,3 +52,12 @@ def join_processes() -> Process:
             ) from error
 
     return Process(state.process_index, state.num_processes, wait)
+
+
+def _find_launcher() -> None:
+    """Checks that `torchrun` has not ended before `join_processes` was reached: its processes would wait for days."""
+    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    try:
+        socket.create_connection(address, timeout=60).close()
+    except OSError as error:
+        raise ConnectionError("The launcher of this process has ended; the same command starts anew.") from error
