@@ -36,14 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"build_longabc: {error}")
     except KeyboardInterrupt:
         if first:
-            print(f"build_longabc: Interrupted. {_how_to_go_on(folder, arguments)}", file=sys.stderr)
+            # below the progress bar
+            print(f"\nbuild_longabc: Interrupted. {_how_to_go_on(folder, arguments)}", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         # torch has a class of its own for a full GPU, and none for a full machine
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         sys.exit(
-            f"build_longabc: Out of memory ({error}). A smaller --batch_tokens or --documents_per_shard needs less. "
+            f"\nbuild_longabc: Out of memory ({error}). A smaller --batch_tokens or --documents_per_shard needs less. "
             f"{_how_to_go_on(folder, arguments)}"
         )
     if first:
