@@ -71,7 +71,9 @@ class Release:
         self.card = name_repository(self.card, repo_id)
         self.files = {path.relative_to(folder).as_posix(): _read(path) for path in paths if path.name != CARD}
         noted = read_record(folder / FINISHED).get("files", {})
-        if changed := [path for path, file in self.files.items() if noted.get(path, file.sha256) != file.sha256]:
+        now = {path: file.sha256 for path, file in self.files.items()}
+        # people's own words in the card are theirs to change
+        if changed := [path for path, digest in noted.items() if path != CARD and now.get(path) != digest]:
             raise ValueError(f"{', '.join(changed)} changed since {folder} was built: build again")
         self.patterns = {
             name: file_patterns(configuration) for name, configuration in read_configurations(self.card).items()

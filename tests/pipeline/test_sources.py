@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
@@ -247,3 +248,18 @@ def test_a_file_of_text_is_a_document(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"book {name}\n\nin many\nlines\n")
     source = open_source(SourceConfig(category="c", path="text", data_files=str(tmp_path / "*.txt")))
     assert sorted(row["text"] for row in source.stream) == [f"book {name}\n\nin many\nlines\n" for name in "ab"]
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_a_column_of_any_kind_of_text_gives_the_same_windows(tmp_path, tiny_llama, text):
+    rows = [document(number) for number in range(3)]
+    schema = pa.schema({"id": text, "text": text})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "documents.parquet")
+    config = SourceConfig(category="book", path="parquet", data_files=str(tmp_path / "documents.parquet"))
+    transform = WindowDocuments(tokenizer=str(tiny_llama), window_tokens=16)
+    window_sources([open_source(config)], transform, tmp_path / "windows", documents_per_shard=3)
+    (name,) = windowed_shards([open_source(config)], tmp_path / "windows")
+    windows = pq.read_table(tmp_path / "windows" / name)
+    expected = transform({name: [row[name] for row in rows] for name in ("id", "text")})
+    assert windows["text"].to_pylist() == expected["text"] and windows["doc_id"].to_pylist() == expected["doc_id"]
+    assert {str(windows.schema.field(name).type) for name in ("text", "doc_id")} == {"string"}
