@@ -1,19 +1,24 @@
-"""Files that are there whole or not at all, and hashes of plain values."""
+"""Files that are there whole or not at all, records that notice damage, and hashes of plain values."""
 
 import contextlib
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from datasets import Dataset
+
+# what `replacing` calls a file that is not complete
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+_DIGEST = "sha256"
 
 
 @contextmanager
@@ -42,6 +47,12 @@ def replacing(path: Path, *, hint: str = "Make room, or make the folder writable
             temporary.unlink(missing_ok=True)
 
 
+def target_of_leftover(path: Path) -> Path | None:
+    """Returns which file a kill has left in the making as `path`; None where its name is not of `replacing`'s."""
+    name = _TEMPORARY.fullmatch(path.name)
+    return path.with_name(name[1]) if name else None
+
+
 def move_file(source: Path, target: Path) -> None:
     """Moves a file over another, whole or not at all, from another disk too; raises as `replacing`."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +75,60 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Writes plain values as indented JSON, whole or not at all; raises as `replacing`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes plain values as JSON with a hash of them and of the file's name, by which `read_record` notices damage.
+
+    Raises as `replacing`.
+    """
+    plain = json.loads(json.dumps(values))
+    write_json(path, plain | {_DIGEST: hash_json([path.name, plain])})
+
+
+def parse_record(content: bytes, name: str) -> dict[str, Any]:
+    """Returns the values of a record, of which `name` is the file's; none where it is damaged."""
+    try:
+        values = json.loads(content)
+        return values if values.pop(_DIGEST) == hash_json([name, values]) else {}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns what `write_record` wrote; nothing where it is missing or damaged."""
+    try:
+        return parse_record(path.read_bytes(), path.name)
+    except OSError:
+        return {}
+
+
+def claim(record: Path, settings: Mapping[str, Any], *, folder: Path, or_else: str = "") -> None:
+    """Writes settings down, or checks that they are those written down before.
+
+    Args:
+        record: The JSON file that keeps them.
+        settings: Plain values.
+        folder: What is claimed, for messages.
+        or_else: What else to do than to choose another folder, likewise.
+
+    Raises:
+        ValueError: Other settings are written down.
+        OSError: The folder cannot be written to.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not record.exists():
+        write_record(record, settings)
+        return
+    before = read_record(record)
+    if not before:
+        raise ValueError(
+            f"{record} is damaged, so it cannot be said what it is of. Choose another output_dir{or_else}."
+        )
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        changes = "; ".join(f"{name} was {before.get(name)!r} and is now {settings[name]!r}" for name in changed)
+        raise ValueError(f"{folder} holds work with other settings: {changes}. Choose another output_dir{or_else}.")
 
 
 def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:

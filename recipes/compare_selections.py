@@ -24,8 +24,8 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
+from longattn_hf.files import claim
 from longattn_hf.pipeline.config import SourceConfig
-from longattn_hf.pipeline.folder import claim
 from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions

@@ -21,12 +21,12 @@ import torch
 from datasets import Dataset, interleave_datasets
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, Trainer, TrainingArguments
 
+from longattn_hf.files import claim
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.config import SourceConfig
-from longattn_hf.pipeline.folder import claim
 from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions

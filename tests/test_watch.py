@@ -14,9 +14,10 @@ from datasets import Dataset
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
+from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import Process, score_windows, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import score_windows, window_sources, windowed_shards
 from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
 
 HOST, NOW = "machine-a", 1_000_000.0

@@ -4,7 +4,6 @@ Reads the output folder of a finished or still running build, or a published dat
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
+from longattn_hf.files import parse_record
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
@@ -95,7 +95,8 @@ class ScoredCorpus:
         self.report = Report.from_json(report) if report else None
         # the report names things for readers, the other two as a build reads them
         self.settings = self.report.settings | (self.report.recipe or {}) if self.report else {}
-        self.settings |= json.loads(self._read(self._folder.settings) or b"{}")
+        settings = self._folder.settings
+        self.settings |= parse_record(self._read(settings) or b"", settings.name)
         self.table = _prepare(whole, order)
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from longattn_hf.files import read_record
 from longattn_hf.hub.card_merge import (
     file_patterns,
     matches,
@@ -20,6 +21,8 @@ from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 # the layout of a dataset; what else a build's folder holds is private
 CARD, REPORT, PAGE, STATISTICS = "README.md", "report.json", "report.html", "statistics.json"
 FIGURES, SCORES = "figures", "scores"
+#: Where a finished build notes its files and their sha256.
+FINISHED = "work/finished.json"
 _PUBLISHED = (CARD, REPORT, PAGE, STATISTICS, *(f"{name}/**/*" for name in (FIGURES, DATA, SCORES)))
 
 
@@ -67,6 +70,11 @@ class Release:
         merge_cards(None, self.card)
         self.card = name_repository(self.card, repo_id)
         self.files = {path.relative_to(folder).as_posix(): _read(path) for path in paths if path.name != CARD}
+        noted = read_record(folder / FINISHED).get("files", {})
+        now = {path: file.sha256 for path, file in self.files.items()}
+        # people's own words in the card are theirs to change
+        if changed := [path for path, digest in noted.items() if path != CARD and now.get(path) != digest]:
+            raise ValueError(f"{', '.join(changed)} changed since {folder} was built: build again")
         self.patterns = {
             name: file_patterns(configuration) for name, configuration in read_configurations(self.card).items()
         }

@@ -1,7 +1,6 @@
 """The layout of a build's output folder, and whose it is."""
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -14,12 +13,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from longattn_hf.files import move_file, write_json, write_text
+from longattn_hf.files import claim, move_file, read_record, target_of_leftover, write_record, write_text
 from longattn_hf.hub.card_merge import merge_cards
-from longattn_hf.hub.release import CARD, DATA, FIGURES, PAGE, REPORT, SCORES, STATISTICS
+from longattn_hf.hub.release import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
+# the processes of a launcher that was killed take a moment to end, and an owner to say who it is
+_SECONDS_TO_LET_GO = 5.0
 # no data of either selection can be loaded by it
 _BEING_REPLACED = """---
 configs:
@@ -55,7 +56,7 @@ class BuildFolder:
         sources: The commits of the sources on a Hub.
         heartbeats: A sign of life of each process.
         finished: Names the build that the folder holds, when it is whole, and each of its files.
-        placing: Names the files that may be there while one selection takes the place of another.
+        placing: Names the files of that build, and of the one before while one takes the place of the other.
         lock: Held by the first process of the build at work.
         owner: Which process that is.
         card_before: The card that the folder had before its first build.
@@ -71,9 +72,9 @@ class BuildFolder:
         self.shards, self.selection = self.work / "shards.parquet", self.work / "selection.parquet"
         self.staging = self.work / "staging"
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
-        self.heartbeats, self.finished = self.work / "processes", self.work / "finished.json"
+        self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
         self.placing, self.lock = self.work / "placing.json", self.work / ".lock"
-        self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.md"
+        self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -87,7 +88,7 @@ class BuildFolder:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.lock)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_SECONDS_TO_LET_GO)
         except Timeout as error:
             raise ValueError(
                 f"{self.path} is being built by {self._name_owner()}: wait until it has ended, or end it; then the "
@@ -100,21 +101,47 @@ class BuildFolder:
                 error.errno, f"Cannot write to {self.path}: {error.strerror}; choose another output_dir"
             ) from error
         try:
+            if self.owner.exists():
+                logger.warning(
+                    "%s was being built by %s, which was ended before it was through, by hand or for lack of memory. "
+                    "What it finished is kept.",
+                    self.path,
+                    self._name_owner(),
+                )
             started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-            write_json(self.owner, {"host": socket.gethostname(), "pid": os.getpid(), "started": started})
+            write_record(self.owner, {"host": socket.gethostname(), "pid": os.getpid(), "started": started})
+            self._sweep()
             yield
         finally:
             self.owner.unlink(missing_ok=True)
             lock.release()
 
+    def _sweep(self) -> None:
+        """Removes what kills have left of files that builds were writing."""
+        names = self._placed() | {CARD}
+        targets = {self.path / name for name in names}
+        for path in self.work.rglob(".*.tmp"):
+            if target_of_leftover(path):
+                path.unlink()
+        for folder in {target.parent for target in targets}:
+            for path in folder.glob(".*.tmp"):
+                if target_of_leftover(path) in targets:
+                    path.unlink()
+
+    @property
+    def progress(self) -> str:
+        """How many shards are finished, in words."""
+        windows, scores = (sum(1 for _ in folder.glob("*/[!.]*.parquet")) for folder in (self.windows, self.scores))
+        return f"{windows} shards of windows and {scores} of scores are kept in {self.work}"
+
     def _name_owner(self) -> str:
-        owner = _read_json(self.owner)
+        owner = read_record(self.owner)
         known = f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')}"
         return known if owner else "another process"
 
     def _refuse_foreign(self) -> None:
         """Checks that the folder is empty or a build's."""
-        if not self.path.is_dir() or self.settings.exists():
+        if not self.path.is_dir():
             return
         # what a build leaves that is killed before it has written its settings down
         own = {self.lock, self.owner, self.settings}
@@ -122,6 +149,8 @@ class BuildFolder:
         # a card that was there before, such as that of a new repository, is built upon
         entries = [path for path in self.path.iterdir() if path not in (self.work, self.card)] + inside
         foreign = sorted(path.name for path in entries if not path.name.startswith("."))
+        # looked for last: a build that began this moment writes its settings before anything else
+        foreign = [] if self.settings.exists() else foreign
         if foreign:
             raise ValueError(
                 f"{self.path} holds files that no build has put there ({', '.join(foreign[:3])}). A build writes into "
@@ -139,14 +168,21 @@ class BuildFolder:
             ValueError: It holds a build with other settings, and `overwrite` is off.
             OSError: It cannot be written to.
         """
-        or_else = ", or pass --overwrite true to discard that build"
-        try:
-            claim(self.settings, settings, folder=self.path, or_else=or_else)
-        except ValueError:
-            if not overwrite:
-                raise
-            self._discard()
-            claim(self.settings, settings, folder=self.path, or_else=or_else)
+        damaged = self.settings.exists() and not read_record(self.settings)
+        if damaged and not overwrite:
+            raise ValueError(
+                f"{self.settings} is damaged, so it cannot be said what it is of: pass --overwrite true to go on with "
+                "these settings. Windows and scores that were made with them are kept."
+            )
+        if not damaged:
+            try:
+                or_else = ", or pass --overwrite true to discard that build"
+                return claim(self.settings, settings, folder=self.path, or_else=or_else)
+            except ValueError:
+                if not overwrite:
+                    raise
+                self._discard()
+        write_record(self.settings, settings)
 
     def _discard(self) -> None:
         placed = self._placed()
@@ -154,14 +190,13 @@ class BuildFolder:
             (self.path / name).unlink(missing_ok=True)
         self._remove_empty(placed)
         for path in self.work.iterdir():
-            if path not in (self.lock, self.owner):
+            # a kill at any moment leaves settings that differ: the same command discards the rest
+            if path not in (self.lock, self.owner, self.settings):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _placed(self) -> set[str]:
         """The files that builds have put beside `work/`, as their marks list them."""
-        marks = [_read_json(path) for path in (self.finished, self.placing)]
-        # `sizes` in folders of earlier versions
-        return {name for mark in marks for key in ("files", "sizes") for name in mark.get(key, ())}
+        return {name for path in (self.finished, self.placing) for name in read_record(path).get("files", ())}
 
     def _remove_empty(self, names: set[str]) -> None:
         for folder in sorted({self.path / parent for name in names for parent in Path(name).parents}, reverse=True):
@@ -170,12 +205,12 @@ class BuildFolder:
 
     def is_finished(self, fingerprint: str) -> bool:
         """Says whether the folder holds this very build, byte for byte."""
-        mark = _read_json(self.finished)
+        mark = read_record(self.finished)
         try:
             return mark.get("fingerprint") == fingerprint and all(
                 _hash_file(self.path / name) == digest for name, digest in mark["files"].items()
             )
-        except (OSError, KeyError, AttributeError):
+        except OSError:
             return False
 
     def finish(self, fingerprint: str) -> None:
@@ -195,16 +230,28 @@ class BuildFolder:
         }
         placed = self._placed()
         if CARD not in placed and self.card.exists() and not self.card_before.exists():
-            write_text(self.card_before, self.card.read_text(encoding="utf-8"))
+            write_record(self.card_before, {"card": self.card.read_text(encoding="utf-8")})
         if self.card_before.exists():
             # people's own words stay, as they do in a card that is published
-            theirs, ours = (path.read_text(encoding="utf-8") for path in (self.card_before, self.staging / CARD))
-            write_text(self.staging / CARD, merge_cards(theirs, ours))
+            if not (theirs := read_record(self.card_before)):
+                raise ValueError(
+                    f"{self.card_before} is damaged. It holds the card that {self.path} had before its first build: "
+                    "delete it, and put the words that you miss into the new card."
+                )
+            ours = (self.staging / CARD).read_text(encoding="utf-8")
+            write_text(self.staging / CARD, merge_cards(theirs["card"], ours))
             staged[CARD] = _hash_file(self.staging / CARD)
-        foreign = [name for name in staged if name not in (*placed, CARD) and (self.path / name).exists()]
+        foreign = [
+            name
+            for name, digest in staged.items()
+            if name not in (*placed, CARD) and (path := self.path / name).exists() and _hash_file(path) != digest
+        ]
         if foreign:
-            raise ValueError(f"{self.path} holds {foreign[0]}, which no build has put there: move it away.")
-        write_json(self.placing, {"files": sorted(placed | staged.keys())})
+            raise ValueError(
+                f"{self.path} holds {', '.join(foreign)}, which no build has put there, or of which no record is "
+                "left: move these files away."
+            )
+        write_record(self.placing, {"files": sorted(placed | staged.keys())})
         self.finished.unlink(missing_ok=True)
         write_text(self.card, _BEING_REPLACED)
         for name in placed - staged.keys():
@@ -212,47 +259,11 @@ class BuildFolder:
         for name in sorted(staged, key=lambda name: name == CARD):
             move_file(self.staging / name, self.path / name)
         self._remove_empty(placed)
-        write_json(self.finished, {"fingerprint": fingerprint, "files": staged})
-        self.placing.unlink()
+        write_record(self.finished, {"fingerprint": fingerprint, "files": staged})
+        # kept beside the other: if one is damaged, the folder still knows its files
+        write_record(self.placing, {"files": sorted(staged)})
         shutil.rmtree(self.staging)
         self.selection.unlink(missing_ok=True)
-
-
-def claim(record: Path, settings: Mapping[str, Any], *, folder: Path, or_else: str = "") -> None:
-    """Writes settings down, or checks that they are those written down before.
-
-    Args:
-        record: The JSON file that keeps them.
-        settings: Plain values.
-        folder: What is claimed, for messages.
-        or_else: What else to do than to choose another folder, likewise.
-
-    Raises:
-        ValueError: Other settings are written down.
-        OSError: The folder cannot be written to.
-    """
-    settings = json.loads(json.dumps(settings))
-    if not record.exists():
-        write_json(record, settings)
-        return
-    before = _read_json(record)
-    if not before:
-        raise ValueError(
-            f"{record} is damaged, so it cannot be said what it is of. Choose another output_dir{or_else}."
-        )
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        changes = "; ".join(f"{name} was {before.get(name)!r} and is now {settings[name]!r}" for name in changed)
-        raise ValueError(f"{folder} holds work with other settings: {changes}. Choose another output_dir{or_else}.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Reads a mark; one that is missing or damaged says nothing."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _hash_file(path: Path) -> str:

@@ -112,8 +112,8 @@ def read_heartbeats(folder: Path) -> list[Heartbeat]:
     """
     heartbeats = []
     for path in folder.glob("*.json"):
-        # a file may be replaced at this moment
-        with contextlib.suppress(OSError, json.JSONDecodeError):
+        # a file may be replaced at this moment, or be damaged
+        with contextlib.suppress(OSError, ValueError, TypeError):
             heartbeats.append(Heartbeat(**json.loads(path.read_text())))
     if not heartbeats:
         return []

@@ -1,22 +1,15 @@
 """The whole build: documents, windows, scores, selection, card."""
 
-import ctypes
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
-from accelerate import PartialState
 from datasets import Dataset, load_dataset
 from datasets.utils import disable_progress_bars
 
@@ -26,10 +19,11 @@ from longattn_hf.hub.publishing import publish
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
+from longattn_hf.pipeline.processes import Process, join_processes
 from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
-from longattn_hf.pipeline.stages import Process, score_windows, scorer_fingerprint, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import score_windows, scorer_fingerprint, window_sources, windowed_shards
 from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import (
     compare_conventions,
@@ -44,9 +38,6 @@ from longattn_hf.report.html_report import write_report_page
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import ScoreStatistics
 from longattn_hf.windows import WindowDocuments
-
-# of <sys/prctl.h>: the signal that a process gets when its parent ends
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +81,6 @@ class BuildResult:
             rows.append((name, *(f"{count:,}" for count in counts), *spreads, cut))
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def join_processes() -> Process:
-    """Joins the processes that `accelerate launch` or `torchrun` started; one alone is the first of one."""
-    if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
-        # a launcher that is killed must not leave its processes at work beside the next build
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # processes meet only between stages, and an uneven share of work may take long
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
-    if state.device.type == "cpu" and torch.get_num_threads() == 1:
-        # `accelerate launch` gives a process one thread unless told otherwise; scores do not depend on the number
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    return Process(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
 def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:

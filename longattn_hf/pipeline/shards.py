@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from longattn_hf.files import hash_json, replacing
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.report.describe import DocumentCounts
 
-_METADATA_KEY = b"longattn_hf"
+_FACTS, _DIGEST = b"longattn_hf", b"longattn_hf.sha256"
+# the digest of a shard is taken with zeros in its place
+_MARK, _ZEROS = b"sha256:", b"0" * 64
 _GO_ON = "Finished shards are kept: make room, or make the folder writable, and the same command goes on from there"
 #: Rows that are read and scored together, and an eighth of a row group.
 ROWS_AT_ONCE = 32
@@ -35,32 +38,64 @@ def write_shard(path: Path, table: pa.Table, fingerprint: str, facts: Mapping[st
     Raises:
         OSError: The folder is full or cannot be written to; says how to go on.
     """
-    metadata = {_METADATA_KEY: json.dumps({"fingerprint": fingerprint, **(facts or {})}, sort_keys=True)}
+    known = json.dumps({"fingerprint": fingerprint, **(facts or {})}, sort_keys=True)
+    metadata = {**(table.schema.metadata or {}), _FACTS: known, _DIGEST: _MARK + _ZEROS}
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        row_group_size=ROWS_AT_ONCE * 8,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    content = bytearray(sink.getvalue())
+    assert _swap_digest(content, sha256(content).hexdigest().encode()) == _ZEROS
     with replacing(path, hint=_GO_ON) as file:
-        pq.write_table(
-            table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}),
-            file,
-            row_group_size=ROWS_AT_ONCE * 8,
-            compression="zstd",
-            write_page_checksum=True,
-        )
+        file.write(content)
 
 
-def read_facts(path: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """Returns what `write_shard` kept beside a shard, and its `rows`; None if it is missing, damaged or another."""
+def _swap_digest(content: bytearray, digest: bytes) -> bytes:
+    """Puts another digest into a shard's bytes, and returns the one that stood there."""
+    # of all that a shard holds, its footer's metadata come last
+    start = content.rfind(_MARK) + len(_MARK)
+    before = bytes(content[start : start + len(_ZEROS)])
+    content[start : start + len(_ZEROS)] = digest
+    return before
+
+
+def read_facts(path: Path, fingerprint: str | None = None, *, check: bool = True) -> dict[str, Any] | None:
+    """Returns what `write_shard` kept beside a shard, and its `rows`; None if it is missing, damaged or another.
+
+    Args:
+        path: The shard's file.
+        fingerprint: What it has to be made from; anything if None.
+        check: Read all of it, and notice any byte that changed since it was written.
+    """
     try:
-        metadata = pq.read_metadata(path)
-        facts = json.loads((metadata.metadata or {})[_METADATA_KEY]) | {"rows": metadata.num_rows}
-    except (OSError, pa.ArrowInvalid, KeyError, json.JSONDecodeError):
+        if check:
+            content = bytearray(path.read_bytes())
+            digest = _swap_digest(content, _ZEROS)
+            if sha256(content).hexdigest().encode() != digest:
+                return None
+        metadata = pq.read_metadata(pa.BufferReader(content) if check else path)
+        facts = json.loads((metadata.metadata or {})[_FACTS]) | {"rows": metadata.num_rows}
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return None
     return facts if fingerprint in (None, facts.get("fingerprint")) else None
 
 
 def read_shard(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
-    """Reads a shard, or some columns of it, with its checksums; raises as pyarrow does."""
-    # not `read_table`, which takes a category called a=b for a column
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(columns and list(columns))
+    """Reads a shard, or some columns of it.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    try:
+        # not `read_table`, which takes a category called a=b for a column
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns and list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): run the same command again to make it.") from error
 
 
 @dataclass(frozen=True)
@@ -131,8 +166,7 @@ class ScoredShards:
             scorer: As in `score_fingerprint`.
 
         Raises:
-            ValueError: A shard of scores is of other windows.
-            OSError: One is missing or damaged.
+            ValueError: A shard of scores is missing, damaged or of other windows.
         """
         # thousands of small tables would take several times the memory and time of a few large ones
         blocks: list[pa.Table] = []
@@ -144,7 +178,7 @@ class ScoredShards:
 
     def _read_scores(self, shard: int, scorer: str) -> pa.Table:
         table = read_shard(self.folder.scores / self.names[shard])
-        facts = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+        facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
         if facts.get("fingerprint") != self.score_fingerprint(shard, scorer):
             raise ValueError(
                 f"The scores {self.names[shard]} are of other windows: run the same command again to make them."

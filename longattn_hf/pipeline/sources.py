@@ -5,6 +5,8 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
 from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, TEXT, is_added
-from longattn_hf.files import hash_json, write_json
+from longattn_hf.files import hash_json, read_record, write_record
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
 
@@ -45,6 +47,22 @@ class Source:
     text_column: str = TEXT
     constants: Mapping[str, str] | None = None
     max_documents: int | None = None
+
+    def open_part(self, part: int) -> IterableDataset:
+        """Opens one shard of the stream, or its first `max_documents`."""
+        stream, count = self.stream, self.stream.num_shards
+        if count > 1:
+            # taking a shard costs as much as there are: those of a block are taken from the block
+            size, longer = divmod(count, isqrt(count))
+            block = max(part // (size + 1), (part - longer) // size)
+            stream = _take_block(stream, block)
+            stream = stream.shard(stream.num_shards, part - block * size - min(block, longer))
+        return stream if self.max_documents is None else stream.take(self.max_documents)
+
+
+@lru_cache(maxsize=1)
+def _take_block(stream: IterableDataset, block: int) -> IterableDataset:
+    return stream.shard(isqrt(stream.num_shards), block)
 
 
 @dataclass(frozen=True)
@@ -101,13 +119,19 @@ def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceCon
         if _is_on_the_hub(source) and _name_of(source) not in kept:
             kept[_name_of(source)] = _commit_of(source)
     if kept != before:
-        write_json(record, dict(sorted(kept.items())))
+        write_record(record, dict(sorted(kept.items())))
     return [replace(source, revision=kept.get(_name_of(source), source.revision)) for source in sources]
 
 
 def read_pins(record: Path) -> dict[str, str]:
-    """Returns the commits that `pin_sources` wrote down, by `path@revision`."""
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    """Returns the commits that `pin_sources` wrote down, by `path@revision`; raises ValueError if they are damaged."""
+    pins = read_record(record)
+    if not pins and record.exists():
+        raise ValueError(
+            f"{record} is damaged. It holds the commits that the sources were read at: delete it, and the build reads "
+            "them as they are now; what differs is windowed and scored again."
+        )
+    return pins
 
 
 def _is_on_the_hub(source: SourceConfig) -> bool:

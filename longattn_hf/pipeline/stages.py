@@ -8,7 +8,7 @@ goes on where it stopped, with any number of processes, and ends in the same byt
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -33,19 +33,11 @@ from longattn_hf.files import hash_json
 from longattn_hf.method import get_convention
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.windows import WindowDocuments
-
-
-@dataclass(frozen=True)
-class Process:
-    """Which of how many processes this one is, and how to wait until all have come as far."""
-
-    index: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
 
 
 def window_sources(
@@ -54,7 +46,7 @@ def window_sources(
     folder: Path,
     *,
     documents_per_shard: int,
-    process: Process = Process(),
+    process: Process = ALONE,
     heartbeats: Path | None = None,
 ) -> None:
     """Cuts all documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
@@ -122,12 +114,6 @@ def _window_part(
     reader: Process,
     progress: Progress,
 ) -> None:
-    documents = source.stream
-    if documents.num_shards > 1:
-        documents = documents.shard(num_shards=documents.num_shards, index=part)
-    if source.max_documents is not None:
-        documents = documents.take(source.max_documents)
-
     def shard_at(number: int) -> tuple[Path, str]:
         return path_of(number), hash_json([made_from, number])
 
@@ -137,6 +123,7 @@ def _window_part(
             return
         state, number = facts["state"], number + 1
         facts = read_facts(*shard_at(number))
+    documents = source.open_part(part)
     if number:
         documents.load_state_dict(state)
     rows = iter(documents)
@@ -224,7 +211,8 @@ def windowed_shards(sources: Sequence[Source], folder: Path) -> dict[str, dict[s
         shard, last = 0, False
         while not last:
             path = _shard_path(folder, sources[number], number, part, shard)
-            name, facts = path.relative_to(folder).as_posix(), read_facts(path)
+            # each process has just checked those of its own
+            name, facts = path.relative_to(folder).as_posix(), read_facts(path, check=False)
             if facts is None:
                 raise ValueError(f"{name} is missing or damaged: run the same command again to make it.")
             shards[name], shard, last = facts, shard + 1, facts["last"]
@@ -235,7 +223,7 @@ def score_windows(
     shards: ScoredShards,
     scorer: LongAttnScorer,
     *,
-    process: Process = Process(),
+    process: Process = ALONE,
 ) -> int:
     """Scores every shard of windows; process r of w takes the shards r, r + w, ...
 

@@ -28,7 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
-from longattn_hf.pipeline.run import build, join_processes
+from longattn_hf.pipeline.processes import join_processes
+from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, installed
 

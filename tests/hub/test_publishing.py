@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -13,6 +14,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import HfApi, HfFileSystem
 
+from longattn_hf.files import write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.hub.publishing import publish
 
@@ -530,3 +532,22 @@ def test_wrong_arguments_say_what_to_give(hub, release):
     with pytest.raises(ValueError, match="attempts=0"):
         publish(release, REPO, attempts=0)
     assert not hub.log and Path(release).is_dir()
+
+
+def test_a_file_that_changed_since_its_build_is_not_published(hub, release):
+    shard, figure = release / "data/book/train-00000-of-00002.parquet", release / "report.html"
+    figure.write_text("<p>page</p>")
+    paths = {path.relative_to(release).as_posix(): path for path in (shard, figure, release / "README.md")}
+    write_record(
+        release / "work" / "finished.json",
+        {"files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}},
+    )
+    # people's own words in the card are published
+    (release / "README.md").write_text((release / "README.md").read_text() + "My own words.\n")
+    publish(release, REPO)
+    commits = commits_made(hub)
+    for damage in (lambda: figure.write_text("<p>pagf</p>"), figure.unlink):
+        damage()
+        with pytest.raises(ValueError, match=r"^report.html changed since .* was built: build again"):
+            publish(release, REPO)
+    assert commits_made(hub) == commits

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -274,23 +277,124 @@ def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undistur
     compare_ignoring_the_command(tmp_path / "out", undisturbed)
 
 
-def test_a_run_of_two_processes_that_is_killed_is_finished_by_one(undisturbed, recipe, tmp_path):
-    output = tmp_path / "out"
-    launched = start_torchrun(recipe, output, "--nproc_per_node", "2", "--master_port", str(free_port()))
+def wait_for_shards(output, count, process):
     deadline = time.monotonic() + 240
-    while not list((output / "work").rglob("*.parquet")):
-        assert launched.poll() is None and time.monotonic() < deadline, launched.communicate()[0]
+    while len(list((output / "work").rglob("0*.parquet"))) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.01)
-    os.killpg(launched.pid, signal.SIGKILL)
+
+
+def is_at_work(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_a_killed_launcher_takes_its_processes_along_and_the_same_command_goes_on(undisturbed, recipe, tmp_path):
+    output = tmp_path / "out"
+    launch = partial(start_torchrun, recipe, output, "--nproc_per_node", "2", "--master_port")
+    launched = launch(str(free_port()))
+    wait_for_shards(output, 3, launched)
+    ranks = children_of(launched.pid)
+    launched.kill()
     launched.wait()
-    # torchrun's workers are in sessions of their own
-    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)
-    time.sleep(0.2)
-    made = {path: when for path, when in stamps(output / "work").items() if not path.name.startswith(".")}
+    made = stamps(output / "work" / "windows")
+    again = launch(str(free_port()))
+    printed = again.communicate(timeout=240)[0]
+    assert again.returncode == 0, printed
+    assert len(ranks) == 2 and not any(map(is_at_work, ranks))
+    assert "which was ended before it was through" in printed
+    after = stamps(output / "work" / "windows")
+    assert all(after[path] == when for path, when in made.items() if not path.name.startswith("."))
+    compare_ignoring_the_command(output, undisturbed)
+
+
+def test_processes_whose_launcher_was_killed_before_they_were_up_end_too(recipe, tmp_path):
+    environment = os.environ | {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0"}
+    environment |= {"MASTER_PORT": str(free_port()), "RANK": "0", "WORLD_SIZE": "2"}
+    command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "build_longabc: The launcher of this process has ended" in done.stderr
+
+
+def test_a_refusal_of_two_processes_is_a_line_each(undisturbed, recipe, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("somebody's")
+    launched = start_torchrun(
+        recipe, tmp_path / "out", "--nproc_per_node", "2", "--master_port", str(free_port()), "--max_restarts", "0"
+    )
+    printed = launched.communicate(timeout=240)[0]
+    # what follows is the launcher's own
+    ours = printed.split("torch/distributed/elastic")[0].split("Traceback")[0]
+    assert launched.returncode == 1 and "holds files that no build has put there (thesis.txt)" in ours
+    assert "gloo" not in printed and "Connection closed" not in printed
+
+
+@pytest.mark.parametrize("pair", range(3))
+def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, recipe, tmp_path, pair):
+    output = tmp_path / "out"
+    command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
+    fractions = ("0.25", "0.5")
+    both = [
+        subprocess.Popen([*command, "--fraction", fraction], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for fraction in fractions
+    ]
+    printed = [one.communicate(timeout=240)[1] for one in both]
+    codes = [one.returncode for one in both]
+    refused = [text for text, code in zip(printed, codes, strict=True) if code]
+    assert all(f"is being built by process {both[codes.index(0)].pid} on " in text for text in refused), printed
+    # the last that went through, where one waited for the other
+    shares = [fraction for fraction, code in zip(fractions, codes, strict=True) if not code]
+    report = json.loads((output / "report.json").read_text())
+    assert str(report["settings"]["fraction"]) in shares
+    alone = tmp_path / "alone"
+    run(recipe, alone, fraction=report["settings"]["fraction"])
+    compare_ignoring_the_command(output, alone)
+
+
+def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undisturbed, recipe, tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    wait_for_shards(output, 5, started)
+    started.send_signal(signal.SIGINT)
+    printed = started.communicate(timeout=60)[1]
+    lines = [line for line in printed.splitlines() if line]
+    assert started.returncode == 130 and len(lines) == 1, printed
+    assert re.fullmatch(
+        rf"build_longabc: Interrupted. \d+ shards of windows and \d+ of scores are kept in {output}/work; to go on: "
+        rf"accelerate launch {SCRIPT} --config {recipe} --output_dir {output}",
+        lines[0],
+    )
     run(recipe, output)
-    after = stamps(output / "work")
-    assert all(after[path] == when for path, when in made.items())
     assert results(output) == results(undisturbed)
+
+
+@pytest.mark.parametrize("allocate", [lambda: np.empty(2**60), lambda: torch.empty(2**60)])
+def test_a_lack_of_memory_is_named_with_what_to_do(recipe, tmp_path, monkeypatch, allocate):
+    monkeypatch.setattr("recipes.build_longabc.build", lambda *given, **named: allocate())
+    with pytest.raises(SystemExit, match="Out of memory .*smaller --batch_tokens.*0 shards of windows.*to go on: acc"):
+        main(["--config", str(recipe), "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}])
+def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path, locale):
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
+    output = tmp_path / "naïve"
+    settings = yaml.safe_load(recipe.read_text()) | {"description": "Überall 日本語"}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    command = [sys.executable, str(SCRIPT), "--config", str(tmp_path / "c.yaml"), "--output_dir", str(output)]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Überall 日本語" in (output / "README.md").read_text(encoding="utf-8")
+    for path in sorted(undisturbed.rglob("train-*.parquet")):
+        assert (output / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
 
 
 def test_mistakes_end_in_one_clear_line(recipe, tmp_path, capsys):
@@ -404,7 +508,7 @@ def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe
     assert (scores["dependency_strength"] != exact["dependency_strength"]).any()
 
 
-def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_python):
     peaks = []
     for count in (1_000, 10_000):
         folder = tmp_path / str(count)
@@ -419,9 +523,7 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path):
             f"main(['--config', {str(folder / 'config.yaml')!r}, '--output_dir', {str(folder / 'out')!r}]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
+        done = run_python(program, OMP_NUM_THREADS="1")
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         report = json.loads((folder / "out" / "report.json").read_text())
         assert report["categories"]["book"]["windows"] >= count
@@ -453,7 +555,7 @@ def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float6
 
 @needs_smollm2
 @pytest.mark.slow
-def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes():
+def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(run_python):
     program = (
         "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
         f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({SMOLLM2!r}); "
@@ -461,7 +563,5 @@ def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes():
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = run_python(program)
     assert int(done.stdout.split()[-1]) * 1024 < 2e9

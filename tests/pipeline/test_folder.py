@@ -1,16 +1,21 @@
 """Whose an output folder is: nobody's files are lost, one build at a time, and no reader meets two selections."""
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf import files
+from longattn_hf.files import read_record, write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pipeline.folder import BuildFolder
 
@@ -37,7 +42,8 @@ def stage(folder, selection, configurations=("book", "code")):
 def read(path, name):
     """The selections that the rows of a configuration are of; None where there is no such dataset."""
     try:
-        return set(load_dataset(str(path), name, split="train", cache_dir=str(path.parent / "cache"))["selection"])
+        # `datasets` knows a folder's rows again by its card, which is the same here
+        return set(load_dataset(str(path), name, split="train", cache_dir=mkdtemp(dir=path.parent))["selection"])
     except (ValueError, FileNotFoundError):
         return None
 
@@ -72,7 +78,7 @@ def test_an_empty_folder_and_what_a_kill_at_the_start_leaves_are_taken(tmp_path,
     folder = BuildFolder(tmp_path / "out")
     with folder.owned():
         folder.claim(SETTINGS, overwrite=False)
-    assert json.loads(folder.settings.read_text()) == SETTINGS
+    assert read_record(folder.settings) == SETTINGS
 
 
 def test_overwriting_removes_what_builds_made_and_nothing_else(folder):
@@ -105,7 +111,84 @@ def test_a_damaged_record_is_named_and_can_be_overwritten(folder):
     with pytest.raises(ValueError, match="settings.json is damaged.*pass --overwrite true"):
         folder.claim(SETTINGS, overwrite=False)
     folder.claim(SETTINGS, overwrite=True)
-    assert json.loads(folder.settings.read_text()) == SETTINGS
+    assert read_record(folder.settings) == SETTINGS
+
+
+def test_a_damaged_record_of_the_same_build_costs_none_of_its_windows(folder):
+    shard = folder.windows / "book" / "000-00000-00000.parquet"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"windows")
+    folder.settings.write_text("")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=True)
+    assert shard.exists() and read_record(folder.settings) == SETTINGS and folder.is_finished("first")
+
+
+@pytest.mark.parametrize("lost", ["finished", "placing"])
+def test_a_folder_with_a_damaged_mark_still_knows_its_files(folder, lost):
+    getattr(folder, lost).write_text("{")
+    stage(folder, "second")
+    folder.finish("second")
+    assert folder.is_finished("second") and read(folder.path, "book") == {"second"}
+    assert not (folder.figures / "first.png").exists()
+
+
+def test_without_any_mark_what_a_build_would_write_is_taken_for_its_own(tmp_path):
+    folder = BuildFolder(tmp_path / "out")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=False)
+        for _ in range(2):
+            stage_marked(folder)
+            folder.finish("first")
+            assert folder.is_finished("first") and read(folder.path, "book") == {"first"}
+            assert folder.card.read_text().count(BEGIN) == 1
+            folder.finished.write_text("{")
+            folder.placing.unlink()
+
+
+def test_a_kill_at_any_moment_of_overwriting_leaves_what_the_same_command_overwrites(tmp_path, monkeypatch):
+    other, number = SETTINGS | {"window_tokens": 9}, 0
+    while True:
+        number += 1
+        folder = BuildFolder(tmp_path / str(number))
+        with folder.owned():
+            folder.claim(SETTINGS, overwrite=False)
+            for name in ("book/0.parquet", "code/0.parquet"):
+                (folder.windows / name).parent.mkdir(parents=True)
+                (folder.windows / name).write_bytes(b"windows")
+            stage(folder, "first")
+            folder.finish("first")
+            with monkeypatch.context() as patched:
+                count = kill_at(patched, number)
+                try:
+                    folder.claim(other, overwrite=True)
+                except Killed:
+                    pass
+            if count[0] < number:
+                break
+        with folder.owned():
+            folder.claim(other, overwrite=True)
+        left = snapshot(folder.path).keys() - {"work/.lock"}
+        assert left == {"work/settings.json"} and read_record(folder.settings) == other
+    assert number > 10
+
+
+def test_leftovers_of_kills_are_swept_and_nobody_elses(folder):
+    ours = ["work/windows/book/.0.parquet.0123abcd.tmp", "work/.settings.json.0123abcd.tmp", ".README.md.0123abcd.tmp"]
+    ours += ["data/book/.train-00000-of-00001.parquet.89abcdef.tmp"]
+    others = [
+        ".thesis.txt.0123abcd.tmp",
+        "data/book/.notes.txt.0123abcd.tmp",
+        "notes.tmp",
+        "work/windows/book/notes.tmp",
+    ]
+    for name in (*ours, *others):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_bytes(b"half")
+    before = snapshot(folder.path)
+    with folder.owned():
+        pass
+    assert before.keys() - snapshot(folder.path).keys() == set(ours)
 
 
 def test_a_card_that_was_there_before_keeps_its_words_whenever_the_build_is_killed(tmp_path, monkeypatch):
@@ -255,6 +338,79 @@ def test_a_folder_has_one_owner_who_is_named_and_a_dead_one_lets_go(tmp_path):
     assert not folder.owner.exists()
 
 
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_where_files_cannot_be_locked_an_owner_is_known_by_host_process_and_start(tmp_path, monkeypatch):
+    def no_flock(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    monkeypatch.setattr("longattn_hf.pipeline.folder._SECONDS_TO_LET_GO", 0.2)
+    folder = BuildFolder(tmp_path / "out")
+    with folder.owned():
+        marker = folder.lock.read_text()
+        with pytest.raises(ValueError, match=f"is being built by process {os.getpid()} on"), folder.owned():
+            raise AssertionError("unreachable")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    pid, host, *start = marker.splitlines()
+    assert pid == str(os.getpid()) and start
+    dead = [str(gone.pid), host, *start]
+    # of a process that has this one's number again
+    reused = [pid, host, str(int(start[0]) - 1) if start[0].isdigit() else start[0][:-1] + "0"]
+    for left in (dead, reused):
+        folder.lock.write_text("\n".join(left) + "\n")
+        with folder.owned():
+            pass
+    folder.lock.write_text("\n".join([pid, "another-host", *start]) + "\n")
+    write_record(folder.owner, {"pid": 7, "host": "another-host", "started": "then"})
+    with pytest.raises(ValueError, match="being built by process 7 on another-host, started then"), folder.owned():
+        raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("linked", ["out", "out/data", "out/work"])
+def test_links_in_place_of_folders_stay_and_are_followed(tmp_path, linked):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / linked).symlink_to(tmp_path / "elsewhere")
+    folder = BuildFolder(tmp_path / "out")
+    if linked == "out/data":
+        # a folder that is there before a build is somebody's
+        with pytest.raises(ValueError, match=r"no build has put there \(data\)"), folder.owned():
+            raise AssertionError("unreachable")
+        (tmp_path / linked).unlink()
+        folder.claim(SETTINGS, overwrite=False)
+        (tmp_path / linked).symlink_to(tmp_path / "elsewhere")
+    for selection in ("first", "second"):
+        with folder.owned():
+            folder.claim(SETTINGS, overwrite=False)
+            stage(folder, selection)
+            folder.finish(selection)
+        assert read(folder.path, "book") == {selection}
+    assert (tmp_path / linked).is_symlink() and any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("limit", [100, 900, 2000])
+def test_a_full_disk_is_named_and_the_folder_stays_usable(tmp_path, run_python, limit):
+    program = (
+        "import resource, sys; from pathlib import Path; from tests.pipeline.test_folder import *\n"
+        f"folder = BuildFolder({str(tmp_path / 'out')!r})\n"
+        "with folder.owned():\n"
+        "    folder.claim(SETTINGS, overwrite=False); stage(folder, 'first')\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))\n"
+        "    try: folder.finish('first')\n"
+        "    except OSError as error: print(error)\n"
+        "    else: print('finished')\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "with folder.owned():\n"
+        "    folder.claim(SETTINGS, overwrite=False)\n"
+        "    if not folder.is_finished('first'): shutil.rmtree(folder.staging); stage(folder, 'first')\n"
+        "    folder.finish('first') if not folder.is_finished('first') else None\n"
+        "    assert folder.is_finished('first') and not list(folder.path.rglob('*.tmp'))\n"
+    )
+    printed = run_python(program).stdout
+    assert "finished" in printed or f"Cannot write {tmp_path}/out/" in printed and "File too large" in printed
+
+
 def test_a_build_whose_work_lies_on_another_disk_is_put_in_place(tmp_path):
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
@@ -271,6 +427,4 @@ def test_a_build_whose_work_lies_on_another_disk_is_put_in_place(tmp_path):
             folder.finish("first")
         assert folder.is_finished("first") and read(folder.path, "book") == {"first"}
     finally:
-        import shutil
-
         shutil.rmtree(elsewhere)

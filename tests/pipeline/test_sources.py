@@ -6,11 +6,13 @@ import io
 import json
 import re
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from huggingface_hub import HfFileSystem
 
+from longattn_hf.files import read_record
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import shareable_recipe
@@ -105,7 +107,7 @@ def test_a_build_that_goes_on_stays_on_the_commit_it_began_with(hub, kind, trans
     done = sorted(path for path in (tmp_path / "out" / "work" / "windows").rglob("*.parquet"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
     assert len(done) == (SHARDS - 1) * EACH // 2
-    assert json.loads((tmp_path / "out" / "sources.json").read_text()) == {f"{REPO}@main": commit}
+    assert read_record(tmp_path / "out" / "sources.json") == {f"{REPO}@main": commit}
     hub.faults.remove(fault)
     hub.push(hub.repos["dataset", REPO], files(kind, "Second edition. "))
     HfFileSystem.clear_instance_cache()
@@ -271,3 +273,18 @@ def test_lines_without_the_named_field_are_refused_with_those_there_are(tmp_path
     config = SourceConfig(category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True)
     with pytest.raises(ValueError, match="no field 'text'; they have content, id"):
         open_source(config)
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_a_column_of_any_kind_of_text_gives_the_same_windows(tmp_path, tiny_llama, text):
+    rows = [document(number) for number in range(3)]
+    schema = pa.schema({"id": text, "text": text})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "documents.parquet")
+    config = SourceConfig(category="book", path="parquet", data_files=str(tmp_path / "documents.parquet"))
+    transform = WindowDocuments(tokenizer=str(tiny_llama), window_tokens=16)
+    window_sources([open_source(config)], transform, tmp_path / "windows", documents_per_shard=3)
+    (name,) = windowed_shards([open_source(config)], tmp_path / "windows")
+    windows = pq.read_table(tmp_path / "windows" / name)
+    expected = transform({name: [row[name] for row in rows] for name in ("id", "text")})
+    assert windows["text"].to_pylist() == expected["text"] and windows["doc_id"].to_pylist() == expected["doc_id"]
+    assert {str(windows.schema.field(name).type) for name in ("text", "doc_id")} == {"string"}

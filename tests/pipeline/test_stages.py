@@ -11,9 +11,10 @@ from datasets import Dataset, IterableDataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import Process, score_windows, scorer_fingerprint, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import score_windows, scorer_fingerprint, window_sources, windowed_shards
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):
@@ -149,6 +150,38 @@ def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
     window_all(sources, transform, tmp_path)
     assert contents(tmp_path) == whole
     assert 0 not in read, "documents before the missing shard are skipped"
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8, 13])
+def test_a_part_is_that_shard_of_the_stream(parts):
+    stream = Dataset.from_list(documents(3 * parts)).to_iterable_dataset(num_shards=parts)
+    opened = Source(category="book", stream=stream, identity="")
+    numbers = [[row["number"] for row in opened.open_part(part)] for part in range(parts)]
+    assert numbers == [list(range(3 * part, 3 * part + 3)) for part in range(parts)]
+
+
+def test_parts_that_are_finished_are_not_opened(transform, tmp_path, monkeypatch):
+    sources, opened, open_part = [source(documents(12), parts=6)], [], Source.open_part
+    monkeypatch.setattr(Source, "open_part", lambda self, part: opened.append(part) or open_part(self, part))
+    window_all(sources, transform, tmp_path)
+    assert opened == list(range(6))
+    opened.clear()
+    (windows_of(tmp_path) / "book" / "000-00004-00000.parquet").unlink()
+    window_all(sources, transform, tmp_path)
+    assert opened == [4]
+
+
+def test_any_changed_byte_of_a_shard_is_noticed(tmp_path):
+    path = tmp_path / "shard.parquet"
+    # what looks like the digest's own place, in a column, a fact and the table's metadata
+    decoy = "sha256:" + "0" * 64
+    table = pa.table({"text": [decoy] * 9, "number": range(9)}).replace_schema_metadata({"z": decoy})
+    write_shard(path, table, "print", {"source": decoy})
+    assert read_facts(path, "print") == {"fingerprint": "print", "source": decoy, "rows": 9}
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert read_facts(path) is None, at
 
 
 def test_a_changed_source_or_setting_makes_its_shards_again(transform, tmp_path):

@@ -12,7 +12,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, get_cosine_schedule_with_warmup
 
-from longattn_hf.pipeline.folder import claim
+from longattn_hf.files import claim
 from longattn_hf.pipeline.settings import check_settings, read_command_line
 from recipes.train_longattn import SETTINGS, TrainConfig, last_checkpoint, load_model, make_arguments, mix, train
 from recipes.training.packing import collate, pack

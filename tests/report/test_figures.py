@@ -1,6 +1,4 @@
 import struct
-import subprocess
-import sys
 import warnings
 
 import matplotlib
@@ -89,9 +87,9 @@ def test_the_bytes_do_not_depend_on_the_run_or_on_a_users_settings(tmp_path):
     assert not any(b"matplotlib" in picture.lower() for picture in read(tmp_path / "first").values())
 
 
-def test_drawing_needs_no_pyplot(tmp_path):
+def test_drawing_needs_no_pyplot(run_python):
     program = "import sys, longattn_hf.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    run_python(program)
 
 
 def test_strange_and_long_names_are_drawn_without_a_warning(tmp_path):

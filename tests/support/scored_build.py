@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from longattn_hf.files import write_json
+from longattn_hf.files import write_json, write_record
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.selection.cut import add_long_distance_score, select_windows
@@ -53,7 +53,7 @@ def write_build(folder: Path, model: str | None = None, *, running: bool = False
     whole = whole.add_column("kept", [name in kept for name in whole["id"]])
     settings = {"name": "small", "model": model, "convention": "paper", "window_tokens": TOKENS, "min_distance": 16}
     settings["sources"] = [{"category": name, "path": f"me/{name}", "split": "train"} for name in CATEGORIES]
-    write_json(layout.settings, settings)
+    write_record(layout.settings, settings)
     texts, scores = ("text", "input_ids"), ("long_distance_score", "kept")
     shards = {}
     for name in CATEGORIES:

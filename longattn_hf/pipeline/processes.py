@@ -1,0 +1,63 @@
+"""The processes of one build: how they find each other, wait for each other, and end together."""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+# of <sys/prctl.h>: the signal that a process gets when its parent ends
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of how many processes this one is, and how to wait until all have come as far."""
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+#: The only process of a build.
+ALONE = Process()
+
+
+def join_processes() -> Process:
+    """Joins the processes that `accelerate launch` or `torchrun` started; one alone is the first of one."""
+    if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
+        # a launcher that is killed must not leave its processes at work beside the next build
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _find_launcher()
+    # processes meet only between stages, and an uneven share of work may take long
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
+    if state.device.type == "cpu" and torch.get_num_threads() == 1:
+        # `accelerate launch` gives a process one thread unless told otherwise; scores do not depend on the number
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    def wait() -> None:
+        try:
+            state.wait_for_everyone()
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"Process {state.process_index} ends since another process of this build has ended. Where that one "
+                "says nothing, it was killed, perhaps for lack of memory; the same command goes on."
+            ) from error
+
+    return Process(state.process_index, state.num_processes, wait)
+
+
+def _find_launcher() -> None:
+    """Checks that `torchrun` has not ended before `join_processes` was reached: its processes would wait for days."""
+    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    try:
+        socket.create_connection(address, timeout=60).close()
+    except OSError as error:
+        raise ConnectionError("The launcher of this process has ended; the same command starts anew.") from error
