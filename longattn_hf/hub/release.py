@@ -1,7 +1,7 @@
 """What a release consists of: the files of an output folder, checked against the card that describes them."""
 
 from dataclasses import dataclass
-from hashlib import sha1, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from longattn_hf.hub.card_merge import (
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.repository import LocalFile
 from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 
 # the layout of a dataset; what else a build's folder holds is private
@@ -35,16 +36,6 @@ class Configuration:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.num_rows} rows, {len(self.paths)} files, {self.num_bytes} bytes, {self.sha256}"
-
-
-@dataclass(frozen=True)
-class ReleaseFile:
-    """One file on disk: the sha256 of its bytes, their git blob id, and its rows where it is Parquet."""
-
-    path: Path
-    sha256: str
-    blob_id: str
-    num_rows: int
 
 
 class Release:
@@ -86,7 +77,7 @@ class Release:
             raise ValueError(
                 f"configuration {name!r} holds {rows} rows, the card's dataset_info says {stated}: build again"
             )
-        size = sum(file.path.stat().st_size for file in files.values())
+        size = sum(file.size for file in files.values())
         digest = digest_of({path: file.sha256 for path, file in files.items()})
         return Configuration(name=name, paths=tuple(files), num_rows=rows, num_bytes=size, sha256=digest)
 
@@ -110,7 +101,7 @@ class Release:
                 )
 
 
-def _read(path: Path) -> ReleaseFile:
+def _read(path: Path) -> LocalFile:
     size, rows = path.stat().st_size, 0
     if path.suffix == ".parquet":
         if size > MAX_SHARD_BYTES:
@@ -121,12 +112,7 @@ def _read(path: Path) -> ReleaseFile:
             rows = pq.read_metadata(path).num_rows
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path.name} is not a whole Parquet file: build again") from error
-    content, blob = sha256(), sha1(b"blob %d\0" % size)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            content.update(block)
-            blob.update(block)
-    return ReleaseFile(path, content.hexdigest(), blob.hexdigest(), rows)
+    return LocalFile.read(path, rows)
 
 
 def digest_of(hashes: dict[str, str]) -> str:

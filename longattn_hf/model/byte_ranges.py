@@ -16,7 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import httpx2
 import torch
 from huggingface_hub import cached_assets_path, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -24,7 +23,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_s
 from huggingface_hub.utils import tqdm as progress_bar
 from safetensors import safe_open
 
-from longattn_hf.hub.client import describe, refusal
+from longattn_hf.hub.client import describe, httpx, refusal
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
@@ -138,7 +137,7 @@ def fetch_tensors(
         if error.response.status_code < 500 and error.response.status_code != 429:
             raise refusal(error, f"reading {repo_id!r} at {commit}") from error
         raise ConnectionError(f"Reading {repo_id!r} failed: {describe(error)}. Try again later.") from error
-    except httpx2.TransportError as error:
+    except httpx.TransportError as error:
         raise ConnectionError(
             f"Reading {repo_id!r} failed: {describe(error)}. Check the network, try again."
         ) from error
