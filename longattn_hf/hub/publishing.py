@@ -17,6 +17,7 @@ from longattn_hf import __version__
 from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
 from longattn_hf.hub.client import persist, usable_token
 from longattn_hf.hub.deadlines import allow, bounded_timeouts
+from longattn_hf.hub.loadable import check_card
 from longattn_hf.hub.release import CARD, Configuration, Release
 from longattn_hf.hub.repository import AGAIN, REQUEST_SECONDS, WHOLE_SECONDS, Repository, differing
 from longattn_hf.hub.staging import stage_dataset
@@ -213,6 +214,7 @@ class _Branch:
         there = self.repository.files(head)
         theirs = _decode(self.repository.read(CARD, head)) if CARD in there else None
         card = merge_cards(theirs, self.release.card)
+        check_card(card, "the README.md on the Hub with this release's part in it")
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path, self.release.files[path].path) for path in differing(self.release.files, there)
         ]

@@ -33,6 +33,7 @@ _BY_TYPE = {
     RepositoryNotFoundError: (
         f"there is no such repository, or it is private and the token may not see it: check the name, and {_LOG_IN}"
     ),
+    httpx.TimeoutException: "the server did not answer in time: check the network, try again later",
     httpx.TooManyRedirects: f"the server's redirects have no end: {_CHECK_SERVER}",
     httpx.UnsupportedProtocol: f"an address is not one of the web: {_CHECK_SERVER}",
 }
@@ -107,7 +108,7 @@ def describe(error: BaseException) -> str:
     text = f" {error}"
     if isinstance(error, HfHubHTTPError):
         text = f" {error.response.status_code} {error.server_message or ''}"
-    return re.sub(r"\?[^\s'\"]+", "?...", f"{type(error).__name__}:{' '.join(text.split())[:300]}")
+    return re.sub(r"\?[^\s'\"]+", "?...", f"{type(error).__name__}: {' '.join(text.split())[:300]}")
 
 
 def _words(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from longattn_hf.hub.card_merge import (
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.loadable import check_loadable
 from longattn_hf.hub.repository import LocalFile
 from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 
@@ -46,7 +47,8 @@ class Release:
         repo_id: Where they go; the card is made to say so.
 
     Raises:
-        ValueError: A file is missing, too large, broken, not described by the card or not as the card says.
+        ValueError: A file is missing, too large, broken, not described by the card, not as the card says, or
+            not what `datasets` can load.
     """
 
     def __init__(self, folder: Path, repo_id: str) -> None:
@@ -65,6 +67,7 @@ class Release:
         described = {path for configuration in self.configurations for path in configuration.paths}
         if lost := [path for path in self.files if path.endswith(".parquet") and path not in described]:
             raise ValueError(f"no configuration of the card's front matter holds {', '.join(lost)}")
+        check_loadable(self.card, self.files)
 
     def _describe(self, name: str) -> Configuration:
         files = {path: file for path, file in sorted(self.files.items()) if matches(path, self.patterns[name])}
