@@ -2,8 +2,9 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -13,6 +14,10 @@ END = "<!-- longattn_hf:end -->"
 
 # as the Hub's own readers have it: a byte-order mark, blank lines and spaces may stand before it
 _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+# keys that are text, `<<` among them
+_TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+# a card's values once its aliases are written out; more is a trap for its readers
+_MOST_VALUES = 100_000
 _LOADS = re.compile(
     r'(^## Use\n\n```python\nfrom datasets import load_dataset\n\ndata = load_dataset\()"(?:[^"\\]|\\.)*"',
     re.MULTILINE,
@@ -77,38 +82,64 @@ def name_repository(card: str, repo_id: str) -> str:
 
 def read_configurations(card: str) -> dict[str, dict[str, Any]]:
     """Reads the `configs` of a card's front matter, by name, in order."""
-    _, front_matter, _ = _split(card, "the card")
-    return _by_name(_parse(front_matter, "the card").get("configs"))
+    return _read_by_name(card, "configs")
 
 
 def read_row_counts(card: str) -> dict[str, int]:
     """Reads from a card's `dataset_info` how many rows each configuration has, over all of its splits."""
-    _, front_matter, _ = _split(card, "the card")
-    infos = _by_name(_parse(front_matter, "the card").get("dataset_info"))
-    return {name: sum(split["num_examples"] for split in info.get("splits", ())) for name, info in infos.items()}
+    try:
+        return {
+            name: sum(split["num_examples"] for split in info.get("splits", ()))
+            for name, info in _read_by_name(card, "dataset_info").items()
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError("the card's dataset_info must give the num_examples of each of its splits") from error
 
 
 def file_patterns(configuration: Mapping[str, Any]) -> list[str]:
     """The path patterns of one entry of `configs`, over all of its splits."""
-    files = configuration.get("data_files") or []
-    patterns: list[str] = []
-    for entry in [files] if isinstance(files, str) else files:
-        paths = entry["path"] if isinstance(entry, Mapping) else entry
-        patterns += [paths] if isinstance(paths, str) else paths
-    return patterns
+    folder = configuration.get("data_dir")
+    if folder and not configuration.get("data_files"):
+        return [f"{str(folder).strip('/')}/**"]
+    return _paths(configuration.get("data_files"))
+
+
+def _paths(files: Any) -> list[str]:
+    if isinstance(files, Mapping):
+        files = files.get("path", list(files.values()))
+    if isinstance(files, str):
+        return [files]
+    if isinstance(files, list):
+        return sum((_paths(entry) for entry in files), [])
+    if files is None:
+        return []
+    raise ValueError(f"a card's data_files must be paths, {files!r} is not one: correct it by hand")
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path in a repository is one that the patterns name; `*` stops at a slash."""
-    return any(PurePosixPath(f"/{path}").match(f"/{pattern}") for pattern in patterns)
+    """Whether a path in a repository is one that the patterns name; `*` stops at a slash, `**` does not."""
+    return any(_compiled(pattern).fullmatch(path) for pattern in patterns)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
+    return re.compile(
+        "".join(signs.get(part, part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
+    )
 
 
 def _split(card: str, where: str) -> tuple[str, str, str]:
     """Cuts a card into its first fence, its front matter, and the rest from the second fence on."""
     markers = _FRONT_MATTER.match(card)
-    if markers is None and card.lstrip("\ufeff \t\r\n").startswith("---"):
+    if markers is None and re.match(r"---[ \t]*(?:[\r\n]|\Z)", card.lstrip("\ufeff \t\r\n")):
         raise ValueError(f"{where} starts with --- but its front matter does not end with ---: correct it by hand")
-    return (card[: markers.start(1)], markers[1], card[markers.end(1) :]) if markers else ("", "", card)
+    if markers is None:
+        return "", "", card
+    # no reader passes over blanks behind the first fence
+    opening = re.sub(r"---[ \t]+(?=[\r\n])", "---", card[: markers.start(1)])
+    return opening, markers[1], card[markers.end(1) :]
 
 
 def _marked(body: str, where: str) -> tuple[int, int] | None:
@@ -125,56 +156,90 @@ def _marked(body: str, where: str) -> tuple[int, int] | None:
 
 def _parse(front_matter: str, where: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(front_matter) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"the front matter of {where} is not valid YAML: correct it by hand ({error})") from error
+        # nodes are shared between aliases; the values made of them are not, where they are compared or written
+        node = yaml.compose(front_matter, Loader=yaml.SafeLoader)
+        many = node is not None and _count(node, {}) > _MOST_VALUES
+        values = {} if many else yaml.safe_load(front_matter) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the front matter of {where} is not valid YAML: correct it by hand ({reason})") from error
+    if many:
+        raise ValueError(f"the aliases of {where} stand for more than {_MOST_VALUES} values: write them out by hand")
     if not isinstance(values, dict):
         raise ValueError(f"the front matter of {where} must be a YAML mapping, it is a {type(values).__name__}")
     return values
 
 
-def _by_name(entries: Any) -> dict[str, dict[str, Any]]:
+def _count(node: yaml.Node, counts: dict[int, float]) -> float:
+    """How many values a node stands for, those of its aliases each time; without end where it holds itself."""
+    if id(node) not in counts:
+        counts[id(node)] = float("inf")
+        inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+    return counts[id(node)]
+
+
+def _read_by_name(card: str, key: str) -> dict[str, dict[str, Any]]:
+    _, front_matter, _ = _split(card, "the card")
+    return _by_name(key, _parse(front_matter, "the card").get(key))
+
+
+def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
     listed = [entries] if isinstance(entries, Mapping) else entries or []
     # a configuration may be given by its name alone
-    named = (entry if isinstance(entry, Mapping) else {"config_name": str(entry)} for entry in listed)
-    return {entry.get("config_name", "default"): dict(entry) for entry in named}
+    if not isinstance(listed, list) or not all(isinstance(entry, Mapping | str) for entry in listed):
+        raise ValueError(f"the card's {key} must be a list of mappings, not {str(entries)[:100]}: correct it by hand")
+    named = [entry if isinstance(entry, Mapping) else {"config_name": entry} for entry in listed]
+    return {str(entry.get("config_name", "default")): dict(entry) for entry in named}
 
 
 def _merge_front_matter(theirs: str, ours: str, newline: str) -> str:
     where = "the README.md on the Hub"
     old, new = _parse(theirs, where), _parse(ours, "the rendered card")
     merged = old | {key: _merge_value(key, old[key], value) if key in old else value for key, value in new.items()}
-    texts = _key_texts(theirs) if old else {}
-    if theirs.strip() and list(texts) != list(old):
-        raise ValueError(f"the front matter of {where} must be one block mapping: write each of its keys on a line")
+    lead, column, texts = _key_texts(theirs) if old else (theirs, 0, {})
     for key, value in merged.items():
         if key not in old or old[key] != value:
-            dumped = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10_000)
+            dumped = textwrap.indent(_dump({key: value}), " " * column)
             # comments and blank lines between this key and the next one are not ours
             tail = re.search(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", texts.get(key, ""), re.MULTILINE)
             texts[key] = dumped.replace("\n", newline) + (tail[0] if tail else "")
-    lead = theirs[: theirs.index(next(iter(_key_texts(theirs).values())))] if old else theirs
     text = lead + "".join(texts.values())
-    assert _parse(text, where) == merged, "the merged front matter must read back as what was merged"
-    return text
+    try:
+        if _parse(text, where) == merged:
+            return text
+    except ValueError:
+        pass
+    # an anchor that is used further on, merged keys, a document's end: all is written anew
+    return _dump(merged).replace("\n", newline)
 
 
-def _key_texts(front_matter: str) -> dict[str, str]:
-    """Cuts a block mapping into its top-level keys, each with all text up to the next one."""
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _key_texts(front_matter: str) -> tuple[str, int, dict[str, str]]:
+    """Cuts a block mapping into what stands before it, its indentation, and the text of each top-level key."""
     node = yaml.compose(front_matter, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode) or node.flow_style:
-        return {}
-    starts = [key.start_mark.index for key, _ in node.value]
+        raise ValueError(
+            "the front matter of the README.md on the Hub must be one block mapping: write each of its keys on a line"
+        )
+    marks = [key.start_mark for key, _ in node.value]
+    starts = [mark.index - mark.column for mark in marks]
     stops = [*starts[1:], len(front_matter)]
-    return {
-        yaml.safe_load(key.value) if key.tag != "tag:yaml.org,2002:str" else key.value: front_matter[start:stop]
+    texts = {
+        key.value if key.tag in _TEXTS else yaml.safe_load(key.value): front_matter[start:stop]
         for (key, _), start, stop in zip(node.value, starts, stops, strict=True)
     }
+    return front_matter[: starts[0]], marks[0].column, texts
 
 
 def _merge_value(key: str, old: Any, new: Any) -> Any:
     if key in _PER_CONFIGURATION:
-        return _merge_configurations(_by_name(old), _by_name(new)) if _by_name(old) != _by_name(new) else old
+        before, now = _by_name(key, old), _by_name(key, new)
+        return _merge_configurations(before, now) if before != now else old
     if key in _FACTS:
         return new
     if isinstance(old, list) and isinstance(new, list):

@@ -1,84 +1,39 @@
-"""Bounded patience with a Hub: timeouts, retries, and errors that say what to do."""
+"""Bounded patience with a Hub: what is tried again, what is refused at once, and for how long."""
 
 import json
 import logging
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, set_client_factory
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import _http, parse_ratelimit_headers
+from huggingface_hub import get_token
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers
 
-try:
-    # whichever library this release of huggingface_hub speaks through
-    from huggingface_hub.utils import httpx
-except ImportError:
-    # releases before 1.31 do not say
-    import httpx  # type: ignore[no-redef]
+from longattn_hf.hub.deadlines import LONGEST_WAIT, bounded_timeouts, time_left
+from longattn_hf.hub.refusals import describe, httpx, is_expired_address, refusal, remedy, status_of
+
+__all__ = ["bounded_timeouts", "describe", "httpx", "persist", "refusal", "usable_token"]
 
 logger = logging.getLogger(__name__)
 
 # 409 and 412 are a concurrent push; the caller looks at the new head before it tries again
 _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
-_LONGEST_WAIT = 600.0
 # a gateway's HTML in place of JSON; a download that never got an answer
-_FAILURES = (HfHubHTTPError, httpx.TransportError, ConnectionError, json.JSONDecodeError, LocalEntryNotFoundError)
-
-_clients = threading.Lock()
-_bounded = 0
+_FAILURES = (HfHubHTTPError, httpx.RequestError, ConnectionError, json.JSONDecodeError, LocalEntryNotFoundError)
+_LASTING = (httpx.TooManyRedirects, httpx.UnsupportedProtocol, OfflineModeIsEnabled)
+# what the client stumbles over where an answer is not a Hub's
+_ODD = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, FileMetadataError, httpx.InvalidURL)
 
 T = TypeVar("T")
-
-
-@contextmanager
-def bounded_timeouts(seconds: float) -> Iterator[None]:
-    """Lets no request of huggingface_hub wait longer than `seconds` for its next byte; its own default is for ever."""
-    global _bounded
-    with _clients:
-        # the library tells its factory to nobody, and the user's own (a proxy, a certificate) has to stay in use
-        previous = _http._GLOBAL_CLIENT_FACTORY
-
-        limits = {"connect": min(seconds, 30.0), "read": seconds, "write": seconds, "pool": seconds}
-
-        def limit(request: httpx.Request) -> None:
-            given = request.extensions.get("timeout") or {}
-            within = {kind: min(given.get(kind) or most, most) for kind, most in limits.items()}
-            request.extensions = {**request.extensions, "timeout": within}
-
-        def factory() -> httpx.Client:
-            client = previous()
-            # request by request: many of the library's calls ask for no timeout, which overrules the client's own
-            client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], limit]}
-            return client
-
-        if not _bounded:
-            set_client_factory(factory)
-        _bounded += 1
-    try:
-        yield
-    finally:
-        with _clients:
-            _bounded -= 1
-            if not _bounded:
-                set_client_factory(previous)
 
 
 def persist(step: Callable[[], T], *, what: str, attempts: int, last_word: str) -> T:
     """Runs `step` until it succeeds, at most `attempts` times, with longer and longer waits in between.
 
-    `step` must be safe to run again after it did its work but its answer was lost.
+    `step` must be safe to run again after it did its work but its answer was lost. Inside of `bounded_timeouts`, no
+    attempt begins that could not end in time.
 
     Args:
         step: What to do.
@@ -90,94 +45,31 @@ def persist(step: Callable[[], T], *, what: str, attempts: int, last_word: str) 
         What `step` returns.
 
     Raises:
-        ValueError: The Hub refuses (token, permission, gate, repository, revision): trying again is of no use.
-        ConnectionError: Every attempt failed for a reason that could have passed.
+        ValueError: The Hub refuses (token, permission, gate, quota, repository, revision), or does not answer as one:
+            trying again is of no use.
+        ConnectionError: Every attempt failed for a reason that could have passed, or the time is over.
     """
     if attempts < 1:
         raise ValueError(f"attempts={attempts} is given; at least 1 is needed")
     for attempt in range(1, attempts + 1):
         try:
             return step()
-        except (*_FAILURES, RuntimeError) as error:
-            # an upload's failure comes wrapped in a RuntimeError
-            cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
+        except (*_FAILURES, *_ODD) as error:
+            cause = _cause_of(error)
+            if not isinstance(cause, _FAILURES) and not _is_of_the_client(error):
+                raise
             if not _may_pass(cause):
-                if not isinstance(cause, HfHubHTTPError):
-                    raise
-                raise refusal(cause, what) from error
-            reason = describe(cause)
+                raise ValueError(f"{refusal(cause, what)}. {last_word}") from error
+            reason, wait = f"{remedy(cause)} ({describe(cause)})", _wait(cause, attempt)
+            if time_left() <= 0 or attempt < attempts and time_left() <= wait:
+                message = f"{what} did not end in the time it has, the last attempt with: {reason}. {last_word}"
+                raise ConnectionError(message) from error
             if attempt == attempts:
                 message = f"{what} gave up after {attempts} attempts, the last one with: {reason}. {last_word}"
                 raise ConnectionError(message) from error
-            wait = _wait(cause, attempt)
             logger.warning("%s: %s; attempt %d of %d follows in %.0f s", what, reason, attempt + 1, attempts, wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
-
-
-def commit_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    message: str,
-    token: str | None = None,
-    private: bool | None = None,
-    attempts: int = 6,
-    space_sdk: str | None = None,
-) -> str:
-    """Makes a folder's files those of a model repository, in one commit; none where they are there already.
-
-    With `space_sdk`, such as `"gradio"`, the repository is a Space.
-
-    Returns:
-        The commit.
-
-    Raises:
-        ValueError: The Hub refuses: token, permission, name.
-        ConnectionError: Every attempt failed.
-    """
-    api, kind = HfApi(token=usable_token(token)), "space" if space_sdk else "model"
-
-    def commit() -> str:
-        api.create_repo(repo_id, repo_type=kind, space_sdk=space_sdk, private=private, exist_ok=True)
-        head = api.repo_info(repo_id, repo_type=kind).sha
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in paths]
-        return api.create_commit(repo_id, additions, commit_message=message, repo_type=kind, parent_commit=head).oid
-
-    with bounded_timeouts(300.0):
-        last_word = "Readers see what was there before, or all of this; the same call goes on with what is missing"
-        return persist(commit, what=f"publishing {repo_id}", attempts=attempts, last_word=last_word)
-
-
-def refusal(error: HfHubHTTPError, what: str) -> ValueError:
-    """Says what to do about a refusal of the Hub that another attempt will not change."""
-    status = error.response.status_code
-    if isinstance(error, GatedRepoError):
-        todo = "the repository is gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
-    elif isinstance(error, RevisionNotFoundError):
-        todo = "there is no such branch, tag or commit: check `revision`"
-    elif isinstance(error, EntryNotFoundError):
-        todo = "the repository has no such file"
-    elif isinstance(error, RepositoryNotFoundError):
-        todo = (
-            "there is no such repository, or it is private and the token may not see it: check the name, and log in "
-            "with `hf auth login` or set HF_TOKEN"
-        )
-    elif status == 401:
-        todo = "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN to a valid one"
-    elif status == 403:
-        todo = "the token may not do this: it needs write permission on this repository or its owner's namespace"
-    else:
-        todo = "the Hub refused the request"
-    return ValueError(f"{what} is not possible: {todo} ({describe(error)})")
-
-
-def describe(error: BaseException) -> str:
-    """One line about an error, without the query of an address: signed upload addresses carry credentials there."""
-    server = f" {error.response.status_code} {error.server_message or ''}" if isinstance(error, HfHubHTTPError) else ""
-    text = server or f" {error}"
-    return re.sub(r"\?[^\s'\"]+", "?...", f"{type(error).__name__}:{' '.join(text.split())[:300]}")
 
 
 def usable_token(token: str | None) -> str:
@@ -190,10 +82,29 @@ def usable_token(token: str | None) -> str:
     return token
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """The failure itself: an upload's comes wrapped in a RuntimeError, a download's in a file that is not there."""
+    cause = error.__cause__
+    if type(error) is RuntimeError and cause:
+        return _cause_of(cause)
+    wrapped = isinstance(error, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError | httpx.RequestError)
+    return cause if wrapped and cause else error
+
+
+def _is_of_the_client(error: BaseException) -> bool:
+    """Whether an error was raised inside of huggingface_hub, and not by code of ours."""
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("huggingface_hub."):
+            return True
+        trace = trace.tb_next
+    return False
+
+
 def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
-    return isinstance(error, _FAILURES)
+    if status := status_of(error):
+        return status in _PASSING or is_expired_address(error)
+    return isinstance(error, _FAILURES) and not isinstance(error, _LASTING)
 
 
 def _wait(error: BaseException, attempt: int) -> float:
@@ -201,8 +112,8 @@ def _wait(error: BaseException, attempt: int) -> float:
     if isinstance(error, HfHubHTTPError):
         headers = error.response.headers
         limit = parse_ratelimit_headers(headers)
-        if headers.get("Retry-After", "").strip().isdigit():
-            wait = max(wait, float(headers["Retry-After"]) + 1)
+        if re.fullmatch("[0-9]+", asked := headers.get("Retry-After", "").strip()):
+            wait = max(wait, float(asked) + 1)
         elif error.response.status_code == 429 and limit and limit.remaining == 0:
             wait = max(wait, limit.reset_in_seconds + 1.0)
-    return min(wait, _LONGEST_WAIT)
+    return min(wait, LONGEST_WAIT)

@@ -6,20 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
-from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from longattn_hf import __version__
 from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
-from longattn_hf.hub.client import bounded_timeouts, persist, usable_token
-from longattn_hf.hub.release import CARD, Configuration, Release, ReleaseFile, digest_of
+from longattn_hf.hub.client import persist, usable_token
+from longattn_hf.hub.deadlines import allow, bounded_timeouts
+from longattn_hf.hub.loadable import check_card
+from longattn_hf.hub.release import CARD, Configuration, Release
+from longattn_hf.hub.repository import AGAIN, REQUEST_SECONDS, WHOLE_SECONDS, Repository, differing
 from longattn_hf.hub.staging import stage_dataset
 
 logger = logging.getLogger(__name__)
+
+# what datasets loads by itself where a card names no configurations
+_DATA = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".zip", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,8 @@ def publish(
     commit_message: str | None = None,
     dry_run: bool = False,
     attempts: int = 6,
-    timeout: float = 300.0,
+    timeout: float = REQUEST_SECONDS,
+    deadline: float | None = None,
 ) -> Publication:
     """Publishes a dataset on the Hub in ONE commit: readers see all of it or what was there before.
 
@@ -75,14 +82,15 @@ def publish(
         commit_message: Default: says what is published, and with which version.
         dry_run: Only say what would be published. Needs no token and asks no Hub; shows the card before the merge.
         attempts: How often to try what may pass, at least 1.
-        timeout: Seconds to wait for a silent server, in each request.
+        timeout: Seconds for each request, and as many more as a slow line (2 Mbit/s) needs for its bytes.
+        deadline: Seconds for all requests together; default: an hour, and what a slow line needs for all bytes.
 
     Returns:
         The commit, and what it holds.
 
     Raises:
         ValueError: An argument, the files, the token, a permission or the card on the Hub must be changed.
-        ConnectionError: All attempts failed; the same call goes on with what is missing.
+        ConnectionError: All attempts failed, or the time is over; the same call goes on with what is missing.
         RuntimeError: What was read back differs from what was sent.
         OSError: The disk is full while shards are written.
     """
@@ -103,16 +111,17 @@ def publish(
         if token:
             release.check_free_of(token, str(Path(source).resolve()))
             branch = _Branch(
-                api=HfApi(token=token),
+                repository=Repository(api=HfApi(token=token), repo_id=repo_id, kind="dataset"),
                 release=release,
-                repo_id=repo_id,
                 revision=revision or "main",
                 tag=tag,
                 message=commit_message or f"Publish {release.summary} (longattn_hf {__version__})",
                 create_pr=create_pr,
                 private=private,
             )
-            with bounded_timeouts(timeout):
+            if deadline is None:
+                deadline = allow(WHOLE_SECONDS, sum(file.size for file in release.files.values()))
+            with bounded_timeouts(timeout, whole=deadline):
                 commit, pull_request = branch.publish(attempts)
     described = {path for configuration in release.configurations for path in configuration.paths}
     return Publication(
@@ -131,24 +140,30 @@ def publish(
 class _Branch:
     """One branch of a repository as the place to publish a release. Every step may be repeated."""
 
-    api: HfApi
+    repository: Repository
     release: Release
-    repo_id: str
     revision: str
     tag: str | None
     message: str
     create_pr: bool
     private: bool | None
 
+    @property
+    def api(self) -> HfApi:
+        return self.repository.api
+
+    @property
+    def repo_id(self) -> str:
+        return self.repository.repo_id
+
     def publish(self, attempts: int) -> tuple[str, int | None]:
-        again = "the same call goes on with what is missing"
         commit, pull_request = persist(
             self._commit,
             what=f"publishing {self.repo_id}",
             attempts=attempts,
-            last_word=f"Readers of {self.revision} see what was there before, or all of this release; {again}",
+            last_word=f"Readers of {self.revision} see what was there before, or all of this release; {AGAIN}",
         )
-        landed = f"The release is on the Hub as commit {commit}; {again}"
+        landed = f"The release is on the Hub as commit {commit}; {AGAIN}"
         persist(lambda: self._verify(commit), what=f"reading back {self.repo_id}", attempts=attempts, last_word=landed)
         if self.tag:
             persist(lambda: self._name(commit), what=f"tagging {self.repo_id}", attempts=attempts, last_word=landed)
@@ -165,27 +180,14 @@ class _Branch:
             pull_head, missing = self._plan(f"refs/pr/{number}")
             if not missing:
                 return pull_head, number
-        info = self.api.create_commit(
-            self.repo_id,
-            operations,
-            commit_message=self.message,
-            repo_type="dataset",
-            revision=self.revision,
-            create_pr=self.create_pr,
-            parent_commit=head,
+        info = self.repository.commit(
+            operations, message=self.message, parent=head, revision=self.revision, create_pr=self.create_pr
         )
         return info.oid, info.pr_num
 
     def _prepare(self) -> None:
         """Makes the repository and the branch, and refuses what a commit would only find out at its end."""
-        try:
-            info = self.api.repo_info(self.repo_id, repo_type="dataset")
-        except RepositoryNotFoundError:
-            self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
-            info = self.api.repo_info(self.repo_id, repo_type="dataset")
-        if self.private is not None and bool(info.private) != self.private:
-            state = "private" if info.private else "public"
-            raise ValueError(f"private={self.private} is given, but {self.repo_id} is {state}: change it on its page")
+        self.repository.prepare(self.private)
         if self.revision != "main" and not self.revision.startswith("refs/"):
             self.api.create_branch(self.repo_id, branch=self.revision, repo_type="dataset", exist_ok=True)
         self._tagged()
@@ -208,16 +210,13 @@ class _Branch:
         Operations are made anew each time: a client that has seen one file unchanged leaves it out of later commits,
         even where somebody has deleted it since.
         """
-        head = str(self.api.repo_info(self.repo_id, repo_type="dataset", revision=revision).sha)
-        there = self._tree(head)
-        theirs = None
-        if CARD in there:
-            path = self.api.hf_hub_download(self.repo_id, CARD, repo_type="dataset", revision=head)
-            theirs = Path(path).read_bytes().decode()
+        head = self.repository.head(revision)
+        there = self.repository.files(head)
+        theirs = _decode(self.repository.read(CARD, head)) if CARD in there else None
         card = merge_cards(theirs, self.release.card)
-        changed = [(path, file) for path, file in self.release.files.items() if not _same(there.get(path), file)]
+        check_card(card, "the README.md on the Hub with this release's part in it")
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path, file.path) for path, file in changed
+            CommitOperationAdd(path, self.release.files[path].path) for path in differing(self.release.files, there)
         ]
         if card != theirs:
             operations.append(CommitOperationAdd(CARD, card.encode()))
@@ -227,9 +226,18 @@ class _Branch:
         """Shards of an earlier release of our configurations: no reader must get rows of both."""
         new: list[str] = sum(self.release.patterns.values(), [])
         old, foreign = list[str](), list[str]()
-        for name, configuration in read_configurations(theirs).items():
+        before = read_configurations(theirs)
+        for name, configuration in before.items():
             (old if name in self.release.patterns else foreign).extend(file_patterns(configuration))
         shards = [path for path in there if path.endswith(".parquet") and path not in self.release.files]
+        if beside := [path for path in there if path.endswith(_DATA) and path not in self.release.files]:
+            if not before and not all(matches(path, new) for path in beside):
+                logger.warning(
+                    "%s holds files that datasets loads today, as the card names no configurations (%s): beside this "
+                    "release's they are loaded by data_files alone, or by a configuration that you add to the card",
+                    self.repo_id,
+                    ", ".join(beside[:3]),
+                )
         if shared := [path for path in shards if matches(path, new) and matches(path, foreign)]:
             raise ValueError(
                 f"{self.repo_id} uses {shared[0]} for a configuration that is not of this release: move it"
@@ -238,25 +246,25 @@ class _Branch:
 
     def _verify(self, commit: str) -> None:
         """Reads names, content hashes and row counts back, and compares them with the files on disk."""
-        there = self._tree(commit)
-        wrong = [path for path, file in self.release.files.items() if not _same(there.get(path), file)]
+        there = self.repository.files(commit)
+        wrong = differing(self.release.files, there)
         filesystem = HfFileSystem(token=self.api.token, skip_instance_cache=True)
         for configuration in self.release.configurations:
             seen = [path for path in sorted(there) if matches(path, self.release.patterns[configuration.name])]
-            digest = digest_of({path: lfs.sha256 for path in seen if (lfs := there[path].lfs)})
             rows = 0
             for path in seen:
                 with filesystem.open(f"datasets/{self.repo_id}@{commit}/{path}", block_size=2**16) as file:
-                    rows += pq.read_metadata(file).num_rows
-            sent = configuration.num_rows, configuration.sha256
-            if (rows, digest) != sent:
-                wrong.append(f"{configuration.name} ({rows} rows, {digest}; sent were {sent[0]} rows, {sent[1]})")
+                    try:
+                        rows += pq.read_metadata(file).num_rows
+                    except pa.ArrowInvalid:
+                        wrong.append(f"{path} (no Parquet file)")
+            sent = configuration.num_rows, len(configuration.paths)
+            if (rows, len(seen)) != sent or set(seen) & set(wrong):
+                wrong.append(
+                    f"{configuration.name} ({rows} rows in {len(seen)} files; sent were {sent[0]} in {sent[1]})"
+                )
         if wrong:
             raise RuntimeError(f"{self.repo_id} at commit {commit} differs from what was sent: {', '.join(wrong)}")
-
-    def _tree(self, commit: str) -> dict[str, RepoFile]:
-        entries = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=commit, recursive=True)
-        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _open_pull_requests(self) -> Sequence[int]:
         """Those with our title: an attempt whose answer was lost may have opened one."""
@@ -266,7 +274,8 @@ class _Branch:
         return [pull.num for pull in pulls if pull.title == self.message]
 
 
-def _same(remote: RepoFile | None, file: ReleaseFile) -> bool:
-    if remote is None:
-        return False
-    return remote.lfs.sha256 == file.sha256 if remote.lfs else remote.blob_id == file.blob_id
+def _decode(card: bytes) -> str:
+    try:
+        return card.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the README.md on the Hub is not UTF-8 ({error}): correct it by hand") from error

@@ -1,7 +1,7 @@
 """What a release consists of: the files of an output folder, checked against the card that describes them."""
 
 from dataclasses import dataclass
-from hashlib import sha1, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from longattn_hf.hub.card_merge import (
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.loadable import check_loadable
+from longattn_hf.hub.repository import LocalFile
 from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
 
 # the layout of a dataset; what else a build's folder holds is private
@@ -40,16 +42,6 @@ class Configuration:
         return f"{self.name}: {self.num_rows} rows, {len(self.paths)} files, {self.num_bytes} bytes, {self.sha256}"
 
 
-@dataclass(frozen=True)
-class ReleaseFile:
-    """One file on disk: the sha256 of its bytes, their git blob id, and its rows where it is Parquet."""
-
-    path: Path
-    sha256: str
-    blob_id: str
-    num_rows: int
-
-
 class Release:
     """The files to publish.
 
@@ -58,7 +50,8 @@ class Release:
         repo_id: Where they go; the card is made to say so.
 
     Raises:
-        ValueError: A file is missing, too large, broken, not described by the card or not as the card says.
+        ValueError: A file is missing, too large, broken, not described by the card, not as the card says, or
+            not what `datasets` can load.
     """
 
     def __init__(self, folder: Path, repo_id: str) -> None:
@@ -82,6 +75,7 @@ class Release:
         described = {path for configuration in self.configurations for path in configuration.paths}
         if lost := [path for path in self.files if path.endswith(".parquet") and path not in described]:
             raise ValueError(f"no configuration of the card's front matter holds {', '.join(lost)}")
+        check_loadable(self.card, self.files)
 
     def _describe(self, name: str) -> Configuration:
         files = {path: file for path, file in sorted(self.files.items()) if matches(path, self.patterns[name])}
@@ -94,7 +88,7 @@ class Release:
             raise ValueError(
                 f"configuration {name!r} holds {rows} rows, the card's dataset_info says {stated}: build again"
             )
-        size = sum(file.path.stat().st_size for file in files.values())
+        size = sum(file.size for file in files.values())
         digest = digest_of({path: file.sha256 for path, file in files.items()})
         return Configuration(name=name, paths=tuple(files), num_rows=rows, num_bytes=size, sha256=digest)
 
@@ -118,7 +112,7 @@ class Release:
                 )
 
 
-def _read(path: Path) -> ReleaseFile:
+def _read(path: Path) -> LocalFile:
     size, rows = path.stat().st_size, 0
     if path.suffix == ".parquet":
         if size > MAX_SHARD_BYTES:
@@ -129,12 +123,7 @@ def _read(path: Path) -> ReleaseFile:
             rows = pq.read_metadata(path).num_rows
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path.name} is not a whole Parquet file: build again") from error
-    content, blob = sha256(), sha1(b"blob %d\0" % size)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            content.update(block)
-            blob.update(block)
-    return ReleaseFile(path, content.hexdigest(), blob.hexdigest(), rows)
+    return LocalFile.read(path, rows)
 
 
 def digest_of(hashes: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.requirements import Requirement
 
 from longattn_hf import __version__
-from longattn_hf.hub.client import commit_folder
+from longattn_hf.hub.repository import commit_folder
 
 _PACKAGE = Path(__file__).parents[1]
 # the Gradio that the explorer was tested with; the Space's builder wants one version
@@ -47,15 +47,16 @@ def publish_space(
         dataset_repo_id: The dataset, "owner/name", with its scores, as `publish` puts it up.
         token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`. The Space does not get it:
             for a private dataset give the Space a secret HF_TOKEN on its page.
-        private: Whether a Space that is created is private.
+        private: Whether a Space that is created is private; an existing one must agree.
         attempts: How often to try what may pass.
 
     Returns:
         The commit's hash.
 
     Raises:
-        ValueError: A name is not "owner/name", or the Hub refuses: token, permission.
+        ValueError: A name is not "owner/name", the Space shows something else, or the Hub refuses: token, permission.
         ConnectionError: Every attempt failed.
+        RuntimeError: What was read back differs from what was sent.
     """
     for name in (repo_id, dataset_repo_id):
         validate_repo_id(name)
@@ -65,7 +66,14 @@ def publish_space(
         _write_space(Path(folder), repo_id, dataset_repo_id)
         message = f"Explorer of {dataset_repo_id} (longattn_hf {__version__})"
         return commit_folder(
-            Path(folder), repo_id, message=message, token=token, private=private, attempts=attempts, space_sdk="gradio"
+            Path(folder),
+            repo_id,
+            message=message,
+            mark=("app.py", "longattn_hf.explore"),
+            token=token,
+            private=private,
+            attempts=attempts,
+            space_sdk="gradio",
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from longattn_hf.hub.client import commit_folder
+from longattn_hf.hub.repository import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.identity import identify_once, pinned
@@ -161,19 +161,24 @@ class FirstLayer:
         Args:
             repo_id: The repository, "owner/name"; it is created where it does not exist.
             token: A token with write permission; default: HF_TOKEN, or that of `hf auth login`.
-            private: Whether a repository that is created is private.
+            private: Whether a repository that is created is private; an existing one must agree.
             commit_message: The commit's title.
 
         Returns:
             The commit's hash.
 
         Raises:
-            ValueError: The Hub refuses, or the layer was read from a GGUF file.
+            ValueError: The Hub refuses, the repository holds something else, such as a whole model, or the layer was
+                read from a GGUF file.
             ConnectionError: The Hub cannot be reached.
+            RuntimeError: What was read back differs from what was sent.
         """
         with TemporaryDirectory(prefix="longattn_hf-") as folder:
             self.save_pretrained(folder, repo_id=repo_id)
-            return commit_folder(Path(folder), repo_id, message=commit_message, token=token, private=private)
+            mark = ("config.json", '"first_layer_of"')
+            return commit_folder(
+                Path(folder), repo_id, message=commit_message, mark=mark, token=token, private=private
+            )
 
     def query_key(self, input_ids: Tensor) -> tuple[Tensor, Tensor, float]:
         """Computes the layer's queries and keys, after RoPE, and the factor that their product is multiplied by.

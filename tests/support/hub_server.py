@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -110,6 +111,7 @@ class Fault:
 
     `action`: "status" answers with `status`; "reset" and "close" drop the connection without an answer, by RST or FIN,
     "lose" handles the request and then drops it; "hang" waits until the server stops, or for `LONGEST_HANG` seconds;
+    "drip" sends the status line and "drip_body" the headers, then what follows a byte at a time, `keep` a second;
     "truncate" and "drop_body" send `keep` bytes of the body, with a true or a too large length; "corrupt" sets all its
     bits; "call" runs `call` first and then serves the request.
     """
@@ -187,6 +189,11 @@ class Hub:
         sha256 = hashlib.sha256(data).hexdigest()
         self.objects[sha256] = data
         return Blob(data, sha256)
+
+    def is_lfs(self, tree: dict[str, Blob], path: str) -> bool:
+        """Whether a path goes to the large storage: by its suffix, but for what .gitattributes says is text."""
+        plain = re.findall(r"^\*(\S+) !filter", tree.get(".gitattributes", Blob(b"")).data.decode(), re.MULTILINE)
+        return path.endswith(LFS_SUFFIXES) and not path.endswith(tuple(plain))
 
     def matching_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -281,6 +288,10 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.action in ("truncate", "drop_body"):
             data = data[: fault.keep]
             length = len(data) if fault.action == "truncate" else length
+        drips = fault and fault.action.startswith("drip") and fault
+        if drips and drips.action == "drip":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            return self.drip(b"X-Slow: " + b"a" * 100_000, drips.keep)
         self.send_response(status)
         self.entry.status = status
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
@@ -288,11 +299,22 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if drips:
+            return self.drip(data, drips.keep)
         if self.command != "HEAD":
             self.wfile.write(data)
             self.entry.bytes_out = len(data)
         if len(data) < length and self.command != "HEAD":
             self.drop(reset=False)
+
+    def drip(self, data: bytes, rate: int) -> None:
+        """Sends a byte at a time, `rate` a second, until the client has enough of it."""
+        for number in range(len(data)):
+            if self.hub.stopped.wait(1 / rate) or number > LONGEST_HANG * rate:
+                break
+            self.wfile.write(data[number : number + 1])
+            self.wfile.flush()
+        self.drop(reset=True)
 
     def dispatch(self, path: str, body: bytes) -> tuple[int, object, dict]:
         for method, pattern, function in ROUTES:
@@ -478,10 +500,18 @@ def preupload(request, body, kind, id, rev):
     repo = request.repo(kind, id, write="create_pr" not in request.query)
     files, there = [], repo.resolve(rev).tree
     for file in json.loads(body)["files"]:
-        mode = "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
+        mode = "lfs" if request.hub.is_lfs(there, file["path"]) else "regular"
         known = {"oid": there[file["path"]].etag} if file["path"] in there else {}
-        files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False} | known)
+        files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": ignored(there, file["path"])} | known)
     return {"files": files}
+
+
+def ignored(tree: dict[str, Blob], path: str) -> bool:
+    """What git does with plain lines of a .gitignore: a name at any depth, a folder, or a path from the root."""
+    rules = tree[".gitignore"].data.decode().splitlines() if ".gitignore" in tree else []
+    parts = path.split("/")
+    names = [name for depth in range(1, len(parts) + 1) for name in (parts[depth - 1], "/" + "/".join(parts[:depth]))]
+    return any(fnmatch(name, rule.rstrip("/")) for rule in rules if rule and rule[0] != "#" for name in names)
 
 
 @route("POST", FILE + r"\.git/info/lfs/objects/batch")
