@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import DeepAttention, FarGainScorer, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.scoring.echo import EchoScorer
@@ -156,6 +156,8 @@ SCORES = {
     ),
     # about ten operations a band and word, the hashes and the table of counts
     "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 128.0 * tokens),
+    # three orders, four searches of a sorted list each; the blocks' cosines and orders; the surface
+    "far_gain": Score(make=lambda model: FarGainScorer(on_error="skip"), operations=lambda model, tokens: 600.0 * tokens),
     "loss_gain": Score(
         make=lambda model: LossGain(model=model.name, **model.arguments), operations=_loss_gain_operations
     ),

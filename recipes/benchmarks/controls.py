@@ -51,6 +51,24 @@ def all_kinds(window_tokens: int) -> dict[str, Kind]:
     return kinds
 
 
+def bars_for(window_tokens: int) -> dict[str, float]:
+    """What a score should reach on each kind of control, `area` or `pairs`; kinds without a bar are left out."""
+    quarter = window_tokens // 4
+    bars = {
+        f"shuffle_{quarter}": 0.85,
+        "shuffle_128": 0.90,
+        "shuffle_512": 0.90,
+        "collage_512": 0.95,
+        f"collage_{quarter}": 0.95,
+        "topic_collage_512": 0.90,
+        f"topic_collage_{quarter}": 0.90,
+        "reordered_1024": 0.80,
+        "words_64": 0.95,
+        "sentences": 0.90,
+    }
+    return {name: bar for name, bar in bars.items() if name in all_kinds(window_tokens)}
+
+
 @dataclass(frozen=True)
 class Rewritten:
     """Makes a control of a window's text."""

@@ -108,7 +108,7 @@ def read_words(documents: Sequence[Document], seed: int) -> Words:
 def _take(path: Path, characters: int, rng: random.Random) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
     start = rng.randrange(max(len(text) - characters, 0) + 1)
-    text = text[start:]
+    text = text[start : start + characters]
     # a licence shorter than a window is followed by another: a file of licences is what packages ship
     return text if len(text) >= characters // 2 else (text + "\n\n") + _more(path, characters)
 

@@ -134,28 +134,7 @@ def read_documents(sources: Iterable[str]) -> Iterable[Document]:
 
 def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     """Scores all windows and compares intact ones with controls."""
-    model = Model(name=config.model, revision=config.revision, gguf_file=config.gguf_file, dtype=config.dtype)
-    columns: dict[str, np.ndarray] = {}
-    costs = {}
-    for name in config.scores:
-        score = SCORES[name]
-        transform = score.make(model)
-        # the first row loads the model, which is no cost of a window
-        transform(windows[:1])
-        start = time.perf_counter()
-        scored = windows.map(transform, batched=True, batch_size=8, keep_in_memory=True)
-        seconds = (time.perf_counter() - start) / len(windows)
-        added = score.columns(
-            {n: np.array(scored[n]) for n in scored.column_names if n not in windows.column_names},
-            np.array(windows["category"]),
-        )
-        columns |= added
-        costs[name] = {
-            "columns": list(added),
-            "seconds_per_window": seconds,
-            "operations_per_window": score.operations(model, config.window_tokens),
-        }
-        print(f"{name}: {seconds:.3g} s a window", file=sys.stderr)
+    columns, costs = score_windows(windows, config.scores, model_of(config, config.dtype), config.window_tokens)
     intact = np.array(windows["kind"]) == INTACT
     return {
         "environment": read_environment(pick_device(), torch.float32, rounds=1),
@@ -174,6 +153,39 @@ def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
             "spearman": rank_correlation(np.stack([values[intact] for values in columns.values()], axis=1)).tolist(),
         },
     }
+
+
+def model_of(config: CorpusConfig, dtype: str | None) -> Model:
+    """The model of a configuration."""
+    return Model(name=config.model, revision=config.revision, gguf_file=config.gguf_file, dtype=dtype)
+
+
+def score_windows(
+    windows: Dataset, scores: Iterable[str], model: Model, window_tokens: int
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Scores windows by several scores; returns the columns that are to be compared, and what each score costs."""
+    columns: dict[str, np.ndarray] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for name in scores:
+        score = SCORES[name]
+        transform = score.make(model)
+        # the first row loads the model, which is no cost of a window
+        transform(windows[:1])
+        start = time.perf_counter()
+        scored = windows.map(transform, batched=True, batch_size=8, keep_in_memory=True)
+        seconds = (time.perf_counter() - start) / len(windows)
+        added = score.columns(
+            {n: np.array(scored[n]) for n in scored.column_names if n not in windows.column_names},
+            np.array(windows["category"]),
+        )
+        columns |= added
+        costs[name] = {
+            "columns": list(added),
+            "seconds_per_window": seconds,
+            "operations_per_window": score.operations(model, window_tokens),
+        }
+        print(f"{name}: {seconds:.3g} s a window", file=sys.stderr)
+    return columns, costs
 
 
 def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: int) -> Iterable[dict[str, Any]]:
