@@ -92,7 +92,9 @@ def _area(intact: np.ndarray, control: np.ndarray, axis: int = -1) -> np.ndarray
     return u / (intact.shape[axis] * control.shape[axis])
 
 
-def _bootstrap(statistic: Callable[..., Any], *samples: np.ndarray, seed: int, vectorized: bool | None = None) -> Estimate:
+def _bootstrap(
+    statistic: Callable[..., Any], *samples: np.ndarray, seed: int, vectorized: bool | None = None
+) -> Estimate:
     value, count = float(statistic(*samples)), min(map(len, samples))
     if count < 2:
         return Estimate(value=value, count=count)

@@ -81,9 +81,7 @@ def mean_far_gain(words: Sequence[str]) -> float:
 
 def _spelling_costs(words: Sequence[str]) -> np.ndarray:
     cost_of = {
-        word: _CHARACTER_COST
-        if _CHARACTER.match(word)
-        else _WORD_COST + _LETTER_COST * min(len(word), _MOST_LETTERS)
+        word: _CHARACTER_COST if _CHARACTER.match(word) else _WORD_COST + _LETTER_COST * min(len(word), _MOST_LETTERS)
         for word in set(words)
     }
     return np.array([cost_of[word] for word in words])

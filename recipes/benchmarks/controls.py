@@ -90,7 +90,9 @@ class Reordered:
 
     tokens: int
 
-    def __call__(self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made | None:
+    def __call__(
+        self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator
+    ) -> Made | None:
         """Cuts the passages; None where the document has no room for them."""
         needed = len(intact) // self.tokens
         part = len(document.text) // (2 * needed)
@@ -113,7 +115,9 @@ class TopicCollage:
 
     tokens: int
 
-    def __call__(self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator) -> Made | None:
+    def __call__(
+        self, cutter: Cutter, document: Document, intact: np.ndarray, rng: np.random.Generator
+    ) -> Made | None:
         """Takes a passage, and of as many other documents as needed the passages most like it."""
         passages, owners, likeness = _passages(cutter.window_tokens, self.tokens, tuple(cutter.donors), cutter.encode)
         needed = -(-len(intact) // self.tokens)

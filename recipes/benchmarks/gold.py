@@ -29,10 +29,7 @@ from recipes.benchmarks.gold_windows import Stretches, choose_windows, measure_w
 from recipes.benchmarks.planted import CorpusConfig, model_of, read_documents, score_windows
 from recipes.benchmarks.planted_windows import Cutter
 from recipes.benchmarks.splits import held_out_documents
-from recipes.scores import SCORES
-
-#: The scores that need no more of a model than its first layer.
-CHEAP = ("random", "length", "gzip", "longattn", "echo", "far_gain")
+from recipes.scores import CHEAP_SCORES, SCORES
 
 
 @settings
@@ -61,7 +58,7 @@ class GoldConfig(CorpusConfig):
     minutes: float = 600
     seed: int = 0
     folder: LocalPath = Path("gold")
-    scores: Several[Literal[*SCORES]] = CHEAP
+    scores: Several[Literal[*SCORES]] = CHEAP_SCORES
     note: str | None = None
     out: LocalPath = RESULTS / "gold.json"
 

@@ -137,5 +137,3 @@ def _installed_texts(kind: str) -> list[tuple[str, Path]]:
                     if marker in file.read(_BEGINNING):
                         found.setdefault(package, []).append((package, path))
     return [entry for package in sorted(found) for entry in sorted(found[package])]
-
-

@@ -142,7 +142,11 @@ def _form_letters(words: Words, characters: int, rng: random.Random) -> str:
         for number in count(rng.randrange(10**4)):
             name, place = rng.choice(words.words).capitalize(), rng.choice(words.words).capitalize()
             sentences = [s if rng.random() < 0.8 else f"{s} ({rng.randrange(1000)} {place})" for s in body]
-            yield f"No. {number}\n{name}, {place}\n\n{name}!\n\n" + " ".join(sentences) + f"\n\n{place}, {number % 28 + 1}"
+            yield (
+                f"No. {number}\n{name}, {place}\n\n{name}!\n\n"
+                + " ".join(sentences)
+                + f"\n\n{place}, {number % 28 + 1}"
+            )
 
     return _fill(lines(), characters, "\n\n\n")
 

@@ -26,7 +26,7 @@ from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
 from recipes.benchmarks.planted_plots import plot_areas, plot_correlation
-from recipes.benchmarks.planted_windows import INTACT, Document, kinds_for, plant, split_documents
+from recipes.benchmarks.planted_windows import INTACT, Document, Kind, kinds_for, plant, split_documents
 from recipes.intervals import area_under_curve, pairs_won, rank_correlation
 from recipes.scores import LLAMA_8B, SCORES, Model
 
@@ -155,9 +155,15 @@ def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     }
 
 
-def model_of(config: CorpusConfig, dtype: str | None) -> Model:
+def model_of(config: CorpusConfig, dtype: str | None, far_gain_calibration: str | None = None) -> Model:
     """The model of a configuration."""
-    return Model(name=config.model, revision=config.revision, gguf_file=config.gguf_file, dtype=dtype)
+    return Model(
+        name=config.model,
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+        dtype=dtype,
+        far_gain_calibration=far_gain_calibration,
+    )
 
 
 def score_windows(
@@ -188,12 +194,21 @@ def score_windows(
     return columns, costs
 
 
-def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: int) -> Iterable[dict[str, Any]]:
-    """Yields the estimates of every score, category and kind."""
+def compare(
+    windows: Dataset,
+    columns: Mapping[str, np.ndarray],
+    window_tokens: int,
+    available: Mapping[str, Kind] | None = None,
+    bars: Mapping[str, float] | None = None,
+) -> Iterable[dict[str, Any]]:
+    """Yields the estimates of every score, category and kind, beside the kind's bar where it has one."""
+    available = available or kinds_for(window_tokens)
+    if bars is None:
+        bars = {name: {"auc": 0.90, "pairs": 0.75}[kind.target] for name, kind in available.items() if kind.target}
     categories, kinds = np.array(windows["category"]), np.array(windows["kind"])
     sides, pairs = np.array(windows["side"]), np.array(windows["pair"])
     for category in sorted(set(categories)):
-        for name, kind in kinds_for(window_tokens).items():
+        for name, kind in available.items():
             here = categories == category
             controls = np.flatnonzero(here & (kinds == name) & (sides == "control"))
             if not len(controls):
@@ -210,7 +225,7 @@ def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: 
                     "category": category,
                     "kind": name,
                     "measure": "pairs" if kind.paired else "area",
-                    "target": {"auc": 0.90, "pairs": 0.75, None: None}[kind.target],
+                    "target": bars.get(name),
                     "value": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
