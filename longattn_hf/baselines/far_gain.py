@@ -108,9 +108,7 @@ class FarGainScorer(TextScorer):
 
     column: ClassVar[str] = "far_gain"
     parts: ClassVar[tuple[str, ...]] = ("far_gain_raw", "far_gain_order", "far_gain_oddness")
-    citation: ClassVar[str] = (
-        "This package; the model is after MacKay and Peto, Natural Language Engineering 1(3), 1995."
-    )
+    citation: ClassVar[str] = "This package; the counts are after MacKay and Peto, Nat. Lang. Eng. 1(3), 1995."
 
     calibration: str | None = None
     on_error: Literal["raise", "skip"] = "raise"

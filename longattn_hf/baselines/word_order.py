@@ -1,13 +1,12 @@
 """Does the order of a text's passages matter? A permutation test of the text against itself.
 
-The text is cut into `BLOCKS` blocks of equally many words. Blocks that stand close to each other in a document speak of
-the same things; in a shuffled one, a list or a log it makes no difference which stands where. The statistic is how
-alike blocks are that stand within an eighth of the text (a quarter, for the largest passages), the nearer the heavier;
-alike is the cosine of their words' counts, a word weighing the less the more blocks have it. It is compared with that
-of the same blocks in other orders: by passages of one thirty-second, an eighth and a quarter of the text. The result,
-one number a size, is by how many standard deviations of those the text's own order is above their mean. It needs no
-calibration to mean something: a text whose passages of that size were shuffled has 0 in the mean, whatever its
-language and topic.
+The text is cut into `BLOCKS` blocks of equally many words. Blocks close to each other in a document speak of the same
+things; in a shuffled one, a list or a log it makes no difference which stands where. The statistic is how alike blocks
+are that stand within an eighth of the text (a quarter, for the largest passages), the nearer the heavier; alike is the
+cosine of their words' counts, a word weighing the less the more blocks have it. It is compared with that of the same
+blocks in other orders: by passages of one thirty-second, an eighth and a quarter of the text. The result, one number a
+size, is by how many standard deviations of those the text's own order is above their mean. It needs no calibration to
+mean something: a text whose passages of that size were shuffled has 0 in the mean, whatever its language and topic.
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,8 @@ r"""Does a score predict what a language model gains from far context?
 Measures windows of documents that nothing is fitted on (splits.py), for as long as `--minutes` says and from where the
 last run stopped, the categories in turn. Then it scores all windows that are measured and writes, with 95% bootstrap
 intervals: the rank correlation of every score with the gain, within category; how much of a window's gain is the
-window's, which no score can go beyond; which tokens carry the gain; the costs; and a picture. gold_windows.py says what
-the gain is.
+window's, which no score can go beyond; which tokens carry the gain; the costs; and a picture. gold_windows.py says
+what the gain is.
 """
 
 import json

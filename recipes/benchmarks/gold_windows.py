@@ -1,6 +1,6 @@
 """What a language model gains from far context in a window: token by token, in several stretches, resumable.
 
-In a stretch, a token's gain is its loss given the near context alone, minus its loss given all of the window before it:
+In a stretch, a token's gain is its loss given the near context alone, minus its loss given all of the window before:
 what the far context adds **given** the near one, in nats. A window's gain is the mean over its stretches.
 """
 

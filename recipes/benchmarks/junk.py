@@ -1,7 +1,6 @@
-"""Text that no model gains much from, of twelve kinds: some made here by chance, some brought by installed packages.
+"""Text that nobody wants to train on, of thirteen kinds: some made here by chance, some of installed packages.
 
-Every text is made anew from a seed, with words of the documents at hand, so that it speaks their language. `plant_junk`
-cuts it to windows.
+What is made has words of the documents at hand, so that it speaks their language. `plant_junk` cuts it to windows.
 """
 
 import random
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from recipes.benchmarks.junk_texts import MAKERS, Words
 from recipes.benchmarks.planted_windows import Cutter, Document
@@ -92,7 +89,7 @@ def plant_junk(
 
 
 def read_words(documents: Sequence[Document], seed: int) -> Words:
-    """Picks words, sentences and a passage of some documents; in scripts without blanks, pairs of letters are words."""
+    """Picks words, sentences and a passage of documents; in scripts without blanks, pairs of letters are words."""
     rng = random.Random(f"{seed}/words")
     chosen = rng.sample(list(documents), min(12, len(documents)))
     texts = [d.text[(at := rng.randrange(max(len(d.text) - 20000, 1))) : at + 20000] for d in chosen]

@@ -59,7 +59,7 @@ def _logs(words: Words, characters: int, rng: random.Random) -> str:
                     f'{rng.choice([200, 200, 304, 404])} {value * 7} "-" "{message}"'
                 )
             else:
-                yield f"{time:%b %d %H:%M:%S} {name} {rng.choice(names)}[{value}]: {message} ({number}, took {value} ms)"
+                yield f"{time:%b %d %H:%M:%S} {name} {rng.choice(names)}[{value}]: {message} ({number}, {value} ms)"
 
     return _fill(lines(), characters)
 
@@ -172,9 +172,9 @@ def _licences(words: Words, characters: int, rng: random.Random) -> str:
     notice = (
         "Permission is hereby granted, free of charge, to any person obtaining a copy of {part} and associated "
         'documentation files (the "{part}"), to deal in the {part} without restriction, including without limitation '
-        "the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the {part}, and "
-        "to permit persons to whom the {part} is furnished to do so, subject to the following conditions:\n\nThe above "
-        "copyright notice and this permission notice shall be included in all copies or substantial portions of the "
+        "the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the {part}, "
+        "and to permit persons to whom the {part} is furnished to do so, subject to the following conditions:\n\nThe "
+        "above copyright notice and this permission notice shall be included in all copies or substantial portions of the "
         '{part}.\n\nTHE {part} IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED.'
     )
     clause = (
@@ -203,7 +203,8 @@ def _generated_code(words: Words, characters: int, rng: random.Random) -> str:
             if style:
                 yield (
                     f"  public {kind} get{name}{number}() {{\n    return this.{name.lower()}_{number}_;\n  }}\n"
-                    f"  public Builder set{name}{number}({kind} value) {{\n    this.{name.lower()}_{number}_ = value;\n"
+                    f"  public Builder set{name}{number}({kind} value) {{\n"
+                    f"    this.{name.lower()}_{number}_ = value;\n"
                     f"    bitField_ |= 0x{number % 2**16:08x};\n    onChanged();\n    return this;\n  }}\n"
                 )
             else:

@@ -139,7 +139,7 @@ def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     return {
         "environment": read_environment(pick_device(), torch.float32, rounds=1),
         "note": config.note,
-        "model": Path(model.gguf_file or model.name).name,
+        "model": Path(config.gguf_file or config.model).name,
         "window_tokens": config.window_tokens,
         "seed": config.seed,
         "documents": "calibration" if config.calibration else "test",

@@ -11,8 +11,8 @@ Uses documents that nothing is fitted on (splits.py) alone. For every score and 
 - the share of intact windows that the score gives nothing: none, or 0;
 - what `recipes.benchmarks.gold` found, where its file is given.
 
-A JSON file holds all of it; beside it lies a page in Markdown that a person can read. The scores that run a whole model
-are left out by default.
+A JSON file holds all of it; beside it lies a page in Markdown that a person can read. The scores that run a whole
+model are left out by default.
 """
 
 import json

@@ -19,7 +19,7 @@ def test_words_are_split_at_marks_and_in_scripts_without_blanks_at_characters():
 
 
 def test_a_word_that_stands_far_and_not_near_gains_by_its_count():
-    # the near word is c: (0 + p0) / (1 + 1); all three before are a, b, c: (1 + p0) / (3 + 1); c was followed by nothing
+    # the near word is c: (0 + p0) / (1 + 1); all three are a, b, c: (1 + p0) / (3 + 1); nothing followed c before
     gains = far_gains(["a", "b", "c", "a"], near=1)
     np.testing.assert_allclose(gains[3], np.log(((1 + ONE_LETTER) / 4) / (ONE_LETTER / 2)), rtol=1e-12)
     # the first two have no far context
@@ -45,8 +45,8 @@ def test_the_mean_goes_over_the_last_three_quarters():
 
 def test_the_order_of_two_halves_against_other_orders_of_quarters():
     # x in one half and y in the other: at distance d up to a quarter, 64 - d pairs of blocks, all alike but d at each
-    # border of x and y. A sum over d of 1 / d times that is less by 16 a border. The text has 1 border; of the 23 other
-    # orders of its quarters 7 have 1, 8 have 2, 8 have 3: mean 47 / 23
+    # border of x and y. The sum over d of 1 / d times that is less by 16 a border. The text has 1 border; of the 23
+    # other orders of its quarters 7 have 1, 8 have 2, 8 have 3
     borders = np.array([1] * 7 + [2] * 8 + [3] * 8)
     words = ["x"] * (BLOCKS // 2) + ["y"] * (BLOCKS // 2)
     z_of_quarters = order_z_scores(words)[2]
