@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME_OF = {
     "EchoScorer": "scoring.echo",
     "FarAttention": "attention.api",
+    "FarGainScorer": "baselines.far_gain",
     "FirstLayer": "model.first_layer",
     "LongAttnScorer": "scoring.longattn",
     "WindowDocuments": "windows",
@@ -27,6 +28,7 @@ _HOME_OF = {
 if TYPE_CHECKING:
     from longattn_hf.attention.api import FarAttention as FarAttention
     from longattn_hf.attention.api import far_attention as far_attention
+    from longattn_hf.baselines.far_gain import FarGainScorer as FarGainScorer
     from longattn_hf.explore.token_view import explain as explain
     from longattn_hf.hub.publishing import publish as publish
     from longattn_hf.hub.space import publish_space as publish_space

@@ -72,17 +72,35 @@ def rank_correlation(columns: np.ndarray) -> np.ndarray:
         return np.atleast_2d(np.corrcoef(stats.rankdata(columns, axis=0), rowvar=False))
 
 
+def correlation_within(values: np.ndarray, others: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> Estimate:
+    """The mean over groups of Spearman's correlation of two columns; the interval resamples each group's rows.
+
+    A group without a name is left out; a constant column has no correlation, and counts 0.
+    """
+    rows = [np.flatnonzero(groups == group) for group in sorted(set(groups)) if group]
+
+    def mean_correlation(*chosen: np.ndarray) -> float:
+        found = [rank_correlation(np.stack([values[i], others[i]], axis=1))[0, 1] for i in chosen]
+        return float(np.mean(np.nan_to_num(found)))
+
+    return _bootstrap(mean_correlation, *rows, seed=seed, vectorized=False)
+
+
 def _area(intact: np.ndarray, control: np.ndarray, axis: int = -1) -> np.ndarray:
     # the method is that of a p-value, which nobody asks for
     u = stats.mannwhitneyu(intact, control, method="asymptotic", axis=axis).statistic
     return u / (intact.shape[axis] * control.shape[axis])
 
 
-def _bootstrap(statistic: Callable[..., Any], *samples: np.ndarray, seed: int) -> Estimate:
+def _bootstrap(
+    statistic: Callable[..., Any], *samples: np.ndarray, seed: int, vectorized: bool | None = None
+) -> Estimate:
     value, count = float(statistic(*samples)), min(map(len, samples))
     if count < 2:
         return Estimate(value=value, count=count)
     rng = np.random.default_rng(seed)
-    result = stats.bootstrap(samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng)
+    result = stats.bootstrap(
+        samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng, vectorized=vectorized
+    )
     low, high = map(float, result.confidence_interval)
     return Estimate(value=value, low=low, high=high, count=count)

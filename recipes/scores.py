@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import DeepAttention, FarGainScorer, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.scoring.echo import EchoScorer
@@ -20,12 +20,13 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model that scores."""
+    """The model that scores, and the calibration of the score that has no model; None is the package's."""
 
     name: str
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str | None = None
+    far_gain_calibration: str | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -116,6 +117,18 @@ def _with_middle(added: Columns, categories: np.ndarray) -> Columns:
     return {"gzip_ratio": ratio, "gzip_middle": middle}
 
 
+def _far_gain_columns(added: Columns, categories: np.ndarray) -> Columns:
+    """The score, its gain alone, the gain with the order, and the gain with the kind."""
+    gain, order = added["far_gain_raw"].astype(float), added["far_gain_order"].astype(float)
+    lowest = np.nanmin(gain) if len(gain) else 0.0
+    return {
+        "far_gain": added["far_gain"].astype(float),
+        "far_gain_raw": gain,
+        "far_gain_raw_and_order": (gain - lowest) * order,
+        "far_gain_raw_and_kind": np.where(added["far_gain_oddness"].astype(float) > 1, lowest, gain),
+    }
+
+
 def _deep_columns(added: Columns, categories: np.ndarray) -> Columns:
     """The layer that is the score, and those a quarter, a half and three quarters down."""
     by_layer = added["strength_by_layer"]
@@ -156,6 +169,12 @@ SCORES = {
     ),
     # about ten operations a band and word, the hashes and the table of counts
     "echo": Score(make=lambda model: EchoScorer(), operations=lambda model, tokens: 128.0 * tokens),
+    # three orders, four searches of a sorted list each; the blocks' cosines and orders; the surface
+    "far_gain": Score(
+        make=lambda model: FarGainScorer(calibration=model.far_gain_calibration, on_error="skip"),
+        columns=_far_gain_columns,
+        operations=lambda model, tokens: 600.0 * tokens,
+    ),
     "loss_gain": Score(
         make=lambda model: LossGain(model=model.name, **model.arguments), operations=_loss_gain_operations
     ),
@@ -170,3 +189,6 @@ SCORES = {
         operations=_deep_operations,
     ),
 }
+
+#: The scores that need no more of a model than its first layer.
+CHEAP_SCORES = ("random", "length", "gzip", "longattn", "echo", "far_gain")

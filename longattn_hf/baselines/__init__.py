@@ -11,6 +11,7 @@ from longattn_hf.scoring.base import TextScorer as TextScorer
 
 _HOME_OF = {
     "DeepAttention": "deep_attention",
+    "FarGainScorer": "far_gain",
     "GzipRatio": "simple",
     "Ladm": "ladm",
     "Length": "simple",
@@ -22,6 +23,7 @@ _HOME_OF = {
 
 if TYPE_CHECKING:
     from longattn_hf.baselines.deep_attention import DeepAttention as DeepAttention
+    from longattn_hf.baselines.far_gain import FarGainScorer as FarGainScorer
     from longattn_hf.baselines.ladm import Ladm as Ladm
     from longattn_hf.baselines.loss_gain import LossGain as LossGain
     from longattn_hf.baselines.prolong import ProLong as ProLong

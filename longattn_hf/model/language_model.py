@@ -63,11 +63,16 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
 
 
 @torch.inference_mode()
-def token_losses(network: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """Returns each token's loss given all before it in its row: float32 `[B, T-1]`, in nats."""
+def token_losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor | None = None) -> Tensor:
+    """Returns each token's loss given all before it in its row: float32 `[B, T-1]`, in nats.
+
+    With `places`, int64 `[P]` of at least 1, only the losses of the tokens there: `[B, P]`.
+    """
     ids_BT = ids_BT.to(network.device)
-    hidden_BTD = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
-    head, targets = network.get_output_embeddings(), ids_BT[:, 1:].reshape(-1)
+    places = torch.arange(1, ids_BT.shape[1]) if places is None else places
+    places = places.to(network.device)
+    hidden_BTD = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, places - 1]
+    head, targets = network.get_output_embeddings(), ids_BT[:, places].reshape(-1)
     rows_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     # the logits of a whole window would be larger than the model
     parts = [

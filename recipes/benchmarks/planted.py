@@ -26,7 +26,7 @@ from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
 from recipes.benchmarks.planted_plots import plot_areas, plot_correlation
-from recipes.benchmarks.planted_windows import INTACT, Document, kinds_for, plant, split_documents
+from recipes.benchmarks.planted_windows import INTACT, Document, Kind, kinds_for, plant, split_documents
 from recipes.intervals import area_under_curve, pairs_won, rank_correlation
 from recipes.scores import LLAMA_8B, SCORES, Model
 
@@ -134,33 +134,12 @@ def read_documents(sources: Iterable[str]) -> Iterable[Document]:
 
 def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     """Scores all windows and compares intact ones with controls."""
-    model = Model(name=config.model, revision=config.revision, gguf_file=config.gguf_file, dtype=config.dtype)
-    columns: dict[str, np.ndarray] = {}
-    costs = {}
-    for name in config.scores:
-        score = SCORES[name]
-        transform = score.make(model)
-        # the first row loads the model, which is no cost of a window
-        transform(windows[:1])
-        start = time.perf_counter()
-        scored = windows.map(transform, batched=True, batch_size=8, keep_in_memory=True)
-        seconds = (time.perf_counter() - start) / len(windows)
-        added = score.columns(
-            {n: np.array(scored[n]) for n in scored.column_names if n not in windows.column_names},
-            np.array(windows["category"]),
-        )
-        columns |= added
-        costs[name] = {
-            "columns": list(added),
-            "seconds_per_window": seconds,
-            "operations_per_window": score.operations(model, config.window_tokens),
-        }
-        print(f"{name}: {seconds:.3g} s a window", file=sys.stderr)
+    columns, costs = score_windows(windows, config.scores, model_of(config, config.dtype), config.window_tokens)
     intact = np.array(windows["kind"]) == INTACT
     return {
         "environment": read_environment(pick_device(), torch.float32, rounds=1),
         "note": config.note,
-        "model": Path(model.gguf_file or model.name).name,
+        "model": Path(config.gguf_file or config.model).name,
         "window_tokens": config.window_tokens,
         "seed": config.seed,
         "documents": "calibration" if config.calibration else "test",
@@ -176,12 +155,60 @@ def measure(windows: Dataset, config: PlantedConfig) -> dict[str, Any]:
     }
 
 
-def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: int) -> Iterable[dict[str, Any]]:
-    """Yields the estimates of every score, category and kind."""
+def model_of(config: CorpusConfig, dtype: str | None, far_gain_calibration: str | None = None) -> Model:
+    """The model of a configuration."""
+    return Model(
+        name=config.model,
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+        dtype=dtype,
+        far_gain_calibration=far_gain_calibration,
+    )
+
+
+def score_windows(
+    windows: Dataset, scores: Iterable[str], model: Model, window_tokens: int
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Scores windows by several scores; returns the columns that are to be compared, and what each score costs."""
+    columns: dict[str, np.ndarray] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for name in scores:
+        score = SCORES[name]
+        transform = score.make(model)
+        # the first row loads the model, which is no cost of a window
+        transform(windows[:1])
+        start = time.perf_counter()
+        scored = windows.map(transform, batched=True, batch_size=8, keep_in_memory=True)
+        seconds = (time.perf_counter() - start) / len(windows)
+        added = score.columns(
+            {n: np.array(scored[n]) for n in scored.column_names if n not in windows.column_names},
+            np.array(windows["category"]),
+        )
+        columns |= added
+        costs[name] = {
+            "columns": list(added),
+            "seconds_per_window": seconds,
+            "operations_per_window": score.operations(model, window_tokens),
+        }
+        print(f"{name}: {seconds:.3g} s a window", file=sys.stderr)
+    return columns, costs
+
+
+def compare(
+    windows: Dataset,
+    columns: Mapping[str, np.ndarray],
+    window_tokens: int,
+    available: Mapping[str, Kind] | None = None,
+    bars: Mapping[str, float] | None = None,
+) -> Iterable[dict[str, Any]]:
+    """Yields the estimates of every score, category and kind, beside the kind's bar where it has one."""
+    available = available or kinds_for(window_tokens)
+    if bars is None:
+        bars = {name: {"auc": 0.90, "pairs": 0.75}[kind.target] for name, kind in available.items() if kind.target}
     categories, kinds = np.array(windows["category"]), np.array(windows["kind"])
     sides, pairs = np.array(windows["side"]), np.array(windows["pair"])
     for category in sorted(set(categories)):
-        for name, kind in kinds_for(window_tokens).items():
+        for name, kind in available.items():
             here = categories == category
             controls = np.flatnonzero(here & (kinds == name) & (sides == "control"))
             if not len(controls):
@@ -198,7 +225,7 @@ def compare(windows: Dataset, columns: Mapping[str, np.ndarray], window_tokens: 
                     "category": category,
                     "kind": name,
                     "measure": "pairs" if kind.paired else "area",
-                    "target": {"auc": 0.90, "pairs": 0.75, None: None}[kind.target],
+                    "target": bars.get(name),
                     "value": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,

@@ -6,7 +6,7 @@ comparison unless its two windows are a pair. `split_documents` cuts off documen
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,6 +168,7 @@ def plant(
     per_category: int,
     seed: int,
     kinds: Sequence[str] | None = None,
+    available: Mapping[str, Kind] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields intact windows, one a document, each followed by its controls.
 
@@ -177,7 +178,8 @@ def plant(
         window_tokens: Every window's length in tokens.
         per_category: The most intact windows of a category.
         seed: The same seed gives the same windows.
-        kinds: Names of `kinds_for(window_tokens)`; all by default.
+        kinds: Names of kinds; all by default.
+        available: The kinds to choose from; `kinds_for(window_tokens)` by default.
 
     Yields:
         One dictionary a window: `id`, `doc_id`, `category`, `kind`, `side` (`"intact"` or `"control"`), `pair` (the
@@ -186,7 +188,7 @@ def plant(
     Raises:
         ValueError: A category has too few documents or none as long as a window, or a kind is unknown.
     """
-    available = kinds_for(window_tokens)
+    available = available or kinds_for(window_tokens)
     if unknown := set(kinds or ()) - set(available):
         raise ValueError(f"There is no kind {', '.join(sorted(unknown))}; there are {', '.join(available)}.")
     for number, (category, group) in enumerate(_by_category(documents).items()):

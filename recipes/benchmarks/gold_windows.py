@@ -1,0 +1,141 @@
+"""What a language model gains from far context in a window: token by token, in several stretches, resumable.
+
+In a stretch, a token's gain is its loss given the near context alone, minus its loss given all of the window before:
+what the far context adds **given** the near one, in nats. A window's gain is the mean over its stretches.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from longattn_hf.files import write_json
+from longattn_hf.model.language_model import token_losses
+from recipes.benchmarks.planted_windows import Cutter, Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretches:
+    """Where the gain is measured.
+
+    Attributes:
+        window_tokens: The windows' length.
+        count: How many stretches, spread evenly up to the window's end.
+        tokens: A stretch's length; an eighth of the window if None.
+        near_tokens: How many tokens before a stretch are near to its first; likewise.
+    """
+
+    window_tokens: int
+    count: int = 3
+    tokens: int | None = None
+    near_tokens: int | None = None
+
+    @property
+    def length(self) -> int:
+        """A stretch's length in tokens."""
+        return self.tokens or self.window_tokens // 8
+
+    @property
+    def near(self) -> int:
+        """The length in tokens of the near context before a stretch."""
+        return self.near_tokens or self.window_tokens // 8
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the stretches start.
+
+        Raises:
+            ValueError: They would overlap, or have no far context.
+        """
+        step = (self.window_tokens - self.near) // self.count
+        if self.count < 1 or min(self.length, self.near) < 1 or step < self.length:
+            raise ValueError(
+                f"{self.count} stretches of {self.length} tokens after {self.near} near ones do not fit in a window "
+                f"of {self.window_tokens}."
+            )
+        return [self.window_tokens - i * step - self.length for i in reversed(range(self.count))]
+
+
+def measure_gain(network: PreTrainedModel, ids: np.ndarray, stretches: Stretches) -> tuple[np.ndarray, np.ndarray]:
+    """Measures each token's gain from the far context.
+
+    Args:
+        network: A causal language model.
+        ids: A window's token ids, int `[T]`.
+        stretches: Where.
+
+    Returns:
+        The gains in nats, and the losses given the whole window, both float32 `[stretches, tokens]`.
+    """
+    window = torch.from_numpy(ids.astype(np.int64))
+    starts, near, length = stretches.starts, stretches.near, stretches.length
+    rows_NT = torch.stack([window[start - near : start + length] for start in starts])
+    near_NT = torch.cat([token_losses(network, row, torch.arange(near, near + length)) for row in rows_NT.split(1)])
+    places = torch.cat([torch.arange(start, start + length) for start in starts])
+    whole_NT = token_losses(network, window[None], places).view(near_NT.shape)
+    return (near_NT - whole_NT).cpu().numpy(), whole_NT.cpu().numpy()
+
+
+def choose_windows(
+    documents: Sequence[Document], cutter: Cutter, *, per_category: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Yields one window a document, the categories in turn, so that an early stop leaves them balanced."""
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(document.category, []).append(document)
+    orders = {c: np.random.default_rng([seed, i]).permutation(len(groups[c])) for i, c in enumerate(sorted(groups))}
+    counts = dict.fromkeys(orders, 0)
+    for place in range(max(map(len, groups.values()), default=0)):
+        for number, (category, order) in enumerate(orders.items()):
+            if place >= len(order) or counts[category] == per_category:
+                continue
+            document = groups[category][order[place]]
+            ids = cutter.cut(document, cutter.window_tokens, np.random.default_rng([seed, number, place]))
+            if ids is not None:
+                name = f"{category}-{counts[category]:04d}"
+                counts[category] += 1
+                yield {"name": name, "category": category, "doc_id": document.id, "ids": ids}
+
+
+def measure_windows(
+    windows: Iterator[dict[str, Any]],
+    network: PreTrainedModel,
+    stretches: Stretches,
+    settings: dict[str, Any],
+    out: Path,
+    *,
+    minutes: float,
+) -> None:
+    """Measures the windows that are not measured yet and writes a file each, until the minutes are over.
+
+    Raises:
+        ValueError: The folder holds windows that were measured with other settings.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    for window in windows:
+        path = out / f"{window['name']}.json"
+        if path.exists():
+            if json.loads(path.read_text())["settings"] != settings:
+                raise ValueError(f"{path} was measured with other settings; give another --out folder.")
+            continue
+        if time.monotonic() > deadline:
+            return
+        start = time.process_time()
+        gains, losses = measure_gain(network, window["ids"], stretches)
+        write_json(
+            path,
+            window
+            | {
+                "settings": settings,
+                "ids": window["ids"].tolist(),
+                "gains": np.round(gains.astype(float), 4).tolist(),
+                "losses": np.round(losses.astype(float), 4).tolist(),
+                "cpu_seconds": round(time.process_time() - start, 2),
+            },
+        )
