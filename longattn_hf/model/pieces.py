@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _PIECE, _BATCH = 2**17, 2**20
 #: What is remembered: so many stretches, each of no more than so many characters.
 _REMEMBERED, _LONGEST = 2**17, 64
+#: With so many remembered, text that is mostly new is not worth remembering.
+_LEARNT = 2**13
 #: Characters on both sides of a cut that are tokenised again, in one, to see that the ids are the same.
 _CHECKED = 200
 
@@ -68,10 +70,13 @@ class DocumentTokenizer:
         self._lengths = np.array([len(token) for token in self._bytes], dtype=np.int64)
         self._known: dict[str, bytes] = {}
         self._warned = False
+        # the text of which too little recurs
+        self._unlike: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Yields each text's tokens, in order; none of the texts may be empty."""
         row, ids, ends = 0, array("i"), array("I")
+        self._unlike = None
         for batch in _batches(piece for row, text in enumerate(texts) for piece in self._cut(row, text)):
             for piece, (some_ids, some_ends) in zip(batch, self._encode(batch), strict=True):
                 if piece.row > row:
@@ -124,28 +129,29 @@ class DocumentTokenizer:
 
     def _encode(self, batch: Sequence[_Piece]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns the ids and ends of pieces, the ends from each piece's own start."""
-        found = self._encode_by_bytes(batch) if self._bytes else [None] * len(batch)
+        found = [self._encode_by_bytes(piece) if self._bytes else None for piece in batch]
         others = [piece.text for piece, tokens in zip(batch, found, strict=True) if tokens is None]
         encoded = iter(self._backend.encode_batch(others, add_special_tokens=False))
         return [_by_offsets(next(encoded)) if tokens is None else tokens for tokens in found]
 
-    def _encode_by_bytes(self, batch: Sequence[_Piece]) -> list[tuple[np.ndarray, np.ndarray] | None]:
-        """As `_encode`, from the tokens' bytes; None for a piece that its tokens do not spell."""
-        stretches, known = [_stretches(piece) for piece in batch], self._known
-        new = {stretch for several in stretches for stretch in several if stretch not in known}
+    def _encode_by_bytes(self, piece: _Piece) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `_encode`, from the tokens' bytes; None where these do not spell the piece."""
+        known = self._known
+        stretches = [piece.text] if piece.row == self._unlike else _stretches(piece)
+        new = set(stretches) - known.keys()
+        if len(known) > _LEARNT and 3 * sum(map(len, new)) > len(piece.text):
+            # Chinese, numbers, random letters: too little recurs to be worth remembering, here and in what follows
+            stretches, new, self._unlike = [piece.text], {piece.text}, piece.row
         if len(known) + len(new) > _REMEMBERED:
             known.clear()
-            new = {stretch for several in stretches for stretch in several}
+            new = set(stretches)
         encoded = self._backend.encode_batch_fast(list(new), add_special_tokens=False)
         known.update((stretch, self._spelt(stretch, one.ids)) for stretch, one in zip(new, encoded, strict=True))
-        found = [
-            None if None in (parts := [known[stretch] for stretch in several]) else self._joined(piece.text, parts)
-            for piece, several in zip(batch, stretches, strict=True)
-        ]
+        parts = [known[stretch] for stretch in stretches]
         for stretch in new:
             if len(stretch) > _LONGEST:
                 del known[stretch]
-        return found
+        return None if None in parts else self._joined(piece.text, parts)
 
     def _spelt(self, stretch: str, ids: list[int]) -> bytes | None:
         """Returns ids as bytes if their tokens spell the stretch, or it behind the blank that some tokenizers add."""
@@ -201,7 +207,10 @@ def _bytes_by_id(settings: dict[str, Any]) -> list[bytes]:
     themselves = {ord(char) for char in alphabet if ord(char) < 256}
     others = [byte for byte in range(256) if byte not in themselves]
     byte_of = {code: code for code in themselves} | {256 + i: byte for i, byte in enumerate(others)}
-    vocabulary, added = settings["model"]["vocab"], {token["id"]: token["content"] for token in settings["added_tokens"]}
+    vocabulary, added = (
+        settings["model"]["vocab"],
+        {token["id"]: token["content"] for token in settings["added_tokens"]},
+    )
     spelt = [b""] * (1 + max([*vocabulary.values(), *added]))
     for token, number in vocabulary.items():
         if all(ord(char) in byte_of for char in token):

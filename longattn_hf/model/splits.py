@@ -81,7 +81,9 @@ class Splits:
             self.reason = str(error)
         self._atoms = sorted({atom.expression for branch in self._branches for atom in branch.atoms})
         self._added = [
-            token["content"] for token in settings["added_tokens"] if not token["special"] and len(token["content"]) > 1
+            token["content"]
+            for token in settings["added_tokens"]
+            if not token["special"] and len(token["content"]) > 1
         ]
         self._own = set("".join(self._added))
         self._pairs = {pair for content in self._added for pair in pairwise(content)}
