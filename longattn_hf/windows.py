@@ -1,20 +1,22 @@
 """Cutting documents into windows: the paper's Algorithm 1, and its form as a `datasets.map` callable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
 from longattn_hf.model.identity import KnowsItsBytes
 from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
+from longattn_hf.model.pieces import Tokens, document_tokenizer
+from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once
 from longattn_hf.rows import TypedList, columns_of, is_null, plain, table_of, types_in
 
 _OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
+# characters
+_PART = 2**20
 
 
 def cut_windows(num_tokens: int, window_tokens: int) -> list[tuple[int, int]]:
@@ -56,10 +58,17 @@ def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
     ]
 
 
+def _utf8(text: str) -> Iterator[bytes]:
+    """Encodes a text part by part, since a long one encoded needs as much memory again."""
+    for start in range(0, len(text), _PART):
+        yield text[start : start + _PART].encode()
+
+
 def _is_unicode(text: str) -> bool:
     """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
     try:
-        text.encode()
+        for _ in _utf8(text):
+            pass
     except UnicodeEncodeError:
         return False
     return True
@@ -145,7 +154,8 @@ class WindowDocuments(KnowsItsBytes):
             self._why_unusable(row, text, None if is_null(known) else known)
             for row, (text, known) in enumerate(zip(texts, earlier, strict=True))
         ]
-        encodings = iter(self._encode([text for text, reason in zip(texts, reasons, strict=True) if reason is None]))
+        usable = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
+        tokenised = document_tokenizer(load_tokenizer_once(self.model_ref))(usable) if usable else iter(())
         passed = [name for name in batch if name not in _OWN_COLUMNS and name != self.text_column]
         if self.category is not None:
             passed = [name for name in passed if name != CATEGORY]
@@ -155,7 +165,7 @@ class WindowDocuments(KnowsItsBytes):
             columns[CATEGORY] = []
         for row, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
             windows = (
-                [] if reason else self._windows_of(text, batch[ID][row] if ID in batch else None, next(encodings))
+                [] if reason else self._windows_of(text, batch[ID][row] if ID in batch else None, next(tokenised))
             )
             if not windows and self.keep_skipped:
                 windows = [{SKIP_REASON: reason or "too short"}]
@@ -185,23 +195,17 @@ class WindowDocuments(KnowsItsBytes):
             )
         return reason
 
-    def _encode(self, texts: list[str]) -> list:
-        if not texts:
-            return []
-        return tokenise(load_tokenizer_once(self.model_ref), texts).encodings or []
-
-    def _windows_of(self, text: str, source_id: object, encoding: Any) -> list[dict[str, Any]]:
-        digest = sha256(text.encode("utf-8", "surrogatepass"))
-        ids = np.array(encoding.ids, dtype=np.int32)
-        bounds = cut_windows(len(ids), self.window_tokens)
+    def _windows_of(self, text: str, source_id: object, tokens: Tokens) -> list[dict[str, Any]]:
+        digest = sha256()
+        for part in _utf8(text):
+            digest.update(part)
+        bounds = cut_windows(len(tokens.ids), self.window_tokens)
 
         def char_at(token: int) -> int:
             # the end of the token before is also where a character split over two tokens ends
             if token == 0:
                 return 0
-            if token == len(ids):
-                return len(text)
-            return encoding.token_to_chars(token - 1)[1]
+            return len(text) if token == len(tokens.ids) else int(tokens.ends[token - 1])
 
         rows = []
         for index, ((start, end), overlap) in enumerate(zip(bounds, _overlap_with_earlier(bounds), strict=True)):
@@ -221,7 +225,7 @@ class WindowDocuments(KnowsItsBytes):
                     "num_tokens": end - start,
                     "overlap_tokens": overlap,
                     TEXT: text[start_char:end_char],
-                    INPUT_IDS: ids[start:end],
+                    INPUT_IDS: tokens.ids[start:end],
                 }
             )
         return rows
