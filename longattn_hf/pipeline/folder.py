@@ -81,9 +81,17 @@ class BuildFolder:
         """Keeps the folder to one build at a time; a process that dies lets go of it.
 
         Raises:
-            ValueError: It holds files that no build has put there, or another build is at work in it.
+            ValueError: It holds files that no build has put there, another build is at work in it, or its name is
+                not of this locale.
             OSError: It cannot be written to.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"This locale cannot spell the output_dir {ascii(str(self.path))}: set PYTHONUTF8=1 in the "
+                "environment, or choose a name of ASCII letters."
+            ) from error
         self._refuse_foreign()
         try:
             self.work.mkdir(parents=True, exist_ok=True)

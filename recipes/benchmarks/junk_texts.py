@@ -174,8 +174,8 @@ def _licences(words: Words, characters: int, rng: random.Random) -> str:
         'documentation files (the "{part}"), to deal in the {part} without restriction, including without limitation '
         "the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the {part}, "
         "and to permit persons to whom the {part} is furnished to do so, subject to the following conditions:\n\nThe "
-        "above copyright notice and this permission notice shall be included in all copies or substantial portions of the "
-        '{part}.\n\nTHE {part} IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED.'
+        "above copyright notice and this permission notice shall be included in all copies or substantial portions of "
+        'the {part}.\n\nTHE {part} IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED.'
     )
     clause = (
         "Redistribution and use in source and binary forms of {part}, with or without modification, are permitted "

@@ -37,6 +37,7 @@ from recipes.benchmarks.splits import held_out_documents
 from recipes.scores import CHEAP_SCORES, SCORES
 
 _INTACT_FOR_ONE_OF_JUNK = 8
+_WINDOWS_A_DOCUMENT = 4
 
 
 @settings
@@ -45,7 +46,7 @@ class PreferencesConfig(CorpusConfig):
 
     Attributes:
         windows: The most intact windows of a category with controls.
-        pool: The most intact windows of a category in the pool with junk.
+        pool: The most intact windows of a category in the pool with junk, at most four of a document.
         junk: How many windows of each kind of junk are made for a category.
         kinds: The kinds of controls; all if None.
         dtype: The model's; None lets each score decide.
@@ -131,7 +132,8 @@ def plant_windows(config: PreferencesConfig) -> Iterator[dict[str, Any]]:
     for category in sorted({document.category for document in documents}):
         group = [document for document in documents if document.category == category]
         cutter = Cutter(tokenizer=tokenizer, window_tokens=config.window_tokens, donors=group)
-        for pair, document in enumerate(group[: config.pool]):
+        for pair in range(min(config.pool, _WINDOWS_A_DOCUMENT * len(group))):
+            document = group[pair % len(group)]
             ids = cutter.cut(document, config.window_tokens, np.random.default_rng([config.seed, 6, pair]))
             if ids is not None:
                 row = {"id": f"{category}/{pair}/pool", "doc_id": document.id, "category": category, "pair": pair}
