@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 
 from longattn_hf.files import write_text
-from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.config import CONFIGS, load_config
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.settings import Several, read_command_line, settings
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
-from longattn_hf.pipeline.config import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "dataset_cards"

@@ -13,6 +13,7 @@ from longattn_hf.scoring.base import Scorer, TextScorer
 SCORERS = {
     "longattn": "longattn_hf.scoring.longattn.LongAttnScorer",
     "echo": "longattn_hf.scoring.echo.EchoScorer",
+    "far_gain": "longattn_hf.baselines.far_gain.FarGainScorer",
     "gzip": "longattn_hf.baselines.simple.GzipRatio",
     "length": "longattn_hf.baselines.simple.Length",
     "random": "longattn_hf.baselines.simple.RandomScore",

@@ -19,17 +19,19 @@ calibration: another domain or language wants its own, by `python -m recipes.ben
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from longattn_hf.baselines.text_kind import SURFACE, Kind, describe_surface
 from longattn_hf.baselines.word_gain import mean_far_gain, split_words
 from longattn_hf.baselines.word_order import BLOCKS, PASSAGES, order_z_scores
+from longattn_hf.model.identity import identify_file
 from longattn_hf.scoring.base import TextScorer
 
 _LEAST_WORDS = 8 * BLOCKS
@@ -71,7 +73,6 @@ class FarGainCalibration:
         return min((kind.distance(surface) for kind in self.kinds), default=0.0)
 
 
-@cache
 def load_far_gain_calibration(path: str | None = None) -> FarGainCalibration:
     """Reads a calibration: the package's, or a file that `recipes/benchmarks/calibrate_far_gain.py` wrote.
 
@@ -79,6 +80,14 @@ def load_far_gain_calibration(path: str | None = None) -> FarGainCalibration:
         ValueError: The file is not one, or is one of another version.
     """
     file = Path(path) if path else Path(__file__).with_name("far_gain_calibration.json")
+    try:
+        return _read_calibration(file, path, identify_file(file))
+    except OSError as error:
+        raise ValueError(f"Cannot read a calibration from {path or 'the package'}: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _read_calibration(file: Path, path: str | None, identity: str) -> FarGainCalibration:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         kinds = tuple(Kind(**kind) for kind in values.pop("kinds"))
@@ -102,16 +111,18 @@ class FarGainScorer(TextScorer):
     Attributes:
         calibration: A file that `recipes/benchmarks/calibrate_far_gain.py` wrote; the package's own, of English and
             source code, if None.
-        on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
-            why in the column `skip_reason`.
     """
 
     column: ClassVar[str] = "far_gain"
-    parts: ClassVar[tuple[str, ...]] = ("far_gain_raw", "far_gain_order", "far_gain_oddness")
+    parts: ClassVar[Mapping[str, pa.DataType]] = dict.fromkeys(
+        ("far_gain_raw", "far_gain_order", "far_gain_oddness"), pa.float64()
+    )
     citation: ClassVar[str] = "This package; the counts are after MacKay and Peto, Nat. Lang. Eng. 1(3), 1995."
 
     calibration: str | None = None
-    on_error: Literal["raise", "skip"] = "raise"
+
+    def _other_bytes(self) -> str | None:
+        return identify_file(Path(self.calibration)) if self.calibration else None
 
     def _why_refused(self, value: str, rank: int | None) -> str | None:
         words = len(split_words(value))

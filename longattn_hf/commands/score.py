@@ -31,7 +31,7 @@ class ScoreSettings:
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
         output: The Parquet file to write.
-        scorer: One scorer or several: longattn, echo, gzip, length, random, loss_gain, prolong, ladm, deep.
+        scorer: One scorer or several: longattn, echo, far_gain, gzip, length, random, loss_gain, prolong, ladm, deep.
         model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
         tokenizer: The tokenizer that counts and cuts; the model's if not given.
         window_tokens: Cut documents into windows of this many tokens.

@@ -35,7 +35,7 @@ def override_rope(
     kind = (getattr(text, "layer_types", None) or [None])[0]
     # models whose layers differ have settings for each kind of layer
     own = rope[kind] if kind in rope else rope
-    if not isinstance(own, Mapping) or "rope_type" not in own | dict(rope_scaling or {}):
+    if not isinstance(own, Mapping) or "rope_type" not in {**own, **(rope_scaling or {})}:
         raise ValueError(
             f"The RoPE settings of a {config.model_type} model are not understood: {json.dumps(rope, default=str)} "
             f"says nothing of its first layer ({kind}). Choose another model."

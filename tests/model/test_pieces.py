@@ -26,7 +26,7 @@ O200K = (
 BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 TRIMMING = processors.ByteLevel(trim_offsets=True)
 TRAINING_TEXT = [
-    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 12345:\n        return",
+    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 123:\n        return",
     "Naïve café — 日本語のテキスト。漢字，中文 😀 𝒳 ∑ and so on. 한국어 I'VE we've",
     'say "some quoted text" 1234567 aaaaaaa     bbbb',
 ] * 20
