@@ -34,11 +34,17 @@ class Ladm(TokenScorer):
     stride: int = 4
     near_spans: int = 4
 
-    def _score(self, ids: np.ndarray, rank: int | None) -> float:
-        span = self.span_tokens or max(len(ids) // 256, 1)
+    def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        span = self._span_of(ids)
         count = len(ids) // span
-        if count < 32:
-            raise ValueError(f"A window of {len(ids)} tokens has {count} spans of {span} tokens; LADM needs 32.")
+        return None if count >= 32 else f"too short ({len(ids)} tokens, {count} spans of {span}; LADM needs 32)"
+
+    def _span_of(self, ids: np.ndarray) -> int:
+        return self.span_tokens or max(len(ids) // 256, 1)
+
+    def _score(self, ids: np.ndarray, rank: int | None) -> float:
+        span = self._span_of(ids)
+        count = len(ids) // span
         scores: list[float] = []
 
         def observe(q_BHTD: Tensor, k_BKTD: Tensor, scale: float) -> None:

@@ -29,13 +29,17 @@ class LossGain(TokenScorer):
     short_tokens: int | None = None
     weighted: bool = False
 
+    def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        block = self.short_tokens or len(ids) // 16
+        if block >= 1 and len(ids) >= 3 * block:
+            return None
+        return (
+            f"too short ({len(ids)} tokens, no far context beyond blocks of {block}; it needs at least 48 tokens, and "
+            "three blocks of short_tokens)"
+        )
+
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         block = self.short_tokens or len(ids) // 16
-        if block < 1 or len(ids) < 3 * block:
-            raise ValueError(
-                f"A window of {len(ids)} tokens has no far context beyond blocks of {block}; it needs at least 48 "
-                "tokens, and three blocks. Set short_tokens= lower."
-            )
         network = self.load_model(rank)
         whole = torch.from_numpy(ids[: len(ids) // block * block])
         # row r holds blocks r+1 and r+2; the losses of its second block's tokens are wanted

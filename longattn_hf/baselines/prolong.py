@@ -40,10 +40,12 @@ class ProLong(TokenScorer):
     seed: int = 11
     batch_pairs: int = 8
 
+    def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        enough = len(ids) >= 2 * self.segment_tokens
+        return None if enough else f"too short ({len(ids)} tokens, no two segments of {self.segment_tokens})"
+
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         count = len(ids) // self.segment_tokens
-        if count < 2:
-            raise ValueError(f"A window of {len(ids)} tokens has no two segments of {self.segment_tokens} tokens.")
         segments_NT = torch.from_numpy(ids[: count * self.segment_tokens]).view(count, -1)
         later, earlier = np.tril_indices(count, -1)
         if len(later) > self.pairs:

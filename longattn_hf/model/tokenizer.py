@@ -1,6 +1,8 @@
 """A model's tokenizer, and the one way in which documents are tokenised."""
 
+from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from longattn_hf.files import hash_json
@@ -42,53 +44,81 @@ def load_tokenizer(
     return tokenizer  # type: ignore[return-value]  # a fast one
 
 
-# how text is split before its bytes are merged, by the names of `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp);
-# None stands for GPT-2's own expression, which the byte-level step has built in
-_SPLIT_DIGITS = r"\p{N}"
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """How a byte-level vocabulary's text is prepared before its bytes are merged.
+
+    Attributes:
+        pattern: What is split off; None for GPT-2's own expression, which the byte-level step has built in.
+        digits: Each digit is split off before.
+        composed: Text is put into Unicode's composed form first, as transformers' own class for the model does.
+        ignore_merges: A piece that is a token is that token, whatever the merges make of it.
+    """
+
+    pattern: str | None = None
+    digits: bool = False
+    composed: bool = False
+    ignore_merges: bool = False
+
+
 _LLAMA3, _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     + digits
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in ("{1,3}", "")
 )
+# by the names of `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp)
 _SPLITS = {
-    **dict.fromkeys(("gpt-2", "mpt", "olmo", "phi-2", "jais"), None),
+    **dict.fromkeys(("gpt-2", "phi-2", "jais"), _Split()),
+    **dict.fromkeys(("mpt", "olmo"), _Split(composed=True)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"), _Split(digits=True)),
+    "command-r": _Split(digits=True, composed=True),
     **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _SPLIT_DIGITS
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "lfm2", "midm-2.0", "pixtral"),
+        _Split(pattern=_LLAMA3, ignore_merges=True),
     ),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe", "dbrx"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "megrez"), _QWEN2),
+    **dict.fromkeys(("smaug-bpe", "dbrx"), _Split(pattern=_LLAMA3)),
+    **dict.fromkeys(("qwen2", "megrez"), _Split(pattern=_QWEN2, composed=True)),
+    **dict.fromkeys(("stablelm2", "deepseek-r1-qwen"), _Split(pattern=_QWEN2)),
 }
 
 
 def _split_as_named(tokenizer: Any, location: Location) -> None:
     """Gives a tokenizer that was read from a GGUF file the split that the file names.
 
-    transformers does not read the name, and most byte-level vocabularies come out split as GPT-2's.
+    transformers applies a part of these names, and splits by GPT-2's expression for all others. A SentencePiece
+    vocabulary (`tokenizer.ggml.model` of "llama") has no split; what it has is a blank before the text, or none.
 
     Raises:
-        ValueError: The name is not known here, so the ids could be wrong.
+        ValueError: A byte-level vocabulary names no split, or one that is not known here: the ids could be wrong.
     """
-    from tokenizers import Regex, pre_tokenizers
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
     from longattn_hf.model.tensors import gguf_field, open_gguf
 
-    reader = open_gguf(location)
-    name = gguf_field(reader, "tokenizer.ggml.pre")
-    if name is None or gguf_field(reader, "tokenizer.ggml.model") != "gpt2":
+    reader, backend = open_gguf(location), tokenizer.backend_tokenizer
+    name, kind = (gguf_field(reader, f"tokenizer.ggml.{field}") for field in ("pre", "model"))
+    if kind == "llama" and gguf_field(reader, "tokenizer.ggml.add_space_prefix") is False:
+        # transformers puts one there whatever the file says
+        backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    if kind != "gpt2":
         return
-    if name not in _SPLITS:
+    split = _SPLITS.get(name)
+    if split is None:
+        says = f"splits text as {name!r} (tokenizer.ggml.pre), which is not known here"
+        if name is None:
+            says = "does not say how it splits text (tokenizer.ggml.pre is missing)"
         raise ValueError(
-            f"The tokenizer of {location.name!r} splits text as {name!r} (tokenizer.ggml.pre), which is not known "
-            f"here, so its ids could be wrong; known are {', '.join(_SPLITS)}. Use the model's safetensors instead."
+            f"The tokenizer of {location.name!r} {says}, so its ids could be wrong; known are {', '.join(_SPLITS)}. "
+            "Use the model's safetensors instead, or a GGUF file made by a later llama.cpp."
         )
-    split = _SPLITS[name]
-    whole: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if split is not None:
-        own = split != _SPLIT_DIGITS
-        parts = pre_tokenizers.Split(Regex(split), "isolated")
-        whole = pre_tokenizers.Sequence([parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not own)])
-    tokenizer.backend_tokenizer.pre_tokenizer = whole
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split.digits else []
+    if split.pattern:
+        steps.append(pre_tokenizers.Split(Regex(split.pattern), "isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split.pattern))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.normalizer = normalizers.NFC() if split.composed else None
+    backend.model.ignore_merges = split.ignore_merges
 
 
 # what releases of transformers and readers of vocabularies have split differently
@@ -112,15 +142,17 @@ def _prove(tokenizer: Any, location: Location) -> None:
     """
     ids, backend = probe_ids(tokenizer), tokenizer.backend_tokenizer
     text = _PROBE + " ".join(tokenizer.all_special_tokens)
-    if not location.gguf_file and (own := _own_tokenizer(location)) is not None:
+    if (own := _own_tokenizer(location)) is not None:
         own.encode_special_tokens = True
         expected = own.encode(text, add_special_tokens=False).ids
         if ids != expected:
-            at = next((n for n, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
+            pairs = enumerate(zip(ids, expected, strict=False))
+            at = next((n for n, pair in pairs if pair[0] != pair[1]), min(len(ids), len(expected)))
             raise ValueError(
-                f"transformers reads the tokenizer of {location.name!r} otherwise than its tokenizer.json says: of a "
-                f"probe text, token {at} is {ids[at : at + 1]} and not {expected[at : at + 1]}, so all ids would be "
-                "wrong. Use another release of transformers, or a repository whose tokenizer files agree."
+                f"The tokenizer of {location.name!r}, as transformers loads it ({type(tokenizer).__name__}), gives "
+                f"other ids than the tokenizer.json beside it: {ids[at : at + 4]} and {expected[at : at + 4]} for the "
+                'same text. If tokenizer.json is the model\'s own, set "tokenizer_class": "PreTrainedTokenizerFast" '
+                "in tokenizer_config.json, or take its safetensors instead of a GGUF file; if not, remove it."
             )
     if type(backend.decoder).__name__ == "ByteLevel" and backend.normalizer is None:
         back = backend.decode(ids, skip_special_tokens=False)
@@ -136,9 +168,15 @@ def _own_tokenizer(location: Location) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(location.file("tokenizer.json")))
-    except FileNotFoundError:
+        path = location.file("tokenizer.json")
+    except (FileNotFoundError, ValueError):
+        # without a network, what is not in the cache was not there when the tokenizer was fetched
         return None
+    try:
+        return Tokenizer.from_file(str(path))
+    # the library raises nothing more exact
+    except Exception as error:
+        raise ValueError(f"The tokenizer.json of {location.name!r} cannot be read: {error}") from error
 
 
 def load_tokenizer_once(model: ModelRef) -> "PreTrainedTokenizerFast":
@@ -152,9 +190,11 @@ def _load_once(model: ModelRef, identity: str) -> "PreTrainedTokenizerFast":
 
 
 def identify_tokenizer(model: ModelRef) -> str | None:
-    """Names what a model's tokenizer makes of a probe text; None where it has no tokenizer."""
+    """Names a model's tokenizer by what it holds and what it makes of a probe text; None where there is none."""
     try:
-        return hash_json(probe_ids(load_tokenizer_once(model)))
+        tokenizer = load_tokenizer_once(model)
+        definition = sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        return hash_json([definition, probe_ids(tokenizer), tokenizer.bos_token_id])
     except ValueError:
         return None
 

@@ -11,6 +11,7 @@ margin. The documents are those that
 
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from recipes.benchmarks.planted_windows import INTACT, kinds_for, plant, split_d
 
 FLOORS, SHARPNESSES, TILTS = (0.14, 0.16, 0.18, 0.20, 0.22), (2.0, 4.0), (0.0, 0.05, 0.1, 0.2)
 _WORDS = 3000
+# half of them give the intact windows, the others the controls
+_LEAST_DOCUMENTS = 8
 _TARGETS = {"auc": 0.90, "pairs": 0.75}
 
 
@@ -68,9 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def calibrate(config: CalibrateConfig) -> None:
     """Plants windows, tries the grid, and writes the best."""
     tokenizer = load_tokenizer_once(ModelRef(SMALL_MODEL))
+    if not 0 < config.calibration_share <= 1:
+        raise ValueError(f"calibration_share={config.calibration_share} must lie in (0, 1].")
     documents, _ = split_documents(
         list(read_documents(config.documents)), share=config.calibration_share, seed=config.seed
     )
+    for category in dict.fromkeys(document.category for document in documents):
+        count = sum(document.category == category for document in documents)
+        if count < _LEAST_DOCUMENTS:
+            raise ValueError(
+                f"{count} documents of the category {category!r} are left to calibrate on (calibration_share="
+                f"{config.calibration_share}), and {_LEAST_DOCUMENTS} are the least: give at least "
+                f"{math.ceil(_LEAST_DOCUMENTS / config.calibration_share)} of {max(config.window_tokens)} tokens."
+            )
     windows = {
         tokens: list(
             plant(

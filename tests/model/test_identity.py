@@ -110,9 +110,7 @@ def test_a_file_too_large_to_hash_is_known_by_size_and_time(model, monkeypatch):
 def test_a_tokenizer_that_reads_its_own_file_otherwise_is_refused(model, monkeypatch):
     tokenizer = load_tokenizer(str(model))
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: _shifted(tokenizer))
-    with pytest.raises(
-        ValueError, match=r"otherwise than its tokenizer.json says: .* token \d+ is \[\d+\] and not \["
-    ):
+    with pytest.raises(ValueError, match="gives other ids than the tokenizer.json beside it"):
         load_tokenizer(str(model))
 
 

@@ -54,14 +54,14 @@ def save_tiny_llama(path: Path, *, bos: bool = True, seed: int = 0, **config: ob
     return path
 
 
-def write_gguf(path: Path, source: Path, *, rope_factors: bool = False, split: str | None = None) -> Path:
+def write_gguf(path: Path, source: Path, *, rope_factors: bool = False, split: str | None = "gpt-2") -> Path:
     """Writes a tiny Llama as llama.cpp does: pairs of rotated rows side by side, in Q8_0 where they are matrices.
 
     Args:
         path: The file.
         source: What `save_tiny_llama` wrote.
         rope_factors: Scale RoPE, as llama.cpp stores that of Llama 3.1.
-        split: The name of the tokenizer's split; none if None.
+        split: The name of the tokenizer's split; none is named if None.
     """
     import gguf
 
