@@ -119,8 +119,7 @@ class DocumentTokenizer:
     def _warn(self, size: int, reason: str) -> None:
         if not self._warned:
             logger.warning(
-                "%s: text of %d characters is tokenised in one, at about 250 bytes a token, since %s; further text may "
-                "be too.",
+                "%s: %d characters are tokenised in one, at about 250 bytes a token, since %s.",
                 self._name,
                 size,
                 reason,

@@ -26,7 +26,7 @@ O200K = (
 BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 TRIMMING = processors.ByteLevel(trim_offsets=True)
 TRAINING_TEXT = [
-    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 12345:\n        return",
+    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 12345:\n        x",
     "Naïve café — 日本語のテキスト。漢字，中文 😀 𝒳 ∑ and so on. 한국어 I'VE we've",
     'say "some quoted text" 1234567 aaaaaaa     bbbb',
 ] * 20
@@ -115,7 +115,7 @@ WHOLE = {
         special=["<unk>"],
     ),
 }
-BITS = ["The attention", " of", " a", " long document", "don't", "'VE", " ", "  ", " " * 9, "\n", "\n\n", "\t", "\r\n"]
+BITS = ["The attention", " of", " long document", "don't", "'VE", " ", "  ", " " * 9, "\n", "\n\n", "\t", "\r\n"]
 BITS += [
     "12345",
     "1",
@@ -165,7 +165,7 @@ def test_pieces_have_the_ids_and_ends_of_one(monkeypatch, name, characters):
     some = texts(f"{name} {characters}")
     for text, tokens, (ids, ends) in zip(some, documents(some), tokenised(tokenizer, some), strict=True):
         assert tokens.ids.tolist() == ids, text
-        if "prefix" in name and tokenizer.decode(ids[:1]) == " " and text[0] != " ":
+        if "prefix" in name and tokenizer.id_to_token(ids[0]) == "Ġ" and text[0] != " ":
             # a blank that is not in the text ends where the text begins, whatever the offsets say
             ends[0] = tokens.ends[0]
         assert tokens.ends.tolist() == ends.tolist(), text
