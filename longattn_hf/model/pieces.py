@@ -60,7 +60,7 @@ class DocumentTokenizer:
         self._name = tokenizer.name_or_path
         # its own: without the step that trims offsets, and free to be set otherwise than the one it was given
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.post_processor = None  # type: ignore[assignment]  # None takes it away
+        self._backend.post_processor = None
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -68,7 +68,7 @@ class DocumentTokenizer:
         self._splits = Splits(settings)
         self._bytes = _bytes_by_id(settings) if is_byte_level(settings) else []
         self._lengths = np.array([len(token) for token in self._bytes], dtype=np.int64)
-        self._known: dict[str, bytes] = {}
+        self._known: dict[str, bytes | None] = {}
         self._warned = False
         # the text of which too little recurs
         self._unlike: int | None = None
@@ -146,11 +146,11 @@ class DocumentTokenizer:
             new = set(stretches)
         encoded = self._backend.encode_batch_fast(list(new), add_special_tokens=False)
         known.update((stretch, self._spelt(stretch, one.ids)) for stretch, one in zip(new, encoded, strict=True))
-        parts = [known[stretch] for stretch in stretches]
+        parts = [part for stretch in stretches if (part := known[stretch]) is not None]
         for stretch in new:
             if len(stretch) > _LONGEST:
                 del known[stretch]
-        return None if None in parts else self._joined(piece.text, parts)
+        return None if len(parts) < len(stretches) else self._joined(piece.text, parts)
 
     def _spelt(self, stretch: str, ids: list[int]) -> bytes | None:
         """Returns ids as bytes if their tokens spell the stretch, or it behind the blank that some tokenizers add."""
@@ -183,7 +183,8 @@ def _stretches(piece: _Piece) -> list[str]:
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    batch, size = [], 0
+    batch: list[_Piece] = []
+    size = 0
     for piece in pieces:
         if batch and size + len(piece.text) > _BATCH:
             yield batch
