@@ -1,6 +1,6 @@
 """What cutting documents into windows costs: CPU time beside a plain call of the tokenizer, memory of a long document.
 
-    python -m recipes.benchmarks.tokenising [--documents FILE.parquet] [--long_tokens N]
+    python -m recipes.benchmarks.tokenising [--documents FILE.parquet] [--long_tokens 30000000]
 
 The same documents are tokenised in turn by the tokenizer itself, with offsets, and as `WindowDocuments` does, anew in
 each round (nothing is remembered from the one before) and again; CPU seconds of the process, which other work on the
