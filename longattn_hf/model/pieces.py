@@ -60,7 +60,6 @@ class DocumentTokenizer:
         self._name = tokenizer.name_or_path
         # its own: without the step that trims offsets, and free to be set otherwise than the one it was given
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        # None takes it away
         self._backend.post_processor = None
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
@@ -120,8 +119,7 @@ class DocumentTokenizer:
     def _warn(self, size: int, reason: str) -> None:
         if not self._warned:
             logger.warning(
-                "%s: text of %d characters is tokenised in one, at about 250 bytes a token, since %s; further text "
-                "may be too.",
+                "%s: %d characters are tokenised in one, at about 250 bytes a token, since %s.",
                 self._name,
                 size,
                 reason,
@@ -147,13 +145,12 @@ class DocumentTokenizer:
             known.clear()
             new = set(stretches)
         encoded = self._backend.encode_batch_fast(list(new), add_special_tokens=False)
-        known |= {stretch: self._spelt(stretch, one.ids) for stretch, one in zip(new, encoded, strict=True)}
-        parts = [known[stretch] for stretch in stretches]
+        known.update((stretch, self._spelt(stretch, one.ids)) for stretch, one in zip(new, encoded, strict=True))
+        parts = [part for stretch in stretches if (part := known[stretch]) is not None]
         for stretch in new:
             if len(stretch) > _LONGEST:
                 del known[stretch]
-        spelt = [part for part in parts if part is not None]
-        return self._joined(piece.text, spelt) if len(spelt) == len(parts) else None
+        return None if len(parts) < len(stretches) else self._joined(piece.text, parts)
 
     def _spelt(self, stretch: str, ids: list[int]) -> bytes | None:
         """Returns ids as bytes if their tokens spell the stretch, or it behind the blank that some tokenizers add."""

@@ -3,8 +3,8 @@
 A tokenizer of the usual kind first splits a text, mostly by regular expressions, and works on each part by itself. A
 place is safe, whatever stands before and after it, where no match can reach across it and one begins there. Between
 the characters u and v that holds if in no alternative of an expression something that matches u stands before, or is,
-something that matches v, and an alternative that looks at nothing else matches v, or v and what follows it. What an
-expression sees behind u is then the same as the end of the text, as long as no expression looks back.
+something that matches v, and an alternative that looks at nothing else matches v, or v and the character behind it.
+What an expression sees behind u is then the same as the end of the text, as long as no expression looks back.
 """
 
 import re

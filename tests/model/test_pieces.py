@@ -2,6 +2,7 @@
 
 import logging
 import random
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ O200K = (
 BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 TRIMMING = processors.ByteLevel(trim_offsets=True)
 TRAINING_TEXT = [
-    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 123:\n        return",
+    "The attention of a long document reaches far back, and the far tokens matter.\n\n\tif x == 12345:\n        x",
     "Naïve café — 日本語のテキスト。漢字，中文 😀 𝒳 ∑ and so on. 한국어 I'VE we've",
     'say "some quoted text" 1234567 aaaaaaa     bbbb',
 ] * 20
@@ -46,7 +47,7 @@ def byte_level(*splits, prefix=False, use_regex=False, normalizer=None, post=Non
 
 
 def trained(tokenizer, trainer, *, post=None, added=(), special=("<s>", "</s>"), **arguments):
-    arguments = {"vocab_size": 600, "special_tokens": list(special), "show_progress": False} | arguments
+    arguments = {"vocab_size": 450, "special_tokens": list(special), "show_progress": False} | arguments
     tokenizer.train_from_iterator(TRAINING_TEXT, trainer(**arguments))
     if post:
         tokenizer.post_processor = post
@@ -115,7 +116,14 @@ WHOLE = {
         special=["<unk>"],
     ),
 }
-BITS = ["The attention", " of", " a", " long document", "don't", "'VE", " ", "  ", " " * 9, "\n", "\n\n", "\t", "\r\n"]
+
+
+@lru_cache
+def built(name):
+    return (CUT | WHOLE)[name]()
+
+
+BITS = ["The attention", " of", " long document", "don't", "'VE", " ", "  ", " " * 9, "\n", "\n\n", "\t", "\r\n"]
 BITS += [
     "12345",
     "1",
@@ -160,12 +168,12 @@ def test_pieces_have_the_ids_and_ends_of_one(monkeypatch, name, characters):
     monkeypatch.setattr(pieces, "_PIECE", characters)
     monkeypatch.setattr(pieces, "_BATCH", 4 * characters)
     monkeypatch.setattr(pieces, "_REMEMBERED", 50 if characters == 100 else 2**17)
-    tokenizer = (CUT | WHOLE)[name]()
+    tokenizer = built(name)
     documents = DocumentTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     some = texts(f"{name} {characters}")
     for text, tokens, (ids, ends) in zip(some, documents(some), tokenised(tokenizer, some), strict=True):
         assert tokens.ids.tolist() == ids, text
-        if "prefix" in name and tokenizer.decode(ids[:1]) == " " and text[0] != " ":
+        if "prefix" in name and tokenizer.id_to_token(ids[0]) == "Ġ" and text[0] != " ":
             # a blank that is not in the text ends where the text begins, whatever the offsets say
             ends[0] = tokens.ends[0]
         assert tokens.ends.tolist() == ends.tolist(), text
@@ -174,8 +182,9 @@ def test_pieces_have_the_ids_and_ends_of_one(monkeypatch, name, characters):
 @pytest.mark.parametrize("name", ["trim_offsets", "prefix, trim_offsets", "added blanks", "llama3", "qwen2, NFC"])
 @pytest.mark.parametrize("window_tokens", [1, 2, 7])
 def test_a_windows_text_is_what_its_tokens_spell(tmp_path, name, window_tokens):
-    tokenizer = CUT[name]()
+    tokenizer = built(name)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     text = " if x:\n        y  =  1\n\n    z\n" * 9
     rows = WindowDocuments(tokenizer=str(tmp_path), window_tokens=window_tokens)({"text": [text]})
     spelt = ["".join(tokenizer.id_to_token(i) for i in ids) for ids in rows["input_ids"]]
@@ -186,7 +195,7 @@ def test_a_tokenizer_that_cannot_be_cut_says_so_once_and_why(monkeypatch, caplog
     monkeypatch.setattr(pieces, "_PIECE", 100)
     for name in WHOLE:
         caplog.clear()
-        documents = DocumentTokenizer(PreTrainedTokenizerFast(tokenizer_object=WHOLE[name]()))
+        documents = DocumentTokenizer(PreTrainedTokenizerFast(tokenizer_object=built(name)))
         with caplog.at_level(logging.WARNING):
             list(documents(["short", 'a long "text ' * 50, "another long text " * 50]))
         assert len(caplog.records) == 1 and "tokenised in one" in caplog.text, name
@@ -195,7 +204,7 @@ def test_a_tokenizer_that_cannot_be_cut_says_so_once_and_why(monkeypatch, caplog
 @pytest.mark.parametrize("name", sorted(CUT))
 def test_memory_of_a_piece_is_bounded_where_a_text_can_be_cut(monkeypatch, name):
     monkeypatch.setattr(pieces, "_PIECE", 200)
-    tokenizer = CUT[name]()
+    tokenizer = built(name)
     documents = DocumentTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     cut = list(documents._cut(0, "The far tokens of a 1 long document matter. And so on " * 100))
     assert len(cut) > 20 and max(len(piece.text) for piece in cut) <= 200

@@ -17,6 +17,7 @@ CONFIG_OF = {
     "recipes.benchmarks.sampling": "SamplingConfig",
     "recipes.benchmarks.scale": "ScaleConfig",
     "recipes.benchmarks.settings": "ChoicesConfig",
+    "recipes.benchmarks.tokenising": "TokenisingConfig",
     "recipes.compare_selections": "CompareConfig",
     "recipes.evaluate_model": "EvaluateConfig",
     "recipes.train_longattn": "TrainConfig",
