@@ -38,8 +38,7 @@ _THREADS = 4
 _ATTEMPTS = 3
 _WHOLE_SECONDS = 86_400.0
 _PLAIN_PATH = re.compile(r"\w[\w.+=@ -]*(/\w[\w.+=@ -]*)*")
-# safetensors' own limit
-_LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
 #: What to read of a tensor: the first N of M rows, as (N, M); None for all of it.
 Rows = tuple[int, int] | None
 # beside what was read: which file holds which tensor, so that names can be picked from offline

@@ -1,12 +1,9 @@
-import os
-import subprocess
-import sys
-
-import httpx2
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from longattn_hf.hub.client import httpx
 
 ROWS = {"text": ["a", "b", "", "😀"], "score": [0.5, 1.5, -2.0, 0.0]}
 
@@ -60,31 +57,28 @@ def test_gated_private_and_foreign_repositories_are_refused(hub):
 def test_faults_happen_as_often_as_asked(hub, clock):
     hub.create("me/data", {"a.txt": b"0123456789"})
     hub.fault("GET", "/resolve/", "drop_body", keep=4)
-    with pytest.raises(httpx2.RemoteProtocolError):
-        httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
     hub.fault("GET", "/resolve/", "truncate", keep=4)
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123"
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123"
     hub.fault("GET", "/resolve/", "corrupt")
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"\xff" * 10
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"\xff" * 10
     hub.fault("GET", "/resolve/", "reset")
-    with pytest.raises(httpx2.ReadError):
-        httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
-    assert httpx2.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123456789"
+    with pytest.raises(httpx.ReadError):
+        httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt")
+    assert httpx.get(f"{hub.endpoint}/datasets/me/data/resolve/main/a.txt").content == b"0123456789"
     hub.fault("GET", "/api/", status=429, headers={"Retry-After": "2"}, times=2, skip=1)
     names = [entry.path for entry in HfApi().list_repo_tree("me/data", repo_type="dataset")]
     names += [entry.path for entry in HfApi().list_repo_tree("me/data", repo_type="dataset")]
     assert names == [".gitattributes", "a.txt"] * 2 and clock.slept == [3.0, 3.0]
 
 
-def test_an_upload_through_xet_arrives(hub, tmp_path):
+def test_an_upload_through_xet_arrives(hub, run_python, tmp_path):
     hub.xet_dir = tmp_path
-    program = (
-        "from datasets import Dataset, load_dataset; import datasets; datasets.config.USE_PARQUET_EXPORT = False; "
+    done = run_python(
+        "import os; del os.environ['HF_HUB_DISABLE_XET']; from datasets import Dataset, load_dataset; import datasets; datasets.config.USE_PARQUET_EXPORT = False; "
         "Dataset.from_dict({'n': list(range(5000))}).push_to_hub('me/data'); "
         "print(sum(load_dataset('me/data', split='train')['n']))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(sum(range(5000)))
     assert not hub.requests("PUT", "/lfs/") and hub.requests("GET", "/xet-write-token/")
