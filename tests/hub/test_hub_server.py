@@ -76,7 +76,8 @@ def test_faults_happen_as_often_as_asked(hub, clock):
 def test_an_upload_through_xet_arrives(hub, run_python, tmp_path):
     hub.xet_dir = tmp_path
     done = run_python(
-        "import os; del os.environ['HF_HUB_DISABLE_XET']; from datasets import Dataset, load_dataset; import datasets; datasets.config.USE_PARQUET_EXPORT = False; "
+        "import os; del os.environ['HF_HUB_DISABLE_XET']; from datasets import Dataset, load_dataset\n"
+        "import datasets; datasets.config.USE_PARQUET_EXPORT = False; "
         "Dataset.from_dict({'n': list(range(5000))}).push_to_hub('me/data'); "
         "print(sum(load_dataset('me/data', split='train')['n']))"
     )

@@ -550,8 +550,12 @@ def test_files_that_were_loaded_by_themselves_are_named_in_a_warning(hub, releas
 def test_a_configuration_that_names_a_folder_keeps_its_files(hub, release, tmp_path):
     rows("any", 1).to_parquet(tmp_path / "a.parquet")
     shard = (tmp_path / "a.parquet").read_bytes()
-    card = b"---\nconfigs:\n- config_name: theirs\n  data_dir: old\n- config_name: arxiv\n  data_files: old/**/*.parquet\n---\n"
-    hub.create(REPO, {"README.md": card, "old/deep/er/a.parquet": shard})
+    theirs, ours = (
+        {"config_name": "theirs", "data_dir": "old"},
+        {"config_name": "arxiv", "data_files": "old/**/*.parquet"},
+    )
+    card = f"---\n{yaml.safe_dump({'configs': [theirs, ours]})}---\n"
+    hub.create(REPO, {"README.md": card.encode(), "old/deep/er/a.parquet": shard})
     publish(release, REPO)
     assert on_the_hub(hub)["old/deep/er/a.parquet"] == shard
 
