@@ -110,3 +110,22 @@ def test_a_step_outside_of_python_ends_with_its_request_and_sends_nothing_afterw
         go_on.set()
         assert done.wait(10)
     assert not hub.log and time_left() == float("inf")
+
+
+@pytest.mark.parametrize("limits", [dict(timeout=0), dict(timeout=float("nan")), dict(deadline=-1), dict(timeout=-5)])
+def test_limits_that_are_no_time_are_refused(hub, limits):
+    with pytest.raises(ValueError, match="must be seconds above 0"):
+        publish(ROWS, REPO, **limits)
+    assert not hub.log
+
+
+def test_limits_without_end_are_taken_as_they_are(hub):
+    assert publish(ROWS, REPO, timeout=float("inf"), deadline=float("inf")).commit
+
+
+def test_a_commit_whose_answer_comes_a_byte_at_a_time_is_found_again(hub, clock):
+    hub.create(REPO)
+    hub.fault("POST", "/commit/", "drip_body", keep=2)
+    done = publish(ROWS, REPO, timeout=1)
+    assert len([entry for entry in hub.requests("POST", "/commit/") if entry.status == 200]) == 1
+    assert hub.repos["dataset", REPO].refs["refs/heads/main"] == done.commit
