@@ -19,7 +19,11 @@ from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
+<<<<<<< HEAD
 from longattn_hf.files import parse_record
+=======
+from longattn_hf.hub.client import bounded_timeouts, persist
+>>>>>>> hub
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
@@ -232,7 +236,14 @@ def _open_folder(folder: str | Path, revision: str | None, token: str | None) ->
     if Path(folder).is_dir():
         return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
     # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
-    commit = HfApi(token=token).repo_info(str(folder), repo_type="dataset", revision=revision).sha
+    api = HfApi(token=token)
+    with bounded_timeouts(60.0):
+        commit = persist(
+            lambda: api.repo_info(str(folder), repo_type="dataset", revision=revision).sha,
+            what=f"opening the dataset {str(folder)!r}",
+            attempts=3,
+            last_word="Give a build's folder, or a dataset on the Hub",
+        )
     return HfFileSystem(token=token), f"datasets/{folder}@{commit}"
 
 

@@ -87,8 +87,8 @@ def _cause_of(error: BaseException) -> BaseException:
     cause = error.__cause__
     if type(error) is RuntimeError and cause:
         return _cause_of(cause)
-    wrapped = isinstance(error, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError | httpx.RequestError)
-    return cause if wrapped and cause else error
+    answered = isinstance(cause, HfHubHTTPError | httpx.RequestError | FileMetadataError)
+    return cause if cause and answered and isinstance(error, LocalEntryNotFoundError) else error
 
 
 def _is_of_the_client(error: BaseException) -> bool:

@@ -22,6 +22,8 @@ from longattn_hf.hub.refusals import httpx
 
 #: The longest wait that a server may ask for, in seconds.
 LONGEST_WAIT = 600.0
+# a socket counts its milliseconds in 31 bits; this is eleven days
+_MOST_SECONDS = 1e6
 # the slowest line that is waited for, in bytes a second
 _SLOWEST = 250_000
 
@@ -56,8 +58,14 @@ def bounded_timeouts(seconds: float, *, whole: float | None = None) -> Iterator[
     Args:
         seconds: For one request, from its start to the last byte of its answer.
         whole: For everything inside; default: twenty times `seconds`.
+
+    Raises:
+        ValueError: A limit is no number above 0.
     """
-    call = _Call(seconds, time.monotonic() + (20 * seconds if whole is None else whole))
+    whole = 20 * seconds if whole is None else whole
+    if not (seconds > 0 and whole > 0):
+        raise ValueError(f"timeout={seconds} and deadline={whole} are given: both must be seconds above 0")
+    call = _Call(min(seconds, _MOST_SECONDS), time.monotonic() + whole)
     global _users_factory
     with _lock:
         if not _running:

@@ -90,7 +90,7 @@ def remedy(error: BaseException) -> str:
         )
     if status == 403:
         if isinstance(error, HfHubHTTPError) and error.response.request.method in ("GET", "HEAD"):
-            return f"the token may not read this: it needs read permission on this repository, {_LOG_IN} to one"
+            return f"the token may not do this: reading needs read permission on this repository: {_LOG_IN} to one"
         return "the token may not do this: it needs write permission on this repository or its owner's namespace"
     if status is None:
         if isinstance(error, httpx.RequestError | ConnectionError):

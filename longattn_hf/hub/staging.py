@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 
@@ -120,16 +121,23 @@ def _write_shards(dataset: Dataset, folder: Path, split: str) -> list[Path]:
 def _embed(dataset: Dataset) -> Dataset:
     if not require_storage_embed(dataset.features):
         return dataset
-    try:
+    with _named_files():
         table = embed_table_storage(dataset.with_format("arrow")[:])
-    except OSError as error:
-        raise ValueError(f"an image, audio or other file that the dataset names cannot be read: {error}") from error
     return Dataset(InMemoryTable(table), info=dataset.info.copy())
 
 
 def _size_in_memory(dataset: Dataset) -> int:
     if require_storage_embed(dataset.features):
-        # with the files that are given by path
-        return dataset._estimate_nbytes()
+        with _named_files():
+            return dataset._estimate_nbytes()
     table = dataset.data
     return table.nbytes * len(dataset) // table.num_rows if table.num_rows else 0
+
+
+@contextmanager
+def _named_files() -> Iterator[None]:
+    """Where images, audio and the like that a dataset gives by path are read."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"an image, audio or other file that the dataset names cannot be read: {error}") from error

@@ -6,6 +6,7 @@ commit and a hash of the tensors' names; it serves all later reads, offline too.
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,20 @@ from typing import Any, BinaryIO
 
 import torch
 from huggingface_hub import cached_assets_path, constants, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import EntryNotFoundError, FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import OfflineModeIsEnabled as Offline
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status, http_backoff
 from huggingface_hub.utils import tqdm as progress_bar
 from safetensors import safe_open
 
+<<<<<<< HEAD
 from longattn_hf.hub.client import describe, httpx, refusal
 from longattn_hf.model.location import check_file_name
+=======
+from longattn_hf.hub.deadlines import bounded_timeouts
+from longattn_hf.hub.refusals import describe, httpx, refusal, remedy, status_of
+from longattn_hf.hub.repository import REQUEST_SECONDS
+>>>>>>> hub
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
@@ -33,8 +41,9 @@ _BITS |= {"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 _PIECE_BYTES = 2**25
 _THREADS = 4
 _ATTEMPTS = 3
-# safetensors' own limit
-_LARGEST_HEADER = 100_000_000
+_WHOLE_SECONDS = 86_400.0
+_PLAIN_PATH = re.compile(r"\w[\w.+=@ -]*(/\w[\w.+=@ -]*)*")
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
 #: What to read of a tensor: the first N of M rows, as (N, M); None for all of it.
 Rows = tuple[int, int] | None
 # beside what was read: which file holds which tensor, so that names can be picked from offline
@@ -59,7 +68,7 @@ class _Remote:
                 hf_raise_for_status(response)
             stated = response.headers.get("Content-Range", "")
             span, _, size = stated.removeprefix("bytes ").partition("/")
-            if span == f"{start}-{stop - 1}" and size.isdigit() and len(response.content) == stop - start:
+            if span == f"{start}-{stop - 1}" and size.isdecimal() and len(response.content) == stop - start:
                 return response.content, int(size)
         raise ValueError(
             f"{file} of {self.repo_id!r} is cut short: of its bytes {start} to {stop - 1}, {len(response.content)} "
@@ -77,11 +86,19 @@ class _Remote:
         try:
             entries = json.loads(text)
             entries.pop("__metadata__", None)
+<<<<<<< HEAD
             stop = start + _end_of(entries)
+=======
+            stop = start + sum(_size_of(entry) for entry in entries.values())
+            spans = sorted(entry["data_offsets"] for entry in entries.values())
+>>>>>>> hub
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(file, f"its header cannot be read: {error!r}") from error
         if stop != size:
             raise self.damaged(file, f"it has {size} bytes, and its header tells of {stop}")
+        # as the format has it; tensors that overlap would be read from one another's bytes
+        if [first for first, _ in spans] != [0, *(last for _, last in spans[:-1])][: len(spans)]:
+            raise self.damaged(file, "its header's tensors overlap or leave gaps")
         return entries, start
 
     def damaged(self, file: str, reason: str) -> ValueError:
@@ -123,25 +140,23 @@ def fetch_tensors(
             # another process may have fetched them while this one waited
             if path := _find(folder, pick):
                 return path
-            file_of = _list_tensors(remote)
-            with _replacing(folder / _FILES) as file:
-                file.write(json.dumps(file_of).encode())
-            picked = pick(file_of)
-            _download(remote, {name: file_of[name] for name in picked}, picked, folder / _kept_as(picked))
+            with bounded_timeouts(REQUEST_SECONDS, whole=_WHOLE_SECONDS):
+                file_of = _list_tensors(remote)
+                with _replacing(folder / _FILES) as file:
+                    file.write(json.dumps(file_of).encode())
+                picked = pick(file_of)
+                _download(remote, {name: file_of[name] for name in picked}, picked, folder / _kept_as(picked))
             return folder / _kept_as(picked)
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    except (Offline, LocalEntryNotFoundError) as error:
         raise ValueError(
             f"The first layer of {repo_id!r} at {commit} is not in the cache, and the Hub cannot be reached. Load it "
             "once where there is a network, or copy the cache from there."
         ) from error
-    except HfHubHTTPError as error:
-        if error.response.status_code < 500 and error.response.status_code != 429:
+    except (HfHubHTTPError, httpx.RequestError, FileMetadataError) as error:
+        status = status_of(error) or 500
+        if status < 500 and status != 429:
             raise refusal(error, f"reading {repo_id!r} at {commit}") from error
-        raise ConnectionError(f"Reading {repo_id!r} failed: {describe(error)}. Try again later.") from error
-    except httpx.TransportError as error:
-        raise ConnectionError(
-            f"Reading {repo_id!r} failed: {describe(error)}. Check the network, try again."
-        ) from error
+        raise ConnectionError(f"Reading {repo_id!r} failed: {remedy(error)} ({describe(error)}).") from error
 
 
 def _find(folder: Path, pick: Callable[[Collection[str]], Mapping[str, Rows]]) -> Path | None:
@@ -160,6 +175,13 @@ def _list_tensors(remote: _Remote) -> dict[str, str]:
     try:
         path = hf_hub_download(remote.repo_id, _INDEX, revision=remote.commit, token=remote.token)
         file_of = dict(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"])
+<<<<<<< HEAD
+=======
+        # another one would be looked for elsewhere, in another repository even, with the user's token
+        if foreign := [file for file in file_of.values() if not _PLAIN_PATH.fullmatch(file) or ".." in file]:
+            raise ValueError(f"it names {foreign[0]!r}, which is no file beside it")
+        return file_of
+>>>>>>> hub
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:

@@ -8,9 +8,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 
-from longattn_hf.hub.client import refusal
+from longattn_hf.hub.refusals import httpx, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -167,7 +173,7 @@ def _download(repository: str, name: str, revision: str | None, token: str | boo
         ) from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository!r} has no file {name} at revision {revision or 'main'}.") from error
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, httpx.RequestError, FileMetadataError) as error:
         raise refusal(error, f"reading {name} of {repository!r} at revision {revision or 'main'}") from error
 
 

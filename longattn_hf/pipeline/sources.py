@@ -14,9 +14,15 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
+<<<<<<< HEAD
 from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, read_record, write_record
 from longattn_hf.hub.client import bounded_timeouts, persist
+=======
+from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
+from longattn_hf.files import hash_json, write_json
+from longattn_hf.hub.client import bounded_timeouts, httpx, persist
+>>>>>>> hub
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
 
 logger = logging.getLogger(__name__)
@@ -184,7 +190,7 @@ def open_source(config: SourceConfig) -> Source:
             **({"sample_by": "document"} if config.path == "text" else {}),
         )
         stream = builder.as_streaming_dataset(config.split)
-    except (DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+    except (DatasetNotFoundError, FileNotFoundError, ValueError, httpx.RequestError) as error:
         raise ValueError(f"The source {config.path!r} cannot be opened: {error}") from error
     files = (builder.config.data_files or {}).get(config.split)
     identity = hash_json(

@@ -219,3 +219,15 @@ def test_a_folder_may_have_brackets_in_its_name(tmp_path):
     alone = ScoredCorpus(folder)
     kept = int(np.flatnonzero(alone.published_kept)[0])
     assert alone.read_window(kept)["text"] == texts[alone.id_of(kept)]
+
+
+def test_a_dataset_that_is_not_there_is_said_to_be_so(hub, clock):
+    hub.create("me/there", {"README.md": b"# None"})
+    with pytest.raises(ValueError, match="opening the dataset 'me/none' is not possible: there is no such repository"):
+        ScoredCorpus("me/none")
+    with pytest.raises(ValueError, match="there is no such branch, tag or commit"):
+        ScoredCorpus("me/there", revision="v9")
+    circle = {"Location": "/api/datasets/me/there"}
+    hub.fault("GET", "/api/datasets/me/there$", status=302, body=b"", headers=circle, times=None)
+    with pytest.raises(ValueError, match="the server's redirects have no end"):
+        ScoredCorpus("me/there")

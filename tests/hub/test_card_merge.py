@@ -1,5 +1,9 @@
+import time
+from itertools import pairwise
+
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
 from longattn_hf.hub.card_merge import (
     BEGIN,
@@ -167,3 +171,84 @@ def test_front_matter_may_stand_behind_what_the_hubs_readers_pass_over(before):
 def test_configurations_that_are_given_by_their_names_stay():
     merged = merge_cards("---\nconfigs:\n- theirs\n---\nText\n", OURS)
     assert [c["config_name"] for c in yaml.safe_load(merged.split("---")[1])["configs"]][0] == "theirs"
+
+
+VALID = {
+    "windows' line ends": "license: mit\r\nextra_gated_prompt: please\r\n",
+    "a document's end": "license: mit\nextra_gated_prompt: please\n...\n",
+    "anchors": "license: &name mit\nlicense_name: *name\ntags: &all [x]\nextra: *all\nextra_gated_prompt: please\n",
+    "indented keys": "  license: mit\n  # of theirs\n  extra_gated_prompt: please\n  tags:\n    - x\n",
+    "merged keys": "base: &base\n  license: mit\n<<: *base\nextra_gated_prompt: please\n",
+    "a key twice": "license: mit\nlicense: x\nextra_gated_prompt: please\n",
+    "quoted keys": '"license": mit\n? extra_gated_prompt\n: please\n',
+    "dashes in a text": "license: |\n  a\n  ---x\nextra_gated_prompt: please\n",
+    "no number": "x: .nan\nextra_gated_prompt: please\n",
+    "tags as a text": "tags: x\nextra_gated_prompt: please\n",
+    "odd facts": "license: [a, b]\nsize_categories: {a: 1}\nsource_datasets: 5\nextra_gated_prompt: please\n",
+    "names that are numbers": "configs:\n- config_name: 5\n  data_files: a.csv\nextra_gated_prompt: please\n",
+}
+FENCES = [("---", "---"), ("\ufeff---", "---"), ("\n  ---", "---"), ("---  ", "---\t ")]
+
+
+@pytest.mark.parametrize("fences", FENCES)
+@pytest.mark.parametrize("name", VALID)
+def test_a_valid_card_is_merged_whatever_its_front_matter_is_written_like(name, fences):
+    newline = "\r\n" if "\r\n" in VALID[name] else "\n"
+    first, second = (fence.replace("\n", newline) for fence in fences)
+    merged = merge_cards(f"{first}{newline}{VALID[name]}{second}{newline}Theirs{newline}", OURS)
+    # as the Hub and datasets read it
+    values = DatasetCard(merged.removeprefix("\ufeff")).data.to_dict()
+    assert values["extra_gated_prompt"] == "please" and values["license"] == "apache-2.0"
+    assert "arxiv" in [entry["config_name"] for entry in values["configs"]]
+    assert f"Theirs{newline}" in merged and merged.count("\n") == merged.count(newline)
+    assert merge_cards(merged, OURS) == merged
+    if name == "indented keys":
+        assert "  # of theirs\n  extra_gated_prompt: please\n" in merged
+    if name == "anchors":
+        assert (values["license_name"], values["extra"]) == ("mit", ["x"]), "what an alias stood for stays"
+
+
+def bombs():
+    names = "abcdefghij"
+    lists = "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(names))
+    merges = "".join(f"{new}: &{new}\n  <<: [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(names))
+    return {"lists": f"a: &a [x]\n{lists}", "merges": f"a: &a {{x: 1}}\n{merges}", "itself": "a: &a [*a]\n"}
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_aliases_that_stand_for_too_much_are_refused_at_once(name):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="aliases of the README.md on the Hub stand for more than"):
+        merge_cards(f"---\n{bombs()[name]}---\n", OURS)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("front", "message"),
+    [
+        ("configs: 5", "configs must be a list of mappings, not 5"),
+        ("configs: [[a]]", "configs must be a list"),
+        ("dataset_info: hello", "dataset_info must be a list"),
+        ("d: 2020-99-99", "not valid YAML: .*month"),
+        ("a: " + "[" * 2000 + "]" * 2000, "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+    ],
+)
+def test_a_card_of_odd_facts_is_refused_in_words(front, message):
+    with pytest.raises(ValueError, match=message):
+        merge_cards(f"---\n{front}\n---\n", OURS)
+
+
+def test_a_card_that_begins_with_a_line_of_dashes_has_no_front_matter():
+    assert merge_cards("-----\nTheirs\n", OURS).endswith(f"-----\nTheirs\n\n{BEGIN}\nnew\n{END}\n")
+
+
+def test_patterns_reach_through_folders_where_they_say_so():
+    assert matches("a/b/c.parquet", ["a/**"]) and matches("a/c.parquet", ["a/**/*.parquet"])
+    assert matches("a/b/c.parquet", ["./a/**/c.*"]) and not matches("a/b/c.parquet", ["a/*"])
+    assert matches("train-1.csv", ["train-[0-9].csv"]) and not matches(
+        "train-1.csv", ["train-[!0-9].csv", "train-??.csv"]
+    )
+    assert file_patterns({"data_dir": "a/b/"}) == ["a/b/**"]
+    with pytest.raises(ValueError, match="must be paths, 5 is not one"):
+        file_patterns({"data_files": 5})

@@ -2,19 +2,18 @@
 
 import time
 
-import httpx2
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http
 
-from longattn_hf.hub.client import bounded_timeouts, persist
+from longattn_hf.hub.client import bounded_timeouts, httpx, persist
 from tests.support.hub_server import LONGEST_HANG
 
 
 def refusal(status, headers=None):
-    request = httpx2.Request("POST", "http://hub.test/api?signature=secret")
-    return HfHubHTTPError(f"{status} for url", response=httpx2.Response(status, headers=headers, request=request))
+    request = httpx.Request("POST", "http://hub.test/api?signature=secret")
+    return HfHubHTTPError(f"{status} for url", response=httpx.Response(status, headers=headers, request=request))
 
 
 def failing(*errors):
@@ -42,8 +41,8 @@ def persisting(step, attempts=3):
 
 
 PASSING = {f"HTTP {status}": refusal(status) for status in (408, 409, 412, 425, 429, 500, 502, 503, 504)} | {
-    "reset": httpx2.ReadError("reset"),
-    "silence": httpx2.ReadTimeout("no answer"),
+    "reset": httpx.ReadError("reset"),
+    "silence": httpx.ReadTimeout("no answer"),
     "xet": ConnectionError("no route"),
     "in an upload": uploading(refusal(503)),
 }
@@ -94,7 +93,7 @@ def test_a_request_to_a_hung_server_ends_when_its_time_is_over(hub, call):
     hub.fault(".*", "", "hang", times=None)
     before = _http._GLOBAL_CLIENT_FACTORY
     start = time.monotonic()
-    with bounded_timeouts(0.5), pytest.raises(httpx2.ReadTimeout):
+    with bounded_timeouts(0.5), pytest.raises(httpx.ReadTimeout):
         calls[call](HfApi())
     assert 0.5 <= time.monotonic() - start < LONGEST_HANG / 2 and hub.hanging.is_set()
     assert _http._GLOBAL_CLIENT_FACTORY is before, "the user's own client is put back"
@@ -103,6 +102,6 @@ def test_a_request_to_a_hung_server_ends_when_its_time_is_over(hub, call):
 def test_a_shorter_timeout_of_the_call_stays(hub):
     hub.fault("GET", "/api/datasets/me/data", "hang", times=None)
     start = time.monotonic()
-    with bounded_timeouts(LONGEST_HANG), pytest.raises(httpx2.ReadTimeout):
+    with bounded_timeouts(LONGEST_HANG), pytest.raises(httpx.ReadTimeout):
         HfApi().dataset_info("me/data", timeout=0.5)
     assert time.monotonic() - start < LONGEST_HANG / 2

@@ -4,8 +4,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -17,9 +15,6 @@ from huggingface_hub import HfApi, HfFileSystem
 from longattn_hf.files import write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.hub.publishing import publish
-
-# the client sends file objects in a way that its HTTP library has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 FEATURES = Features({"text": Value("string"), "category": Value("string"), "long_distance_score": Value("float64")})
 # a character of every plane that has any, and what text files are made of
@@ -463,30 +458,24 @@ def test_a_publish_killed_at_any_request_is_whole_or_absent_and_goes_on(hub, tmp
     assert seen == {True, False}
 
 
-def test_a_full_disk_while_writing_shards_says_so_and_sends_nothing(hub, tmp_path):
+def test_a_full_disk_while_writing_shards_says_so_and_sends_nothing(hub, run_python, tmp_path):
     program = (
         "import resource; from datasets import Dataset; from longattn_hf.hub.publishing import publish; import os\n"
         "rows = Dataset.from_dict({'text': [os.urandom(500).hex() for _ in range(2000)]})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         f"publish(rows, {REPO!r})"
     )
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert (
-        done.returncode == 1
-        and "Cannot write " in done.stderr
-        and "File too large" in done.stderr
-        and "TMPDIR" in done.stderr
-    )
+    done = run_python(program, exits=1, TMPDIR=str(tmp_path))
+    assert all(text in done.stderr for text in ("Cannot write ", "File too large", "TMPDIR"))
     assert not hub.log and not list(tmp_path.iterdir()), "and the half-written shards are gone"
 
 
-def test_a_publish_through_xet_arrives_whole_and_repeats_as_nothing(hub, release, tmp_path):
+def test_a_publish_through_xet_arrives_whole_and_repeats_as_nothing(hub, run_python, release, tmp_path):
     hub.xet_dir = tmp_path / "xet"
-    program = f"from longattn_hf import publish; [print(publish({str(release)!r}, {REPO!r}).commit) for _ in range(2)]"
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_python(
+        "import os; del os.environ['HF_HUB_DISABLE_XET']; from longattn_hf import publish\n"
+        f"[print(publish({str(release)!r}, {REPO!r}).commit) for _ in range(2)]"
+    )
     assert len(set(done.stdout.split())) == 1 and len(commits_made(hub)) == 1
     assert not hub.requests("PUT", "") and hub.requests("GET", "/xet-write-token/")
     assert on_the_hub(hub) == published_files(release)
@@ -518,6 +507,73 @@ def test_an_unfinished_or_inconsistent_directory_is_refused(hub, release):
             publish(release, REPO)
         (release / "data/web/a.parquet").unlink(missing_ok=True)
     assert not hub.log
+
+
+def ignored():
+    return {
+        "*.parquet": "data/arxiv/train-00000-of-00002.parquet and 5 more files .*'\\*.parquet'",
+        "data/": "data/arxiv/train-00000-of-00002.parquet and 3 more files .*'data/'",
+        "/report.json": "keeps report.json out of every commit .*'/report.json'",
+        "# none\nREADME.md": "keeps README.md out of every commit .*'README.md'",
+    }
+
+
+@pytest.mark.parametrize("rule", ignored())
+def test_what_a_hosted_gitignore_would_leave_out_is_refused_and_nothing_sent(hub, release, rule):
+    hub.create(REPO, {".gitignore": f"*.log\n{rule}\n".encode()})
+    before = hub.repos["dataset", REPO].files
+    with pytest.raises(ValueError, match=f"the .gitignore of {REPO} keeps {ignored()[rule].removeprefix('keeps ')}"):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
+    assert hub.repos["dataset", REPO].files == before
+    hub.push(hub.repos["dataset", REPO], {".gitignore": b"*.log\n"})
+    publish(release, REPO)
+    assert load_dataset(REPO, "arxiv", split="train").num_rows == 7
+
+
+def test_shards_that_the_hub_keeps_in_git_read_back_as_the_same(hub, release):
+    hub.create(REPO, {".gitattributes": b"*.parquet !filter !diff !merge text\n"})
+    first = publish(release, REPO)
+    tree = hub.repos["dataset", REPO].resolve("main").tree
+    assert not any(blob.sha256 for path, blob in tree.items() if path.endswith(".parquet"))
+    assert publish(release, REPO) == first and len(commits_made(hub)) == 1
+    assert load_dataset(REPO, "book", split="train").to_list() == rows("book", 5).to_list()
+
+
+def test_files_that_were_loaded_by_themselves_are_named_in_a_warning(hub, release, caplog):
+    hub.create(REPO, {"train.csv": b"a\n1\n", "notes.md": b"mine"})
+    publish(release, REPO)
+    assert "as the card names no configurations (train.csv)" in caplog.text
+    caplog.clear()
+    publish(release, REPO)
+    assert not caplog.records, "from then on the card names some"
+
+
+def test_a_configuration_that_names_a_folder_keeps_its_files(hub, release, tmp_path):
+    rows("any", 1).to_parquet(tmp_path / "a.parquet")
+    shard = (tmp_path / "a.parquet").read_bytes()
+    theirs, ours = (
+        {"config_name": "theirs", "data_dir": "old"},
+        {"config_name": "arxiv", "data_files": "old/**/*.parquet"},
+    )
+    card = f"---\n{yaml.safe_dump({'configs': [theirs, ours]})}---\n"
+    hub.create(REPO, {"README.md": card.encode(), "old/deep/er/a.parquet": shard})
+    publish(release, REPO)
+    assert on_the_hub(hub)["old/deep/er/a.parquet"] == shard
+
+
+@pytest.mark.parametrize("front", ["1: a\n", "configs:\n- config_name: x\n  data_files: {a: b.csv}\n"])
+def test_a_card_that_datasets_would_not_read_after_the_merge_is_refused(hub, release, front):
+    hub.create(REPO, {"README.md": f"---\n{front}---\n".encode()})
+    with pytest.raises(ValueError, match="datasets cannot read the README.md on the Hub"):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
+
+
+def test_a_card_that_is_no_utf8_is_refused(hub, release):
+    hub.create(REPO, {"README.md": "# Für alle\n".encode("latin-1")})
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        publish(release, REPO)
 
 
 def test_wrong_arguments_say_what_to_give(hub, release):

@@ -15,8 +15,6 @@ from longattn_hf import publish_space
 from longattn_hf.explore.scored_corpus import ScoredCorpus
 from tests.support.scored_build import write_build
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 
 @pytest.fixture
 def published(hub, tmp_path):
@@ -75,3 +73,28 @@ def test_a_name_without_its_owner_is_refused():
         publish_space("look", "me/small")
     with pytest.raises(ValueError, match="give 'owner/small'"):
         publish_space("me/look", "small")
+
+
+def test_a_space_that_is_public_or_shows_something_else_is_left_alone(hub):
+    publish_space("me/open", "me/small")
+    with pytest.raises(ValueError, match="private=True is given, but me/open is public"):
+        publish_space("me/open", "me/small", private=True)
+    theirs = hub.create("me/app", {"app.py": b"print('mine')"}, type="space")
+    with pytest.raises(ValueError, match="the space repository me/app holds something else .app.py., which"):
+        publish_space("me/app", "me/small")
+    assert theirs.files["app.py"] == b"print('mine')"
+    empty = hub.create("me/new", {"README.md": b"# Soon\n", ".gitignore": b"*.css\n"}, type="space")
+    with pytest.raises(ValueError, match="the .gitignore of me/new keeps longattn_hf/pages/.*css.*[*].css"):
+        publish_space("me/new", "me/small")
+    assert "app.py" not in empty.files
+
+
+def test_a_space_that_reads_back_differently_is_an_error(hub):
+    space = hub.create("me/look", {"README.md": b"# Soon\n"}, type="space")
+
+    def spoil():
+        space.resolve("main").tree.pop("longattn_hf/files.py", None)
+
+    hub.fault("GET", "/tree/", "call", call=spoil, skip=2)
+    with pytest.raises(RuntimeError, match="differs from what was sent: longattn_hf/files.py"):
+        publish_space("me/look", "me/small")

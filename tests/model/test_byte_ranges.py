@@ -470,6 +470,7 @@ def test_a_pushed_layer_scores_without_the_model(hub, clock, sharded):
     assert scores[0] == scores[1]
 
 
+<<<<<<< HEAD
 def with_header(data, change):
     """A safetensors file with another header before the same bytes."""
     header, start = header_of(data)
@@ -503,3 +504,52 @@ def test_an_index_on_the_hub_that_leads_elsewhere_asks_for_nothing_there(hub, ti
     with pytest.raises(ValueError, match="names the file '../../other/resolve/main/model.safetensors'"):
         FirstLayer.from_pretrained("me/tiny")
     assert not [entry for entry in hub.log if "other" in entry.path and "me/tiny" not in entry.path]
+=======
+def test_a_layer_goes_to_no_repository_of_something_else(hub, sharded):
+    layer = FirstLayer.from_pretrained(str(sharded), device="cpu")
+    whole = upload(hub, sharded, "me/whole")
+    before = whole.files
+    with pytest.raises(ValueError, match="the model repository me/whole holds something else .config.json, "):
+        layer.push_to_hub("me/whole")
+    assert whole.files == before
+    hub.create("me/weights", {"pytorch_model.bin": b"x"}, type="model")
+    with pytest.raises(ValueError, match="holds something else .pytorch_model.bin."):
+        layer.push_to_hub("me/weights")
+    hub.create("me/card", {"README.md": b"# Soon\n", "LICENSE": b"MIT"}, type="model")
+    commit = layer.push_to_hub("me/card")
+    assert layer.push_to_hub("me/card") == commit
+    with pytest.raises(ValueError, match="private=True is given, but me/card is public"):
+        layer.push_to_hub("me/card", private=True)
+    ignoring = hub.create("me/ignoring", {".gitignore": b"*.safetensors\n"}, type="model")
+    with pytest.raises(ValueError, match="keeps model.safetensors out of every commit .*'[*].safetensors'"):
+        layer.push_to_hub("me/ignoring")
+    assert "config.json" not in ignoring.files
+
+
+@pytest.mark.parametrize(
+    "name", ["../../other/private/model.safetensors", "/etc/x.safetensors", "a/../../b", "a\\b", "x?y"]
+)
+def test_an_index_that_names_files_elsewhere_is_refused_and_none_is_asked_for(hub, sharded, name):
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], name)
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    commit = upload(hub, sharded, "me/elsewhere").refs["refs/heads/main"]
+    with pytest.raises(ValueError, match="is not an index.*no file beside"):
+        fetch_tensors("me/elsewhere", commit, lambda names: dict.fromkeys(NEEDED))
+    assert not [entry for entry in hub.log if "other" in entry.path or entry.path.endswith(".safetensors")]
+
+
+def test_tensors_that_overlap_are_refused(hub, tiny_llama):
+    data = (tiny_llama / "model.safetensors").read_bytes()
+    header, start = header_of(data)
+    header.pop("__metadata__", None)
+    # two of one size: the first is said to lie where the second does, and the sizes still add up
+    first, second = NEEDED[3], NEEDED[3].replace("q_proj", "o_proj")
+    assert header[first]["shape"] == header[second]["shape"]
+    header[first]["data_offsets"] = header[second]["data_offsets"]
+    text = json.dumps(header).encode()
+    hub.create("me/overlap", {"model.safetensors": struct.pack("<Q", len(text)) + text + data[start:]}, type="model")
+    commit = hub.repos["model", "me/overlap"].refs["refs/heads/main"]
+    with pytest.raises(ValueError, match="tensors overlap or leave gaps"):
+        fetch_tensors("me/overlap", commit, lambda names: dict.fromkeys(NEEDED))
+>>>>>>> hub

@@ -17,9 +17,6 @@ from recipes.build_longabc import main
 from tests.model.test_byte_ranges import ranges, upload
 from tests.pipeline.test_build import text
 
-# the client sends file objects in a way that its HTTP library has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 REPO = "me/tiny-long"
 CONFIGS = {"arxiv", "code", "scores"}

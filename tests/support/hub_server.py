@@ -163,6 +163,7 @@ class Hub:
         self.granted: set[str] = set()  # users with access to gated repositories
         self.cdn = False  # whether LFS files are redirected to another origin, as the real Hub does
         self.xet_dir: Path | None = None
+        self.xet_cas: str | None = None  # the address of Xet's storage, where it is not that folder itself
 
     def fault(self, method: str, pattern: str, action: str = "status", **settings: object) -> Fault:
         self.faults.append(Fault(method, pattern, action, **settings))
@@ -649,7 +650,7 @@ def send_range(wanted: str | None, data: bytes, headers: dict) -> tuple[int, byt
 def xet_token(request, body, kind, id, rev):
     if not request.hub.xet_dir:
         raise Refusal(404, "no Xet here")
-    cas, expires = f"local://{request.hub.xet_dir}", str(int(time.time()) + 3600)
+    cas, expires = request.hub.xet_cas or f"local://{request.hub.xet_dir}", str(int(time.time()) + 3600)
     headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": expires}
     return 200, {"casUrl": cas, "accessToken": "xet", "exp": int(expires)}, headers
 
