@@ -125,11 +125,11 @@ def _more(path: Path, characters: int) -> str:
 
 @cache
 def _installed_texts(kind: str) -> list[tuple[str, Path]]:
-    """Returns the files of a kind, each package's largest first come first served, no more than three of a package."""
+    """Returns the files of a kind, in the order of their names, no more than three of a package."""
     root = Path(sysconfig.get_paths()["purelib"])
     found: dict[str, list[tuple[str, Path]]] = {}
     for pattern in _INSTALLED.get(kind, ()):
-        for path in root.glob(pattern):
+        for path in sorted(root.glob(pattern)):
             package = path.relative_to(root).parts[0]
             if len(found.get(package, ())) < 3 and path.is_file() and 12_000 < path.stat().st_size < 3_000_000:
                 with path.open(encoding="utf-8", errors="replace") as file:
