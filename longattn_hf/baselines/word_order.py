@@ -56,7 +56,8 @@ def _z_score(alike: np.ndarray, passage: int, reach: int) -> float:
 
 
 def _closeness(alike: np.ndarray, orders_NB: np.ndarray, reach: int) -> np.ndarray:
-    return sum(alike[orders_NB[:, :-d], orders_NB[:, d:]].sum(axis=1) / d for d in range(1, reach + 1))
+    distances = range(1, reach + 1)
+    return np.sum([alike[orders_NB[:, :-d], orders_NB[:, d:]].sum(axis=1) / d for d in distances], axis=0)
 
 
 @cache

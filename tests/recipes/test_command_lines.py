@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[2]
 CONFIG_OF = {
     "recipes.benchmarks.attention_cost": "AttentionCostConfig",
     "recipes.benchmarks.calibrate_echo": "CalibrateConfig",
+    "recipes.benchmarks.calibrate_far_gain": "FarGainCalibrationConfig",
+    "recipes.benchmarks.gold": "GoldConfig",
     "recipes.benchmarks.pipeline_cost": "PipelineCostConfig",
     "recipes.benchmarks.planted": "PlantedConfig",
+    "recipes.benchmarks.preferences": "PreferencesConfig",
     "recipes.benchmarks.sampling": "SamplingConfig",
     "recipes.benchmarks.scale": "ScaleConfig",
     "recipes.benchmarks.settings": "ChoicesConfig",
