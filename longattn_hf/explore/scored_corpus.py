@@ -19,11 +19,8 @@ from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
-<<<<<<< HEAD
 from longattn_hf.files import parse_record
-=======
 from longattn_hf.hub.client import bounded_timeouts, persist
->>>>>>> hub
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards

@@ -25,14 +25,9 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_s
 from huggingface_hub.utils import tqdm as progress_bar
 from safetensors import safe_open
 
-<<<<<<< HEAD
-from longattn_hf.hub.client import describe, httpx, refusal
-from longattn_hf.model.location import check_file_name
-=======
 from longattn_hf.hub.deadlines import bounded_timeouts
 from longattn_hf.hub.refusals import describe, httpx, refusal, remedy, status_of
 from longattn_hf.hub.repository import REQUEST_SECONDS
->>>>>>> hub
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
@@ -86,12 +81,8 @@ class _Remote:
         try:
             entries = json.loads(text)
             entries.pop("__metadata__", None)
-<<<<<<< HEAD
-            stop = start + _end_of(entries)
-=======
             stop = start + sum(_size_of(entry) for entry in entries.values())
             spans = sorted(entry["data_offsets"] for entry in entries.values())
->>>>>>> hub
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(file, f"its header cannot be read: {error!r}") from error
         if stop != size:
@@ -175,20 +166,16 @@ def _list_tensors(remote: _Remote) -> dict[str, str]:
     try:
         path = hf_hub_download(remote.repo_id, _INDEX, revision=remote.commit, token=remote.token)
         file_of = dict(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"])
-<<<<<<< HEAD
-=======
         # another one would be looked for elsewhere, in another repository even, with the user's token
         if foreign := [file for file in file_of.values() if not _PLAIN_PATH.fullmatch(file) or ".." in file]:
             raise ValueError(f"it names {foreign[0]!r}, which is no file beside it")
         return file_of
->>>>>>> hub
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
         return _list_tensors_of_one_file(remote)
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{_INDEX} of {remote.repo_id!r} at {remote.commit} is not an index: {error!r}") from error
-    return {name: check_file_name(file, remote.repo_id) for name, file in file_of.items()}
 
 
 def _list_tensors_of_one_file(remote: _Remote) -> dict[str, str]:
@@ -291,19 +278,11 @@ def _merge(spans: Iterable[_Span]) -> list[_Span]:
     return merged
 
 
-def _end_of(entries: Mapping[str, Mapping[str, Any]]) -> int:
-    """Returns where the data of tensors ends, which lie one behind the other from 0, as the format demands."""
-    end = 0
-    for entry in sorted(entries.values(), key=lambda entry: entry["data_offsets"]):
-        start, stop = entry["data_offsets"]
-        if start != end:
-            raise ValueError(f"tensors overlap or leave a gap at byte {min(start, end)}")
-        if stop - start != prod(entry["shape"]) * _BITS[entry["dtype"]] // 8:
-            raise ValueError(
-                f"the shape {entry['shape']} of {entry['dtype']} does not fill the bytes {start} to {stop}"
-            )
-        end = stop
-    return end
+def _size_of(entry: Mapping[str, Any]) -> int:
+    start, stop = entry["data_offsets"]
+    if stop - start != prod(entry["shape"]) * _BITS[entry["dtype"]] // 8 or start < 0:
+        raise ValueError(f"the shape {entry['shape']} of {entry['dtype']} does not fill the bytes {start} to {stop}")
+    return stop - start
 
 
 @contextmanager

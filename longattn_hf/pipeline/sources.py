@@ -14,15 +14,9 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-<<<<<<< HEAD
 from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, read_record, write_record
-from longattn_hf.hub.client import bounded_timeouts, persist
-=======
-from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
-from longattn_hf.files import hash_json, write_json
 from longattn_hf.hub.client import bounded_timeouts, httpx, persist
->>>>>>> hub
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-import os
-import subprocess
-import sys
-
-=======
->>>>>>> hub
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download

@@ -470,41 +470,6 @@ def test_a_pushed_layer_scores_without_the_model(hub, clock, sharded):
     assert scores[0] == scores[1]
 
 
-<<<<<<< HEAD
-def with_header(data, change):
-    """A safetensors file with another header before the same bytes."""
-    header, start = header_of(data)
-    change(header)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[start:]
-
-
-def swap(header):
-    """Two tensors of one size that claim the bytes of one: the sizes still add up."""
-    header["model.layers.0.self_attn.k_proj.weight"]["data_offsets"] = header[
-        "model.layers.0.self_attn.v_proj.weight"
-    ]["data_offsets"]
-
-
-def test_a_header_whose_tensors_overlap_is_refused(hub, tiny_llama):
-    files = {path.name: path.read_bytes() for path in tiny_llama.iterdir()}
-    files["model.safetensors"] = with_header(files["model.safetensors"], swap)
-    hub.create("me/tiny", files, type="model")
-    with pytest.raises(ValueError, match="tensors overlap or leave a gap at byte"):
-        FirstLayer.from_pretrained("me/tiny")
-
-
-def test_an_index_on_the_hub_that_leads_elsewhere_asks_for_nothing_there(hub, tiny_llama):
-    files = {path.name: path.read_bytes() for path in tiny_llama.iterdir()}
-    names = load_file(tiny_llama / "model.safetensors")
-    elsewhere = dict.fromkeys(names, "../../other/resolve/main/model.safetensors")
-    files["model.safetensors.index.json"] = json.dumps({"weight_map": elsewhere}).encode()
-    hub.create("me/other", {"model.safetensors": files.pop("model.safetensors")}, type="model", private=True)
-    hub.create("me/tiny", files, type="model")
-    with pytest.raises(ValueError, match="names the file '../../other/resolve/main/model.safetensors'"):
-        FirstLayer.from_pretrained("me/tiny")
-    assert not [entry for entry in hub.log if "other" in entry.path and "me/tiny" not in entry.path]
-=======
 def test_a_layer_goes_to_no_repository_of_something_else(hub, sharded):
     layer = FirstLayer.from_pretrained(str(sharded), device="cpu")
     whole = upload(hub, sharded, "me/whole")
@@ -552,4 +517,3 @@ def test_tensors_that_overlap_are_refused(hub, tiny_llama):
     commit = hub.repos["model", "me/overlap"].refs["refs/heads/main"]
     with pytest.raises(ValueError, match="tensors overlap or leave gaps"):
         fetch_tensors("me/overlap", commit, lambda names: dict.fromkeys(NEEDED))
->>>>>>> hub
