@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
 from longattn_hf.files import write_json
@@ -154,6 +155,14 @@ class ScoreStatistics:
         return cls(moments, plain.get("scorer") if by_category is not plain else None)
 
 
+def _numbers_in(table: pa.Table, name: str) -> np.ndarray:
+    """Returns a column as float64 `[len(table)]` with NaN for null; a NaN of its own is an error, not a gap."""
+    column = get_column(table, name).cast(pa.float64())
+    if pc.any(pc.is_nan(column)).as_py():
+        raise ValueError(f"Column {name!r} holds NaN, which is no score: a row without a score has null there.")
+    return column.to_numpy()
+
+
 def _warn_if_far_off(group: str, strengths: np.ndarray, moments: Moments) -> None:
     """Warns where a whole category lies where hardly a window of the statistics' corpus did."""
     apart = abs(float(np.median(strengths)) - moments.mean)
@@ -168,7 +177,7 @@ def _warn_if_far_off(group: str, strengths: np.ndarray, moments: Moments) -> Non
 
 def _raw_scores(scores: pa.Table, by: str | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Splits a table into float64 columns and, group by group in name order, the rows that carry scores."""
-    columns = {name: get_column(scores, name).to_numpy().astype(np.float64) for name in RAW_SCORES}
+    columns = {name: _numbers_in(scores, name) for name in RAW_SCORES}
     scored = ~np.isnan(columns[DEPENDENCY_STRENGTH])
     for name, values in columns.items():
         if not np.isfinite(values[scored]).all():
@@ -223,6 +232,8 @@ def long_distance_scores(
         ValueError: On a missing column, a score that is not finite, or a category that `statistics` does not have.
     """
     reading = get_convention(convention)
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha={alpha} must be a finite number.")
     columns, groups = _raw_scores(scores, by)
     statistics = statistics or ScoreStatistics.of(scores, by)
     result = np.full(len(scores), np.nan)
@@ -262,7 +273,7 @@ def ranking_scores(table: pa.Table, score: str | Mapping[str, float], by: str | 
             pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
         ):
             raise ValueError(f"Column {name!r} is {column.type}, and windows are ranked by numbers.")
-        columns[name] = column.cast(pa.float64()).to_numpy()
+        columns[name] = _numbers_in(table, name)
     if isinstance(score, str):
         return columns[score]
     missing = np.isnan(np.stack(list(columns.values()))).any(axis=0)

@@ -310,3 +310,14 @@ def test_documents_that_share_an_id_do_not_refuse_one_another():
     kept = select_windows(Dataset(windows), fraction=1.0, refuse_overlap=True)
     # c shares tokens with b of the same text; a is of another
     assert kept["id"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize("column", ["dependency_strength", "map_variance"])
+def test_a_score_that_is_not_a_number_is_an_error_and_a_missing_one_is_none(column):
+    table = scored_windows(4).with_format("arrow")[:]
+    at = table.column_names.index(column)
+    with_nan = table.set_column(at, column, pa.array([math.nan, *table[column].to_pylist()[1:]]))
+    with pytest.raises(ValueError, match=f"Column '{column}' holds NaN"):
+        long_distance_scores(with_nan)
+    with pytest.raises(ValueError, match="alpha=nan must be a finite number"):
+        long_distance_scores(table, alpha=math.nan)
