@@ -156,6 +156,8 @@ def main(score_flips: int = 600, window_flips: int = 150, files: int = 90, seed:
             outcomes[stage, outcome.split(":")[0]] += 1
             if ":" in outcome:
                 print(key, outcome, flush=True)
+            if number % 50 == 49:
+                print(dict(outcomes), flush=True)
         for (stage, outcome), count in outcomes.items():
             print(f"{stage}: {count} {outcome}")
 
