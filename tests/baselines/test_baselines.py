@@ -220,7 +220,7 @@ def test_echo_falls_when_far_words_are_strangers_and_when_the_order_is_lost():
 
 
 def test_echo_refuses_a_short_text_and_a_file_that_is_no_calibration(tmp_path):
-    with pytest.raises(ValueError, match="3 words is too short"):
+    with pytest.raises(ValueError, match=r"too short for an echo \(3 words, 512 are the least\)"):
         EchoScorer()({"text": ["far too short"]})
     path = tmp_path / "wrong.json"
     path.write_text("{}")

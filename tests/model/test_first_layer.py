@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
@@ -74,7 +74,7 @@ ARCHITECTURES = {
 
 def save_model(path, kind, seed=0, **settings):
     """A tiny random model whose norms and biases are random too, and its own eager form."""
-    config = getattr(transformers, f"{kind}Config")(**(SIZES | settings))
+    config = (getattr(transformers, f"{kind}Config", None) or CONFIG_MAPPING[kind])(**(SIZES | settings))
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
