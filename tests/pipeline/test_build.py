@@ -370,7 +370,7 @@ def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undis
     assert started.returncode == 130 and len(lines) == 1, printed
     assert re.fullmatch(
         rf"build_longabc: Interrupted. \d+ shards of windows and \d+ of scores are kept in {output}/work; to go on: "
-        rf"accelerate launch {SCRIPT} --config {recipe} --output_dir {output}",
+        rf"accelerate launch -m longattn_hf.pipeline --config {recipe} --output_dir {output}",
         lines[0],
     )
     run(recipe, output)
@@ -379,7 +379,7 @@ def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undis
 
 @pytest.mark.parametrize("allocate", [lambda: np.empty(2**50), lambda: torch.empty(2**50)])
 def test_a_lack_of_memory_is_named_with_what_to_do(recipe, tmp_path, monkeypatch, allocate):
-    monkeypatch.setattr("recipes.build_longabc.build", lambda *given, **named: allocate())
+    monkeypatch.setattr("longattn_hf.pipeline.__main__.build", lambda *given, **named: allocate())
     with pytest.raises(SystemExit, match="Out of memory .*smaller --batch_tokens.*0 shards of windows.*to go on: acc"):
         main(["--config", str(recipe), "--output_dir", str(tmp_path / "out")])
 
