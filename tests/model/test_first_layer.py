@@ -61,7 +61,7 @@ ARCHITECTURES = {
     "gemma4 with per-layer embeddings": ("Gemma4Text", dict(head_dim=16)),
     "modernbert decoder": ("ModernBertDecoder", dict(local_attention=400)),
     "sarvam, saved with one matrix for q, k and v": (
-        "SarvamMoe",
+        "sarvam_moe",
         dict(head_dim=16, n_group=1, topk_group=1, **EXPERTS),
     ),
     "deepseek v3": (
