@@ -158,7 +158,7 @@ def test_a_source_that_may_not_be_read_says_why_before_anything_is_made(hub, tmp
         ("them/gated", {}, "gated: ask for access"),
         ("them/private", {}, "no such repository, or it is private"),
         ("them/absent", {}, "no such repository, or it is private"),
-        ("them/open", {"revision": "v9"}, "no such branch, tag or commit: check `revision`"),
+        ("them/open", {"revision": "v9"}, "no such branch, tag or commit .any more.: check `revision`"),
     ]
     for json_lines in ({}, {"json_lines": True, "data_files": "data/*"}):
         for path, settings, message in cases:
