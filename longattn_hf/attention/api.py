@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ def far_attention(
     impl: Impl = "auto",
     lengths: Tensor | None = None,
     probability_dtype: torch.dtype | None = None,
+    causal: bool = True,
+    padding_counts: bool = False,
 ) -> FarAttention:
     """Sums each head's causal attention map, and its square, over the far region (arXiv:2502.16860, Eqs. 1-7).
 
@@ -53,6 +55,8 @@ def far_attention(
         impl: "reference", "blockwise" or "fused", which never falls back to another one; "auto" as in `pick_impl`.
         lengths: [B] integers: the rows and keys of sequence b from lengths[b] on are padding and count nothing.
         probability_dtype: Round each probability to this dtype before summing; known to "reference" only.
+        causal: Whether a row sees no key after its own; where not, its far keys are the same. Likewise.
+        padding_counts: Whether rows of padding, which see the keys before it, count in the sums. Likewise.
 
     Returns:
         The sums, which do not depend on the run or on a sequence's neighbours in the batch.
@@ -65,8 +69,18 @@ def far_attention(
     # the rows before have no far key
     first = min(min_distance, num_tokens)
     positions = torch.arange(first, num_tokens, device=q.device)
-    name = pick_impl(impl, q.device, probability_dtype=probability_dtype)
-    mass_BHR, energy_BHR = _run(name, q[:, :, first:], k, min_distance, scale, positions, lengths, probability_dtype)
+    mass_BHR, energy_BHR, name = _run(
+        impl,
+        q[:, :, first:],
+        k,
+        min_distance=min_distance,
+        scale=scale,
+        positions=positions,
+        lengths=lengths,
+        probability_dtype=probability_dtype,
+        causal=causal,
+        padding_counts=padding_counts,
+    )
     return FarAttention(mass_BHR.sum(-1, dtype=torch.float64), energy_BHR.sum(-1, dtype=torch.float64), name)
 
 
@@ -80,6 +94,8 @@ def far_rows(
     lengths: Tensor | None = None,
     impl: Impl = "auto",
     probability_dtype: torch.dtype | None = None,
+    causal: bool = True,
+    padding_counts: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The far sums of single query rows; arguments are those of `far_attention`, but for the rows.
 
@@ -92,6 +108,8 @@ def far_rows(
         lengths: As in `far_attention`; a row of padding gives 0.
         impl: As in `far_attention`.
         probability_dtype: As in `far_attention`.
+        causal: As in `far_attention`.
+        padding_counts: As in `far_attention`.
 
     Returns:
         Two [B, HQ, R] tensors: each row's far mass in [0, 1] and far energy in [0, mass]; float32, of float64 float64.
@@ -102,26 +120,47 @@ def far_rows(
     _validate(q, k, min_distance=min_distance, scale=scale, positions=positions, lengths=lengths)
     if positions is None:
         positions = torch.arange(k.shape[2], device=q.device)
-    name = pick_impl(impl, q.device, probability_dtype=probability_dtype)
-    return _run(name, q, k, min_distance, scale, positions, lengths, probability_dtype)
+    mass_BHR, energy_BHR, _ = _run(
+        impl,
+        q,
+        k,
+        min_distance=min_distance,
+        scale=scale,
+        positions=positions,
+        lengths=lengths,
+        probability_dtype=probability_dtype,
+        causal=causal,
+        padding_counts=padding_counts,
+    )
+    return mass_BHR, energy_BHR
 
 
-def pick_impl(impl: Impl, device: torch.device, *, probability_dtype: torch.dtype | None = None) -> str:
+def pick_impl(
+    impl: Impl,
+    device: torch.device,
+    *,
+    probability_dtype: torch.dtype | None = None,
+    causal: bool = True,
+    padding_counts: bool = False,
+) -> str:
     """Names the implementation that `impl` stands for on `device`.
 
-    "auto" is "reference" where probabilities are rounded, else "fused" on CUDA where Triton is installed, else
-    "blockwise"; every other name stands for itself.
+    "auto" is "reference" where one of the last three, as in `far_attention`, is not the default; else "fused" on CUDA
+    where Triton is installed, else "blockwise"; every other name stands for itself.
 
     Raises:
-        ValueError: If `impl` is unknown, or cannot round probabilities as asked.
+        ValueError: If `impl` is unknown, or cannot do as asked.
     """
     if impl not in get_args(Impl):
         raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, not {impl!r}")
-    if probability_dtype is not None:
-        if not probability_dtype.is_floating_point:
-            raise ValueError(f"probability_dtype must be a floating-point dtype, not {probability_dtype}")
+    if probability_dtype is not None and not probability_dtype.is_floating_point:
+        raise ValueError(f"probability_dtype must be a floating-point dtype, not {probability_dtype}")
+    if probability_dtype is not None or not causal or padding_counts:
         if impl not in ("auto", "reference"):
-            raise ValueError(f"impl={impl!r} cannot round probabilities; use impl='reference'")
+            raise ValueError(
+                f"impl={impl!r} can neither round probabilities, nor see later keys, nor count padding; use "
+                "impl='reference'"
+            )
         return "reference"
     if impl != "auto":
         return impl
@@ -129,31 +168,35 @@ def pick_impl(impl: Impl, device: torch.device, *, probability_dtype: torch.dtyp
 
 
 def _run(
-    name: str,
+    impl: Impl,
     q: Tensor,
     k: Tensor,
+    *,
     min_distance: int,
     scale: float | None,
     positions: Tensor,
     lengths: Tensor | None,
-    probability_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor]:
+    **reading: Any,
+) -> tuple[Tensor, Tensor, str]:
+    name = pick_impl(impl, q.device, **reading)
     # imported on first use: fused needs Triton, which is optional
     module: ModuleType = import_module(f"longattn_hf.attention.{name}")
     if q.numel() == 0:
         zeros = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-        return zeros, zeros.clone()
+        return zeros, zeros.clone(), name
     # under autocast, products would be rounded to half precision
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        return module.far_rows(
+        mass_BHR, energy_BHR = module.far_rows(
             q.detach(),
             k.detach(),
             min_distance=min_distance,
             scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
             positions_R=positions.to(q.device, torch.int64),
             lengths_B=None if lengths is None else lengths.to(q.device, torch.int64),
-            **({} if probability_dtype is None else {"probability_dtype": probability_dtype}),
+            # the others know of one reading only
+            **(reading if name == "reference" else {}),
         )
+    return mass_BHR, energy_BHR, name
 
 
 def _validate(

@@ -10,6 +10,7 @@ from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
 from longattn_hf.files import write_text
+from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
@@ -120,6 +121,8 @@ class Session:
         if not name:
             raise ValueError("the dataset does not name its model; name one (--model).")
         settings: dict[str, Any] = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
+        if get_convention(self.corpus.convention).pads:
+            settings["window_tokens"] = known.get("window_tokens")
         return LongAttnScorer(name, **settings)
 
 

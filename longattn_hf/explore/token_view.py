@@ -15,7 +15,6 @@ from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
 from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SCORE_FEATURES
-from longattn_hf.method import get_convention
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.scoring.map_scores import map_scores
@@ -62,6 +61,7 @@ class TokenView:
     _q: Tensor = field(repr=False)
     _k: Tensor = field(repr=False)
     _scale: float = field(repr=False)
+    _causal: bool = field(repr=False, default=True)
 
     def top_far(self, position: int, count: int = 8) -> list[FarToken]:
         """Returns the far tokens that a token attends to most, on the heads' mean, strongest first.
@@ -83,7 +83,8 @@ class TokenView:
 
         Returns:
             `edges`, int64 `[E]`: bin b holds the distances in [edges[b], edges[b + 1]), two bins an octave and a cut
-            at `min_distance`; `attention` and `uniform`, float64 `[E - 1]`, each summing to 1; `rows`, int64 `[R]`.
+            at `min_distance`; `attention` and `uniform`, float64 `[E - 1]`, each summing to 1, or to the share of what
+            lies behind where the convention's rows see later keys too; `rows`, int64 `[R]`.
         """
         length = len(self.tokens)
         edges = {0, length, self.min_distance, *(round(2 ** (half / 2)) for half in range(2 * length.bit_length()))}
@@ -94,9 +95,11 @@ class TokenView:
         for block_R, map_RT in self._rows(rows):
             # mass at distance e or more = the sum over the first n + 1 - e keys
             sums_RT = np.pad(map_RT.double().cumsum(1).numpy(), ((0, 0), (1, 0)))
-            beyond_E += np.take_along_axis(sums_RT, np.maximum(block_R[:, None] + 1 - edges_E, 0), 1).sum(0)
-        keys_R1 = rows[:, None] + 1
-        uniform_E = (np.maximum(keys_R1 - edges_E, 0) / keys_R1).mean(0)
+            count_RE = (block_R[:, None] + 1 - edges_E).clip(0, map_RT.shape[1])
+            beyond_E += np.take_along_axis(sums_RT, count_RE, 1).sum(0)
+        num_keys = self._k.shape[2]
+        seen_R1 = (rows[:, None] + 1).clip(max=num_keys) if self._causal else np.full((len(rows), 1), num_keys)
+        uniform_E = ((rows[:, None] + 1 - edges_E).clip(0, seen_R1) / seen_R1).mean(0)
         return {
             "edges": edges_E,
             "attention": -np.diff(beyond_E / len(rows)),
@@ -179,7 +182,8 @@ class TokenView:
         step = max(1, _ENTRIES // (self._q.shape[1] * len(self.tokens)))
         for start in range(0, len(rows), step):
             block_R = rows[start : start + step]
-            yield block_R, _mean_map(self._q[0], self._k[0], self._scale, torch.from_numpy(block_R)).cpu()
+            positions_R = torch.from_numpy(block_R)
+            yield block_R, _mean_map(self._q[0], self._k[0], self._scale, positions_R, self._causal).cpu()
 
 
 def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: str | None = None) -> TokenView:
@@ -199,18 +203,12 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
     if isinstance(window, str):
         window = {scorer.text_column: window}
     ids = scorer.token_ids(window)
+    ids_BT, reading = scorer.read_as_declared(torch.from_numpy(ids)[None])
+    ids = ids_BT[0].numpy()
     min_distance = scorer.min_distance if scorer.min_distance is not None else len(ids) // 4
-    rounding = get_convention(scorer.convention).probability_dtype
     with torch.inference_mode():
-        q, k, scale = scorer.load_layer().query_key(torch.from_numpy(ids)[None])
-        mass_BQT, energy_BQT = far_rows(
-            q,
-            k,
-            min_distance=min_distance,
-            scale=scale,
-            impl=scorer.impl,
-            probability_dtype=getattr(torch, rounding) if rounding else None,
-        )
+        q, k, scale = scorer.load_layer().query_key(ids_BT)
+        mass_BQT, energy_BQT = far_rows(q, k, min_distance=min_distance, scale=scale, impl=scorer.impl, **reading)
     far = FarAttention(mass_BQT.sum(-1, dtype=torch.float64), energy_BQT.sum(-1, dtype=torch.float64), scorer.impl)
     by_head = {name: values[0].cpu().numpy() for name, values in map_scores(far, len(ids), min_distance).items()}
     scores = {name: float(by_head[name].mean()) for name in SCORE_FEATURES}
@@ -224,8 +222,10 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
         head_strength=by_head[DEPENDENCY_STRENGTH],
         scores=scores,
         _q=q,
-        _k=k,
+        # rows of padding see no keys of padding
+        _k=k if reading.get("lengths") is None else k[:, :, : int(reading["lengths"][0])],
         _scale=scale,
+        _causal=reading.get("causal", True),
     )
 
 
@@ -253,16 +253,18 @@ def token_texts(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[s
     return texts
 
 
-def _mean_map(q_QTD: Tensor, k_HTD: Tensor, scale: float, positions_R: Tensor) -> Tensor:
-    """Rows of the causal map, `[R, keys up to the last row]`, the mean over the heads."""
+def _mean_map(q_QTD: Tensor, k_HTD: Tensor, scale: float, positions_R: Tensor, causal: bool) -> Tensor:
+    """Rows of the map, `[R, keys up to the last row]` or all keys, the mean over the heads."""
     dtype = torch.promote_types(q_QTD.dtype, torch.float32)
     positions_R = positions_R.to(q_QTD.device)
-    k_HTD = k_HTD[:, : int(positions_R[-1]) + 1].to(dtype)
+    k_HTD = k_HTD[:, : int(positions_R[-1]) + 1 if causal else None].to(dtype)
     q_HND = (q_QTD[:, positions_R].to(dtype) * scale).unflatten(0, (len(k_HTD), -1)).flatten(1, 2)
     with torch.inference_mode():
         logits_QRT = torch.bmm(q_HND, k_HTD.mT).unflatten(1, (-1, len(positions_R))).flatten(0, 1)
-        ahead_RT = torch.arange(k_HTD.shape[1], device=positions_R.device) > positions_R[:, None]
-        return logits_QRT.masked_fill_(ahead_RT, -torch.inf).softmax(-1).mean(0)
+        if causal:
+            ahead_RT = torch.arange(k_HTD.shape[1], device=positions_R.device) > positions_R[:, None]
+            logits_QRT.masked_fill_(ahead_RT, -torch.inf)
+        return logits_QRT.softmax(-1).mean(0)
 
 
 def _shown(token: str) -> str:

@@ -1,8 +1,8 @@
 """A model's tokenizer, and the one way in which documents are tokenised."""
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from longattn_hf.files import hash_json
@@ -31,7 +31,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             location.path, trust_remote_code=trust_remote_code, **location.loading_arguments
         )
-    except (OSError, KeyError, ValueError, ImportError, TypeError) as error:
+    # the tokenizers library raises nothing more exact for a file that it cannot read
+    except Exception as error:
         raise ValueError(f"{location.name!r} has no tokenizer that transformers can load: {error}") from error
     if not tokenizer.is_fast:
         raise ValueError(
@@ -193,7 +194,8 @@ def identify_tokenizer(model: ModelRef) -> str | None:
     """Names a model's tokenizer by what it holds and what it makes of a probe text; None where there is none."""
     try:
         tokenizer = load_tokenizer_once(model)
-        definition = sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        # a call leaves its truncation and padding behind in it
+        definition = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
         return hash_json([definition, probe_ids(tokenizer), tokenizer.bos_token_id])
     except ValueError:
         return None

@@ -80,7 +80,7 @@ class BuildConfig:
         sources: Where the documents come from; see `SourceConfig`.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
-        convention: `paper` or `reference_code`.
+        convention: `paper`, `reference_code` or `reference_code_causal`.
         window_tokens: The windows' length.
         min_distance: The paper's k; a quarter of the window if None.
         rope_theta: A RoPE base in place of the model's own.

@@ -159,7 +159,7 @@ class Report:
         language: Language codes.
         tags: The card's.
         command: What builds the same.
-        convention: `"paper"` or `"reference_code"`.
+        convention: One of `longattn_hf.method`.
         settings: At least `window_tokens`, `min_distance` and `alpha`; None means not set.
         default_config: The configuration that `load_dataset` takes by itself.
         recipe: What the explorer needs to write one; empty where a source is a local file.

