@@ -46,6 +46,27 @@ def test_the_scores_are_the_scorers(scorer, view):
     assert explain({"input_ids": ids, "source": "here"}, scorer).scores == pytest.approx(view.scores)
 
 
+@pytest.mark.parametrize("padding", [0, 37])
+def test_the_released_codes_map_is_shown_as_it_is_read(scorer, padding):
+    length = len(scorer.tokenizer("<s> " + TEXT)["input_ids"])
+    released = replace(scorer, convention="reference_code", rope_theta=10_000.0, window_tokens=length + padding)
+    view = explain(TEXT, released)
+    assert view.scores == pytest.approx({name: released({"text": TEXT})[name] for name in SCORE_FEATURES})
+    assert len(view.tokens) == length + padding
+    q, k = view._q[0].double(), view._k[0].double().repeat_interleave(2, 0)
+    logits = view._scale * q @ k[:, :length].mT
+    if padding:
+        logits.masked_fill_(torch.ones(len(view.tokens), length, dtype=torch.bool).triu(1), -torch.inf)
+    far = logits.softmax(-1).mean(0).numpy()
+    far[np.arange(len(view.tokens))[:, None] - np.arange(length) < 16] = 0
+    assert view.far_share == pytest.approx(far.sum(1), rel=2e-3, abs=1e-6)
+    for row in (40, length - 1, len(view.tokens) - 1):
+        assert view.top_far(row)[0].position == far[row].argmax()
+    rows, edges = view.profile["rows"], view.profile["edges"]
+    beyond = [far[row, : row + 1 - 16].sum() for row in rows]
+    assert view.profile["attention"][edges[:-1] >= 16].sum() == pytest.approx(np.mean(beyond), rel=1e-4)
+
+
 def test_each_tokens_far_share_is_its_row_of_the_map(view):
     mass, _ = reference_rows(
         view._q.double(),
