@@ -9,8 +9,9 @@ measurement on held-out ones is a measurement on what was fitted. From the data 
 - the gain's floor, the 95th percentile of collages' gains, and its width, a part of their standard deviation;
 - the order's floors, quantiles of the intact windows' z-scores (one for the largest passages, whose order is the least
   certain, and one for the others), and its slope: with the width's part those of a small grid that fall short of the
-  bars of controls.py by the least in total, among those that leave the intact windows in about the order of their gains (`--agreement`). The
-  bars for shuffles and the agreement pull against each other: a shuffle's far gain is larger, a real model's too;
+  bars of controls.py by the least in total, among those that leave the intact windows in about the order of their
+  gains (`--agreement`). The bars for shuffles and the agreement pull against each other: a shuffle's far gain is
+  larger, a real model's too;
 - each kind's figures, and its cut: the quantile `--keep` of the distances of intact windows, each from what was fitted
   on the other half of the documents.
 """
