@@ -6,11 +6,12 @@
 Every category becomes a kind of documents. Only documents that splits.py does not hold out are used, so that no
 measurement on held-out ones is a measurement on what was fitted. From the data come:
 
-- the gain's floor, the 95th percentile of collages' gains, and its width, their standard deviation;
+- the gain's floor, the 95th percentile of collages' gains, and its width, a part of their standard deviation;
 - the order's floors, quantiles of the intact windows' z-scores (one for the largest passages, whose order is the least
-  certain, and one for the others), and its slope: of a small grid those that fall short of the bars of controls.py by
-  the least in total, among those that leave the intact windows in about the order of their gains (`--agreement`). The
-  bars for shuffles and the agreement pull against each other: a shuffle's far gain is larger, a real model's too;
+  certain, and one for the others), and its slope: with the width's part those of a small grid that fall short of the
+  bars of controls.py by the least in total, among those that leave the intact windows in about the order of their
+  gains (`--agreement`). The bars for shuffles and the agreement pull against each other: a shuffle's far gain is
+  larger, a real model's too;
 - each kind's figures, and its cut: the quantile `--keep` of the distances of intact windows, each from what was fitted
   on the other half of the documents.
 """
@@ -41,7 +42,7 @@ from recipes.benchmarks.planted_windows import INTACT, Cutter, Document, plant
 from recipes.benchmarks.splits import calibration_documents
 from recipes.intervals import rank_correlation
 
-_QUANTILES, _SLOPES = (0.01, 0.02, 0.05, 0.1, 0.2), (3.0, 6.0)
+_QUANTILES, _SLOPES, _WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2), (3.0, 6.0), (1.0, 0.5, 0.25)
 _COLLAGE_QUANTILE = 0.95
 # an order that is below chance is none
 _LEAST_FLOOR = 0.1
@@ -119,10 +120,15 @@ def calibrate(config: FarGainCalibrationConfig) -> None:
     )
     z_scores = np.array([w["z_scores"] for w in intact])
     tried = []
-    for others, largest, slope in itertools.product(_QUANTILES, _QUANTILES, _SLOPES):
+    for others, largest, slope, part in itertools.product(_QUANTILES, _QUANTILES, _SLOPES, _WIDTHS):
         quantiles = [others] * (len(PASSAGES) - 1) + [largest]
         floors = [np.quantile(z_scores[:, i], quantile) for i, quantile in enumerate(quantiles)]
-        setting = replace(start, order_floors=[_round(max(f, _LEAST_FLOOR)) for f in floors], order_slope=slope)
+        setting = replace(
+            start,
+            gain_width=_round(part * start.gain_width),
+            order_floors=[_round(max(floor, _LEAST_FLOOR)) for floor in floors],
+            order_slope=slope,
+        )
         tried.append((_agreement(intact, setting), _shortfall(planted, setting, bars), quantiles, setting))
     # where no setting agrees so much, the one that agrees the most
     least = min(config.agreement, max(agreement for agreement, *_ in tried))
