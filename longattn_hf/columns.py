@@ -17,6 +17,8 @@ DISTRIBUTION_UNIFORMITY = "distribution_uniformity"
 MAP_VARIANCE = "map_variance"
 LONG_DISTANCE_SCORE = "long_distance_score"
 KEPT = "kept"
+#: What several scores together rank by.
+SELECTION_SCORE = "selection_score"
 #: Ends the name of a score's standard error, a column that sampled rows bring.
 STANDARD_ERROR = "_standard_error"
 
@@ -59,4 +61,5 @@ SELECTION_FEATURES = Features({LONG_DISTANCE_SCORE: Value("float64"), KEPT: Valu
 
 def is_added(name: str) -> bool:
     """Says whether scoring or selection adds a column of this name, where a source's own would be in the way."""
-    return name in SCORE_FEATURES or name in SELECTION_FEATURES or name.endswith((PER_HEAD, STANDARD_ERROR))
+    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE}
+    return name in names or name.endswith((PER_HEAD, STANDARD_ERROR))

@@ -15,9 +15,10 @@ from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
 from longattn_hf.pipeline.processes import Process
+from longattn_hf.pipeline.scoring import score_windows
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import score_windows, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
 
 HOST, NOW = "machine-a", 1_000_000.0
@@ -98,7 +99,7 @@ def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
     beats = read_heartbeats(folder.heartbeats)
     assert [(one.stage, one.done, one.total, one.ended) for one in beats] == [("windows", 1, 1, True)] * 2
     shards = ScoredShards.gather(folder, windowed_shards(sources, folder.windows))
-    done = [score_windows(shards, scorer, process=Process(index, 2)) for index in range(2)]
+    done = [score_windows(shards, {"longattn": scorer}, process=Process(index, 2)) for index in range(2)]
     beats = read_heartbeats(folder.heartbeats)
     assert [(one.done, one.total, one.unit) for one in beats] == [(n, n, "windows") for n in done]
     main([str(tmp_path), "--once"])

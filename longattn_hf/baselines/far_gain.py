@@ -135,3 +135,25 @@ class FarGainScorer(TextScorer):
         oddness = calibration.oddness(describe_surface(text))
         score = calibration.weigh_gain(gain) * order if oddness <= 1 else 0.0
         return score, gain, order, oddness
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindScorer(TextScorer):
+    """Whether a text's surface is that of a known kind: 1 at a kind's centre, 0 at its edge, below it outside.
+
+    For `gate: kind`, beside any score. Logs, tables, templates, lists and chat are below 0; see `text_kind.py`.
+
+    Attributes:
+        calibration: As that of `FarGainScorer`.
+    """
+
+    column: ClassVar[str] = "kind"
+    citation: ClassVar[str] = "This package; the distance is Mahalanobis'."
+
+    calibration: str | None = None
+
+    def _other_bytes(self) -> str | None:
+        return identify_file(Path(self.calibration)) if self.calibration else None
+
+    def _score(self, text: str, rank: int | None) -> float:
+        return 1 - load_far_gain_calibration(self.calibration).oddness(describe_surface(text))

@@ -48,7 +48,8 @@ class TokenScorer(TextScorer):
         return load_language_model(self.model_ref, dtype=self.dtype, device=self.device, rank=rank)
 
     @property
-    def _readable_columns(self) -> tuple[str, ...]:
+    def readable_columns(self) -> tuple[str, ...]:
+        """Ids, else the text."""
         return (INPUT_IDS, self.text_column)
 
     def _read(self, column: str, values: list[Any]) -> Sequence[np.ndarray]:

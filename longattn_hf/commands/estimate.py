@@ -4,7 +4,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
 from itertools import islice
@@ -18,11 +18,13 @@ from datasets import load_dataset_builder
 from datasets.utils import disable_progress_bars
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
+from longattn_hf.model.device import pick_device
 from longattn_hf.pipeline.config import CONFIGS, BuildConfig, SourceConfig, find_config
-from longattn_hf.pipeline.run import make_scorer, make_transform
+from longattn_hf.pipeline.run import make_transform
+from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
 from longattn_hf.pipeline.sources import DEMO, Source, open_sources
-from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.scoring.base import Scorer
 from longattn_hf.windows import WindowDocuments
 
 # bytes on disk of a window beside its text: ids, positions, scores, all of them compressed
@@ -76,18 +78,18 @@ class SourceEstimate:
 
 def sample_source(
     source: Source, transform: WindowDocuments, *, count: int, documents: int | None
-) -> tuple[SourceEstimate, list[np.ndarray]]:
-    """Cuts a sample of a source's documents; returns what it tells, and the ids of one window a document."""
+) -> tuple[SourceEstimate, list[dict[str, Any]]]:
+    """Cuts a sample of a source's documents; returns what it tells, and text and ids of one window a document."""
     transform = replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True)
     counts: list[int] = []
     sizes: list[int] = []
-    ids: list[np.ndarray] = []
+    first: list[dict[str, Any]] = []
     for document in _spread(source, count):
         rows = transform({name: [value] for name, value in document.items()})
         windows = [row for row, reason in enumerate(rows[SKIP_REASON]) if reason is None]
         counts.append(len(windows))
         sizes += [len(rows[TEXT][row].encode("utf-8", "surrogatepass")) for row in windows]
-        ids += [np.asarray(rows[INPUT_IDS][row]) for row in windows[:1]]
+        first += [{TEXT: rows[TEXT][row], INPUT_IDS: np.asarray(rows[INPUT_IDS][row])} for row in windows[:1]]
     error = stdev(counts) / math.sqrt(len(counts)) if len(counts) > 1 else math.nan
     if documents is not None and len(counts) > 1:
         # of few documents the sample is a good part, or all
@@ -100,7 +102,7 @@ def sample_source(
         error=error,
         text_bytes=fmean(sizes) if sizes else 0.0,
     )
-    return estimate, ids
+    return estimate, first
 
 
 def _spread(source: Source, count: int) -> Iterator[dict[str, Any]]:
@@ -136,12 +138,13 @@ def count_documents(config: SourceConfig, source: Source) -> int | None:
     return counted if limit is None else min(counted, limit * source.stream.num_shards)
 
 
-def time_scoring(scorer: LongAttnScorer, windows: Sequence[np.ndarray]) -> list[float]:
-    """Scores windows one by one; returns the seconds that each took, after one that warms up."""
+def time_scoring(scorers: Iterable[Scorer], windows: Sequence[dict[str, Any]]) -> list[float]:
+    """Scores windows one by one; returns the seconds that each took by all scorers, after one that warms up."""
     seconds = []
-    for ids in (windows[0], *windows):
+    for window in (windows[0], *windows):
         start = time.perf_counter()
-        scorer({INPUT_IDS: [ids]})
+        for scorer in scorers:
+            scorer({name: [value] for name, value in window.items()})
         seconds.append(time.perf_counter() - start)
     return seconds[1:]
 
@@ -152,17 +155,17 @@ def estimate_build(config: EstimateSettings) -> str:
     Raises:
         ValueError: A setting, a source or the model is not as it should be.
     """
-    transform, scorer = make_transform(config), make_scorer(config)
+    transform, scorers = make_transform(config), make_scorers(config)
     estimates: list[SourceEstimate] = []
-    sampled: list[np.ndarray] = []
+    sampled: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         sources = open_sources(config.sources, Path(folder) / "sources.json")
         for given, source in zip(config.sources, sources, strict=True):
-            estimate, ids = sample_source(
+            estimate, windows_of_one = sample_source(
                 source, transform, count=config.sample_documents, documents=count_documents(given, source)
             )
             estimates.append(estimate)
-            sampled += ids
+            sampled += windows_of_one
     lines = [f"{'category':<20} {'documents':>12} {'sampled':>8} {'windows/doc':>16} {'windows':>20}"]
     for one in estimates:
         total = "unknown" if one.documents is None else _range(one.documents * one.windows, one.documents * one.error)
@@ -172,10 +175,9 @@ def estimate_build(config: EstimateSettings) -> str:
     if not sampled:
         return "\n".join([*lines, f"No document of the sample reaches {config.window_tokens} tokens."])
     chosen = [sampled[at] for at in np.linspace(0, len(sampled) - 1, config.sample_windows).astype(int)]
-    seconds = time_scoring(scorer, chosen)
-    device = scorer.load_layer().device
+    seconds = time_scoring(scorers.values(), chosen)
     rate = f"{median(seconds):.3g} s a window (of {len(seconds)}: {min(seconds):.3g} to {max(seconds):.3g})"
-    lines += ["", f"Scoring on one process here ({device}): {rate}."]
+    lines += ["", f"Scoring by {', '.join(scorers)} on one process here ({pick_device()}): {rate}."]
     known = [one for one in estimates if one.documents is not None]
     windows = sum(one.documents * one.windows for one in known if one.documents is not None)
     error = math.sqrt(sum((one.documents * one.error) ** 2 for one in known if one.documents is not None))

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from datasets.utils import disable_progress_bars
 
-from longattn_hf.baselines.by_name import make_scorer, score_column, takes
+from longattn_hf.baselines.by_name import make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS
 from longattn_hf.commands.tables import check_output, read_rows, write_rows
 from longattn_hf.model.location import ModelRef
@@ -31,7 +31,8 @@ class ScoreSettings:
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
         output: The Parquet file to write.
-        scorer: One scorer or several: longattn, echo, far_gain, gzip, length, random, loss_gain, prolong, ladm, deep.
+        scorer: One scorer or several: longattn, echo, far_gain, kind, gzip, length, random, loss_gain,
+            prolong, ladm, deep.
         model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
         tokenizer: The tokenizer that counts and cuts; the model's if not given.
         window_tokens: Cut documents into windows of this many tokens.
@@ -73,7 +74,7 @@ def score_files(given: ScoreSettings) -> tuple[Dataset, dict[str, Any]]:
     rows, counted = _with_num_tokens(rows, given)
     for scorer in scorers:
         rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
-    return rows, {"num_tokens": counted, "scores": [score_column(scorer) for scorer in scorers]}
+    return rows, {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
 
 
 def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:

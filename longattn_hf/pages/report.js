@@ -2,14 +2,15 @@
 // the report's plots: score histograms with a cut to try, the plane of the two scores, and the sources
 LongAttn.report = (root, data) => {
   const { make, count, short } = LongAttn;
-  const names = { long_distance_score: `long-distance score (${data.unit})`, dependency_strength: "dependency strength",
-    distribution_uniformity: "distribution uniformity" };
+  const plotted = [...new Set(data.categories.flatMap((category) => Object.keys(category.histograms || {})))];
+  const names = Object.fromEntries(plotted.map((score) => [score, data.names[score]]));
   const unscored = (category) => make("div", {}, make("h3", {}, category.name), make("p", { class: "la-note" }, "No scored windows."));
 
   const histograms = make("div", { class: "la-grid" });
   const drawHistograms = (score) => histograms.replaceChildren(...data.categories.map((category) => {
     if (!category.windows) return unscored(category);
-    const bins = category.histograms[score], trying = score === "long_distance_score";
+    const bins = category.histograms[score], trying = score === data.rankedBy;
+    if (!bins) return unscored(category);
     const said = make("p", { class: "la-note", "aria-live": "polite" });
     // at an edge between two bins the counts are exact
     const tryCut = (cut) => {
@@ -27,7 +28,7 @@ LongAttn.report = (root, data) => {
   choice.addEventListener("change", () => drawHistograms(choice.value));
 
   const plane = (category) => {
-    if (!category.windows) return unscored(category);
+    if (!category.plane) return unscored(category);
     const { edges_x: xs, edges_y: ys, cells } = category.plane;
     const width = 330, height = 220, left = 52, bottom = 32, top = 8;
     const scale = (edges, from, to) => (value) => from + ((value - edges[0]) / (edges[edges.length - 1] - edges[0])) * (to - from);
@@ -82,13 +83,15 @@ LongAttn.report = (root, data) => {
     make("p", {}, make("label", { for: "score" }, "Score "), choice),
     LongAttn.legend(["kept", "kept"], ["dropped", "dropped"], ["cut", "cut: lowest score kept; drag it, or move it with the arrow keys"]),
     histograms,
-    make("h2", {}, "Strength against uniformity"),
-    make("p", { class: "la-note" }, "The bluer a cell, the larger the share of its windows that was kept."),
-    make("div", { class: "la-grid" }, ...data.categories.map(plane)),
+    ...(data.categories.some((category) => category.plane) ? [
+      make("h2", {}, "Strength against uniformity"),
+      make("p", { class: "la-note" }, "The bluer a cell, the larger the share of its windows that was kept."),
+      make("div", { class: "la-grid" }, ...data.categories.map(plane)),
+    ] : []),
     make("h2", {}, "Sources"),
     make("p", {}, make("label", { for: "filter" }, "Find "), filter, " ", make("label", { for: "order" }, "sort by "), order),
     sources,
   );
-  drawHistograms("long_distance_score");
+  drawHistograms(data.rankedBy);
   drawSources();
 };

@@ -7,9 +7,11 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.hub.release import SCORES
 from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
+from longattn_hf.pipeline.choice import ScorerChoice
 from longattn_hf.pipeline.settings import (
     Several,
     Texts,
@@ -26,7 +28,11 @@ from longattn_hf.selection.standardisation import ScoreStatistics
 #: The recipes that the package brings, each by its name.
 CONFIGS = Path(__file__).parent / "configs"
 
-_SELECTION = ("alpha", *LIMITS, "refuse_overlap", "statistics")
+# may change on a scored corpus; scorers that come later score what is there
+_SELECTION = (
+    "scorers", "select_by", "combine", "gate", "temperature", "draw_seed", "alpha", *LIMITS, "refuse_overlap",
+    "statistics",
+)  # fmt: skip
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
 _THIS_RUN = ("output_dir", "overwrite", "batch_tokens", *_HUB)
@@ -72,7 +78,7 @@ class SourceConfig:
 class BuildConfig:
     """All settings of a build.
 
-    Those from `alpha` on may change on a scored corpus; the others are fixed once an output folder holds shards.
+    Those from `scorers` on may change on a scored corpus; the others are fixed once an output folder holds shards.
 
     Attributes:
         name: The dataset's name, for its card.
@@ -93,6 +99,15 @@ class BuildConfig:
         per_head: Keep the scores of each head too.
         on_error: What a bad document or window does: `raise`, or `skip` with a reason and a count.
         documents_per_shard: Documents per resumable piece of work.
+        scorers: What scores the windows: names of scorers, or a mapping of names to their own settings. `longattn`
+            has those above; the others are `echo`, `far_gain`, `kind`, `gzip`, `length`, `random`, and, of the model
+            above, `loss_gain`, `prolong`, `ladm` and `deep`. Each has its own shards, and can be added later.
+        select_by: The scorer that ranks windows, or a mapping of scorers to weights; the first scorer if None.
+        combine: What a weighted sum is of: `zscore` or `rank`.
+        gate: Refuse windows by other scores: a scorer, or a mapping of scorers to the least value that is let through;
+            `kind` alone lets through what is of the kinds of text that it was calibrated on.
+        temperature: Above 0, windows are drawn at random, the better the likelier; 0 keeps the best.
+        draw_seed: Of that draw.
         alpha: The weight of the distribution uniformity.
         threshold: Keep windows above this score; a number, or one for each category.
         fraction: Keep this share; a number, or one for each category.
@@ -132,6 +147,12 @@ class BuildConfig:
     per_head: bool = False
     on_error: Literal["raise", "skip"] = "skip"
     documents_per_shard: int = 64
+    scorers: Texts | dict[str, dict[str, Any] | None] = field(default_factory=lambda: ["longattn"])
+    select_by: str | dict[str, float] | None = None
+    combine: Literal["zscore", "rank"] = "zscore"
+    gate: str | dict[str, float] = field(default_factory=dict)
+    temperature: float = 0.0
+    draw_seed: int = 0
     alpha: float = 0.5
     threshold: float | dict[str, float] | None = None
     fraction: float | dict[str, float] | None = None
@@ -174,6 +195,13 @@ class BuildConfig:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
         self._selection(None)
+        if self.statistics and LONGATTN not in self.choice.scorers:
+            raise ValueError("statistics are a scale of LongAttn's scores, and the scorers do not name longattn.")
+
+    @property
+    def choice(self) -> ScorerChoice:
+        """Which scorers there are, and which of them decide."""
+        return ScorerChoice.of(self.scorers, self.select_by, self.gate)
 
     @property
     def selection(self) -> Selection:
@@ -181,8 +209,9 @@ class BuildConfig:
         return self._selection(ScoreStatistics.load(self.statistics) if self.statistics else None)
 
     def _selection(self, statistics: ScoreStatistics | None) -> Selection:
-        values = {name: getattr(self, name) for name in ("alpha", "convention", *LIMITS, "refuse_overlap")}
-        return Selection(**values, statistics=statistics)
+        names = ("alpha", "convention", *LIMITS, "refuse_overlap", "combine", "temperature")
+        values = {name: getattr(self, name) for name in names}
+        return Selection(**values, seed=self.draw_seed, statistics=statistics, **self.choice.columns)
 
     @property
     def work(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.files import claim, move_file, read_record, target_of_leftover, write_record, write_text
 from longattn_hf.hub.card_merge import merge_cards
 from longattn_hf.hub.release import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
@@ -75,6 +76,10 @@ class BuildFolder:
         self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
         self.placing, self.lock = self.work / "placing.json", self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
+
+    def scores_by(self, scorer: str) -> Path:
+        """The shards of scores of one scorer, under the names of those of windows; LongAttn's are `scores`."""
+        return self.scores if scorer == LONGATTN else self.work / f"scores-{scorer}"
 
     @contextmanager
     def owned(self) -> Iterator[None]:

@@ -15,11 +15,7 @@ from longattn_hf.columns import (
     ID,
     INPUT_IDS,
     KEPT,
-    LONG_DISTANCE_SCORE,
-    PER_HEAD,
-    SCORE_FEATURES,
     SKIP_REASON,
-    STANDARD_ERROR,
 )
 from longattn_hf.files import replacing, write_parquet
 from longattn_hf.hub.release import DATA, SCORES
@@ -72,7 +68,7 @@ def _numbered(config: str, folder: str, parts: Sequence[np.ndarray]) -> list[Out
     ]
 
 
-def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: ScoredShards) -> None:
+def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: ScoredShards, added: Sequence[str]) -> None:
     """Stages the files of scores, and writes down, for all processes, which windows the other files hold.
 
     That is the folder's `selection`: for each of these files a row group with the place and the scores of its windows.
@@ -81,6 +77,7 @@ def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: Score
         files: The plan.
         scores: All windows.
         shards: Where they stand.
+        added: The columns of `scores` that kept windows get.
 
     Raises:
         OSError: The folder is full or cannot be written to.
@@ -93,8 +90,6 @@ def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: Score
             table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
             write_parquet(Dataset(table), folder.staging / file.path, hint=_GO_ON)
     kept = [file for file in files if file.config != SCORES]
-    added = [name for name in (*SCORE_FEATURES, LONG_DISTANCE_SCORE) if name in scores.column_names]
-    added += [name for name in scores.column_names if name.endswith((PER_HEAD, STANDARD_ERROR))]
     schema = pa.schema([(_SHARD, pa.int64()), (_ROW, pa.int64()), *(scores.schema.field(n) for n in (ID, *added))])
     plan = json.dumps([(file.path, len(file.rows)) for file in kept])
     with (
@@ -127,7 +122,9 @@ def write_kept(shards: ScoredShards, *, process: Process) -> None:
 def _with_text(scores: pa.Table, shards: ScoredShards) -> pa.Table:
     """Joins kept windows to their text, which stands at the same place of the shard that their scores came from."""
     table = shards.read_windows(scores[_SHARD].to_numpy(), scores[_ROW].to_numpy())
-    table = table.drop_columns([name for name in (INPUT_IDS,) if name in table.column_names])
+    # a source's own column may be called like a score
+    replaced = (INPUT_IDS, *scores.column_names[3:])
+    table = table.drop_columns([name for name in replaced if name in table.column_names])
     if not table[ID].equals(scores[ID].cast(table.schema.field(ID).type)):
         raise ValueError(
             "The windows' shards changed after they were scored; run the same command again to score them."

@@ -11,14 +11,14 @@ import pyarrow as pa
 import yaml
 from datasets import Features, Value
 
+from longattn_hf.baselines.by_name import FOUND, LONGATTN, ranking_column
 from longattn_hf.columns import (
     CATEGORY,
     INPUT_IDS,
     KEPT,
     LICENSE,
     LONG_DISTANCE_SCORE,
-    SCORE_FEATURES,
-    SELECTION_FEATURES,
+    SELECTION_SCORE,
     SOURCE,
     TEXT,
     WINDOW_FEATURES,
@@ -27,8 +27,9 @@ from longattn_hf.hub.release import SCORES
 from longattn_hf.model.location import ModelRef
 from longattn_hf.pipeline.config import BuildConfig, hide_paths
 from longattn_hf.pipeline.output import plan_files
+from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.sources import DEMO
-from longattn_hf.report.facts import ConfigurationFacts, ModelFacts, Report, SourceFacts
+from longattn_hf.report.facts import LONGATTN_SCORES, ConfigurationFacts, ModelFacts, Report, SourceFacts
 from longattn_hf.selection.cut import LIMITS, Selection
 
 # settings of a build, and what its report calls them
@@ -55,6 +56,9 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         command=" ".join(["accelerate launch -m longattn_hf.pipeline", words]).strip(),
         convention=config.convention,
         settings=settings | {"model": model, "min_distance": config.resolved_min_distance},
+        scores=score_columns(config),
+        ranked_by=config.selection.ranked_by,
+        found=" ".join(dict.fromkeys(FOUND[name] for name in config.choice.weights if name in FOUND)),
         default_config=config.categories[0],
         recipe=shareable_recipe(config),
         not_run=True,
@@ -68,13 +72,33 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
     )
 
 
+def added_features(config: BuildConfig) -> dict[str, Any]:
+    """Returns the columns that scoring and selection add to a kept window, with their features."""
+    scorers = make_scorers(config)
+    added = [(name, kind) for scorer in scorers.values() for name, kind in scorer.added_columns.items()]
+    added += [(LONG_DISTANCE_SCORE, pa.float64())] if LONGATTN in scorers else []
+    added += [(SELECTION_SCORE, pa.float64())] if config.choice.is_sum else []
+    return dict(Features.from_arrow_schema(pa.schema(added)))
+
+
+def score_columns(config: BuildConfig) -> list[str]:
+    """Returns the columns of a build's scores, in a card's order: what ranks first."""
+    columns = [config.selection.ranked_by]
+    for name in config.choice.scorers:
+        columns += LONGATTN_SCORES if name == LONGATTN else [ranking_column(name)]
+    # the long-distance score stands behind what it is made of
+    if columns[0] == LONG_DISTANCE_SCORE:
+        columns.pop(0)
+    return list(dict.fromkeys(columns))
+
+
 def _plan_configurations(config: BuildConfig) -> dict[str, ConfigurationFacts]:
     """Returns the configurations that a build would leave: where their files would be, and their columns."""
     nothing = {CATEGORY: pa.string(), KEPT: pa.bool_(), "start_char": pa.int64(), "end_char": pa.int64()}
     windows = {name: feature for name, feature in WINDOW_FEATURES.items() if name != INPUT_IDS}
     carried = dict.fromkeys((SOURCE, LICENSE, CATEGORY), Value("string"))
-    kept = windows | carried | SCORE_FEATURES | {LONG_DISTANCE_SCORE: SELECTION_FEATURES[LONG_DISTANCE_SCORE]}
-    scores = {name: feature for name, feature in (kept | SELECTION_FEATURES).items() if name != TEXT}
+    kept = windows | carried | added_features(config)
+    scores = {name: feature for name, feature in (kept | {KEPT: Value("bool")}).items() if name != TEXT}
     return {
         file.config: ConfigurationFacts(
             data_files=f"{PurePosixPath(file.path).parent}/train-*.parquet",

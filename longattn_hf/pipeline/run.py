@@ -13,29 +13,31 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset
 from datasets.utils import disable_progress_bars
 
-from longattn_hf.columns import ID, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.baselines.by_name import LONGATTN
+from longattn_hf.columns import ID, KEPT
 from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.publishing import publish
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
 from longattn_hf.pipeline.processes import Process, join_processes
-from longattn_hf.pipeline.recipe import plan_report
+from longattn_hf.pipeline.recipe import added_features, plan_report
+from longattn_hf.pipeline.scoring import make_scorers, score_windows
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
-from longattn_hf.pipeline.stages import score_windows, scorer_fingerprint, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import (
     compare_conventions,
     describe_categories,
     describe_sources,
-    pick_examples,
     software_versions,
 )
+from longattn_hf.report.examples import compare_scores, pick_examples, pick_refused
 from longattn_hf.report.facts import CategoryFacts, ModelFacts, Report
 from longattn_hf.report.figures import draw_figures
 from longattn_hf.report.html_report import write_report_page
-from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.scoring.base import Scorer
 from longattn_hf.selection.standardisation import ScoreStatistics
 from longattn_hf.windows import WindowDocuments
 
@@ -69,18 +71,20 @@ class BuildResult:
         return load_dataset(str(self.folder), category, split="train")
 
     def __str__(self) -> str:
-        head = ("category", "documents", "windows", "kept", "kept tokens", "DS min/mean/max", "DU min/mean/max", "cut")
-        rows: list[tuple[str, ...]] = [head]
+        ranked_by = self.report.ranked_by
+        rows = [("category", "documents", "windows", "kept", "kept tokens", "min/mean/max", "lowest kept")]
         for name, facts in self.categories.items():
-            spreads = [
-                "/".join("-" if end is None else format(end, form) for end in (spread.min, spread.mean, spread.max))
-                for spread, form in ((facts.dependency_strength, ".3f"), (facts.distribution_uniformity, ".2e"))
-            ]
+            spread = facts.scores[ranked_by]
+            ends = "/".join(_short(end) for end in (spread.min, spread.mean, spread.max))
             counts = (facts.documents, facts.windows, facts.kept_windows, facts.kept_tokens)
-            cut = "-" if facts.cut is None else f"{facts.cut:.3f}"
-            rows.append((name, *(f"{count:,}" for count in counts), *spreads, cut))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        return "\n".join("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)) for row in rows)
+            rows.append((name, *(f"{count:,}" for count in counts), ends, _short(facts.cut)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([f"Ranked by {ranked_by}:", *lines])
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
 
 
 def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:
@@ -112,19 +116,19 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         folder.claim(config.work, overwrite=config.overwrite)
         pin_sources(config.sources, folder.sources)
     process.wait()
-    scorer = make_scorer(config)
+    scorers = make_scorers(config)
     if (given := config.selection.statistics) is not None:
-        given.refuse_unless_made_by(scorer.scale, f"The statistics {config.statistics}")
+        given.refuse_unless_made_by(scorers[LONGATTN].scale, f"The statistics {config.statistics}")
     shards = _window(config, folder, process)
-    scored = score_windows(shards, scorer, process=process)
+    scored = score_windows(shards, scorers, process=process)
     process.wait()
-    decision = _decide(config, words, shards, scorer) if process.index == 0 else None
+    decision = _decide(config, words, shards, scorers) if process.index == 0 else None
     process.wait()
     if folder.selection.exists():
         write_kept(shards, process=process)
         process.wait()
         if decision:
-            _finish(decision, config, words, shards, scorer)
+            _finish(decision, config, words, shards, scorers)
     return scored
 
 
@@ -157,28 +161,6 @@ def make_transform(config: BuildConfig) -> WindowDocuments:
     )
 
 
-def make_scorer(config: BuildConfig) -> LongAttnScorer:
-    """Returns the scorer of a build."""
-    return LongAttnScorer(
-        config.model,
-        revision=config.revision,
-        gguf_file=config.gguf_file,
-        convention=config.convention,
-        min_distance=config.resolved_min_distance,
-        rope_theta=config.rope_theta,
-        rope_scaling=config.rope_scaling,
-        dtype=config.dtype,
-        impl=config.impl,
-        add_bos=config.add_bos,
-        row_fraction=config.row_fraction,
-        seed=config.seed,
-        per_head=config.per_head,
-        window_tokens=config.window_tokens,
-        on_error=config.on_error,
-        batch_tokens=config.batch_tokens,
-    )
-
-
 @dataclass(frozen=True)
 class _Decision:
     """What the first process decided: all windows with their scores, what goes where, and a name for all of it."""
@@ -188,27 +170,29 @@ class _Decision:
     fingerprint: str
 
 
-def _decide(config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer) -> _Decision | None:
+def _decide(config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapping[str, Scorer]) -> _Decision | None:
     """Selects, and writes down what all processes are to write; None where the folder holds just that already."""
     folder = shards.folder
     folder.selection.unlink(missing_ok=True)
-    table = shards.read_scores(scorer_fingerprint(scorer))
+    # the reasons of windows without scores are those of the scorers that decide
+    table = shards.read_scores({name: scorers[name].fingerprint for name in [*config.choice.deciding, *scorers]})
     if not len(table):
         raise ValueError(f"No document reaches {config.window_tokens} tokens, so there is nothing to score or keep.")
     table = config.selection.apply(table)
-    fingerprint = hash_json([_hash_table(table), config.result, words, software_versions()])
+    columns = [ID, config.selection.ranked_by, KEPT]
+    fingerprint = hash_json([_hash_table(table.select(columns)), config.result, words, software_versions()])
     if folder.is_finished(fingerprint):
         return None
     if folder.staging.exists():
         shutil.rmtree(folder.staging)
     files = plan_files(table, config.categories)
-    write_selection(files, table, shards)
+    write_selection(files, table, shards, [name for name in added_features(config) if name in table.column_names])
     return _Decision(table, files, fingerprint)
 
 
 def _hash_table(table: pa.Table) -> str:
-    """Hashes what a score table decides, by Arrow's own bytes."""
-    columns = table.select([ID, LONG_DISTANCE_SCORE, KEPT]).combine_chunks()
+    """Hashes a table by Arrow's own bytes."""
+    columns = table.combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, columns.schema) as writer:
         writer.write_table(columns)
@@ -216,39 +200,48 @@ def _hash_table(table: pa.Table) -> str:
 
 
 def _finish(
-    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer
+    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapping[str, Any]
 ) -> None:
     """Writes figures, page, statistics, report and card beside the staged files, and puts everything in place."""
     table, folder = decision.table, shards.folder
     staged = BuildFolder(folder.staging)
-    report = _describe(decision, config, words, shards, scorer)
+    report = _describe(decision, config, words, shards, scorers)
     report = replace(report, figures=draw_figures(table, report, staged.path))
     report = replace(report, page=write_report_page(table, report, staged.path))
-    replace(ScoreStatistics.of(table), scorer=scorer.scale).save(staged.statistics)
+    if LONGATTN in scorers:
+        replace(ScoreStatistics.of(table), scorer=scorers[LONGATTN].scale).save(staged.statistics)
     write_text(staged.report, report.to_json())
     write_text(staged.card, render_card(report))
     folder.finish(decision.fingerprint)
 
 
 def _describe(
-    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorer: LongAttnScorer
+    decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapping[str, Any]
 ) -> Report:
     """Fills a recipe's report in with what the run tells."""
-    plan, layer, table = plan_report(config, words), scorer.load_layer(), decision.table
-    settings: dict[str, Any] = plan.settings | {"impl": scorer.pick_impl(layer.device)}
+    plan, table, selection = plan_report(config, words), decision.table, config.selection
+    settings: dict[str, Any] = dict(plan.settings)
     if commits := read_pins(shards.folder.sources):
         settings["source_commits"] = commits
-    sizes = {name: getattr(layer, name) for name in ("num_heads", "num_kv_heads", "head_dim", "max_positions")}
+    if (longattn := scorers.get(LONGATTN)) is not None:
+        layer = longattn.load_layer()
+        settings["impl"] = longattn.pick_impl(layer.device)
+        sizes = {name: getattr(layer, name) for name in ("num_heads", "num_kv_heads", "head_dim", "max_positions")}
+        plan = replace(
+            plan,
+            model=ModelFacts(**layer.identity | sizes | {"model": plan.model.model}),
+            agreement=compare_conventions(table, selection),
+        )
     return replace(
         plan,
         not_run=False,
         settings=settings,
         software=software_versions(),
-        model=ModelFacts(**layer.identity | sizes | {"model": plan.model.model}),
-        categories=dict(describe_categories(table, shards.counts)),
+        categories=dict(describe_categories(table, shards.counts, selection, plan.scores)),
         sources=describe_sources(table, shards.counts),
-        agreement=compare_conventions(table, convention=config.convention, alpha=config.alpha),
-        examples=pick_examples(table, shards.read_texts),
+        others=compare_scores(table, selection, plan.scores, shards.read_texts),
+        examples=pick_examples(table, selection, plan.scores, shards.read_texts),
+        refused=pick_refused(table, selection, plan.scores, shards.read_texts),
         configs=describe_files(decision.files, shards.folder.staging),
         figures=[],
     )

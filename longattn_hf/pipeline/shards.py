@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from longattn_hf.columns import TEXT
+from longattn_hf.columns import SKIP_REASON, TEXT
 from longattn_hf.files import hash_json, replacing
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.report.describe import DocumentCounts
@@ -159,11 +160,15 @@ class ScoredShards:
         """Names everything that the scores of a shard are made from, `scorer` being all but its windows."""
         return hash_json([scorer, self.fingerprints[shard]])
 
-    def read_scores(self, scorer: str) -> pa.Table:
+    def read_scores(self, scorers: Mapping[str, str]) -> pa.Table:
         """Reads the scores of all windows, in the corpus's order.
 
         Args:
-            scorer: As in `score_fingerprint`.
+            scorers: What the scores of each scorer are made from, as in `score_fingerprint`, by its name.
+
+        Returns:
+            The windows' own columns, the scores of all scorers, and `skip_reason`, that of the first scorer that
+            gives one.
 
         Raises:
             ValueError: A shard of scores is missing, damaged or of other windows.
@@ -172,18 +177,32 @@ class ScoredShards:
         blocks: list[pa.Table] = []
         for start in range(0, len(self.names), _SHARDS_A_BLOCK):
             shards = range(start, min(start + _SHARDS_A_BLOCK, len(self.names)))
-            tables = [self._read_scores(shard, scorer) for shard in shards]
+            tables = [self._read_scores_of_all(shard, scorers) for shard in shards]
             blocks.append(pa.concat_tables(tables, promote_options="default").combine_chunks())
         return pa.concat_tables(blocks, promote_options="default")
 
-    def _read_scores(self, shard: int, scorer: str) -> pa.Table:
-        table = read_shard(self.folder.scores / self.names[shard])
+    def _read_scores_of_all(self, shard: int, scorers: Mapping[str, str]) -> pa.Table:
+        (first, made_from), *others = scorers.items()
+        table, _ = self._read_scores(shard, first, made_from)
+        for name, made_from in others:
+            more, added = self._read_scores(shard, name, made_from)
+            reasons = [table[SKIP_REASON]] if SKIP_REASON in table.column_names else []
+            if SKIP_REASON in more.column_names:
+                table = _with_column(table, SKIP_REASON, pc.coalesce(*reasons, more[SKIP_REASON]))
+            for column in added:
+                # a shard without a row has no scores either
+                if column in more.column_names:
+                    table = _with_column(table, column, more[column])
+        return table
+
+    def _read_scores(self, shard: int, scorer: str, made_from: str) -> tuple[pa.Table, list[str]]:
+        table = read_shard(self.folder.scores_by(scorer) / self.names[shard])
         facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
-        if facts.get("fingerprint") != self.score_fingerprint(shard, scorer):
+        if facts.get("fingerprint") != self.score_fingerprint(shard, made_from):
             raise ValueError(
                 f"The scores {self.names[shard]} are of other windows: run the same command again to make them."
             )
-        return table.replace_schema_metadata(None)
+        return table.replace_schema_metadata(None), facts["adds"]
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns, for rows of the corpus, the number of each one's shard and its row in it; int64 both."""
@@ -211,3 +230,8 @@ class ScoredShards:
 
     def _read(self, shard: int, columns: Iterable[str] | None) -> pa.Table:
         return read_shard(self.folder.windows / self.names[shard], columns).replace_schema_metadata(None)
+
+
+def _with_column(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.append_column(name, values) if at < 0 else table.set_column(at, name, values)

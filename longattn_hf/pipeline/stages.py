@@ -1,4 +1,4 @@
-"""The build's two long stages, windowing and scoring, as resumable work on small Parquet shards.
+"""The first of a build's two long stages, windowing, as resumable work on small Parquet shards.
 
 A shard is written to a temporary name, synced and renamed, and carries in its metadata a fingerprint of everything it
 was made from. A shard that is there, whole, and carries the fingerprint expected is not made again, so a killed run
@@ -7,7 +7,7 @@ goes on where it stopped, with any number of processes, and ends in the same byt
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
@@ -16,27 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
 from longattn_hf.columns import (
     CATEGORY,
-    INPUT_IDS,
     LICENSE,
     SKIP_REASON,
     SOURCE,
-    TEXT,
     WINDOW_FEATURES,
     is_added,
 )
 from longattn_hf.files import hash_json
-from longattn_hf.method import get_convention
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.heartbeat import Progress
 from longattn_hf.pipeline.processes import ALONE, Process
-from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
+from longattn_hf.pipeline.shards import read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.windows import WindowDocuments
 
 
@@ -76,7 +71,7 @@ def window_sources(
     )
     parts = _parts(sources)
     units = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
-    progress = _progress(heartbeats, process, "windows", len(units), "source parts")
+    progress = show_progress(heartbeats, process, "windows", len(units), "source parts")
     for unit in units:
         number, part = parts[unit]
         source = sources[number]
@@ -185,7 +180,8 @@ def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
     return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
 
 
-def _progress(folder: Path | None, process: Process, stage: str, total: int, unit: str) -> Progress:
+def show_progress(folder: Path | None, process: Process, stage: str, total: int, unit: str) -> Progress:
+    """Begins to show how far this process is in a stage; `folder` is that of its sign of life."""
     return Progress(folder, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
 
 
@@ -217,66 +213,3 @@ def windowed_shards(sources: Sequence[Source], folder: Path) -> dict[str, dict[s
                 raise ValueError(f"{name} is missing or damaged: run the same command again to make it.")
             shards[name], shard, last = facts, shard + 1, facts["last"]
     return shards
-
-
-def score_windows(
-    shards: ScoredShards,
-    scorer: LongAttnScorer,
-    *,
-    process: Process = ALONE,
-) -> int:
-    """Scores every shard of windows; process r of w takes the shards r, r + w, ...
-
-    Args:
-        shards: The shards; beside each file of windows comes one of ids and scores, without text.
-        scorer: The settings.
-        process: This process.
-
-    Returns:
-        How many windows this process scored; those of shards found done do not count.
-
-    Raises:
-        ValueError: As `LongAttnScorer`.
-        OSError: As `write_shard`.
-    """
-    folder, made_from, todo = shards.folder, scorer_fingerprint(scorer), []
-    for shard in range(process.index, len(shards.names), process.count):
-        fingerprint = shards.score_fingerprint(shard, made_from)
-        if read_facts(folder.scores / shards.names[shard], fingerprint) is None:
-            todo.append((shard, fingerprint))
-    total = int(sum(shards.rows[shard] for shard, _ in todo))
-    progress = _progress(folder.heartbeats, process, "scores", total, "windows")
-    for shard, fingerprint in todo:
-        name = shards.names[shard]
-        table = pa.concat_tables(_score_batches(folder.windows / name, scorer, progress), promote_options="default")
-        write_shard(folder.scores / name, table, fingerprint)
-    progress.close()
-    return total
-
-
-def scorer_fingerprint(scorer: LongAttnScorer) -> str:
-    """Hashes all that a score depends on: the tensors read, the settings, not where and in what batches it runs."""
-    settings = {k: v for k, v in asdict(scorer).items() if k not in ("model", "gguf_file", "device", "batch_tokens")}
-    return hash_json([settings, scorer.load_layer().identity])
-
-
-def _score_batches(path: Path, scorer: LongAttnScorer, progress: Progress) -> Iterator[pa.Table]:
-    file = pq.ParquetFile(path, page_checksum_verification=True)
-    text = {TEXT} if get_convention(scorer.convention).encodes_text_again else set()
-    kept = [name for name in file.schema_arrow.names if name not in (TEXT, INPUT_IDS)]
-    yield file.schema_arrow.empty_table().select(kept)
-    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*kept, INPUT_IDS, *text]):
-        columns: dict[str, Any] = {INPUT_IDS: [ids.values.to_numpy() for ids in batch.column(INPUT_IDS)]}
-        if text:
-            columns[TEXT] = batch.column(TEXT).to_pylist()
-        try:
-            scored = scorer(columns)
-        except ValueError as error:
-            raise ValueError(
-                f"While scoring {path.name}, windows {batch.column('id').to_pylist()}: {error}"
-            ) from error
-        table = pa.Table.from_batches([batch]).select(kept)
-        for name, values in scored.items():
-            table = table.append_column(name, pa.array(values, pa.string() if name == SKIP_REASON else None))
-        progress.update(len(batch))
-        yield table

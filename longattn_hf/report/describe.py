@@ -2,7 +2,7 @@
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -13,8 +13,6 @@ import pyarrow.compute as pc
 
 from longattn_hf.columns import (
     CATEGORY,
-    DEPENDENCY_STRENGTH,
-    DISTRIBUTION_UNIFORMITY,
     ID,
     KEPT,
     LICENSE,
@@ -23,21 +21,12 @@ from longattn_hf.columns import (
     SOURCE,
 )
 from longattn_hf.method import CONVENTIONS
-from longattn_hf.report.facts import (
-    SCORES,
-    Agreement,
-    CategoryAgreement,
-    CategoryFacts,
-    Example,
-    Extremes,
-    SourceFacts,
-    Spread,
-)
+from longattn_hf.report.facts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
+from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.gate import refusals
 from longattn_hf.selection.standardisation import long_distance_scores
 from longattn_hf.selection.summary import WindowCounts, count_windows
 
-_EXAMPLES = 2
-_EXCERPT_CHARACTERS = 300
 _SOFTWARE = ("longattn_hf", "torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "pyarrow")
 
 
@@ -61,29 +50,42 @@ class DocumentCounts:
         return {"documents": self.documents, "skipped": self.skipped, "by_source": by_source}
 
 
-def describe_categories(scores: pa.Table, counts: Mapping[str, DocumentCounts]) -> dict[str, CategoryFacts]:
-    """Returns, by category, the table of a report: documents, windows, what was kept, and the scores' ranges."""
+def describe_categories(
+    scores: pa.Table, counts: Mapping[str, DocumentCounts], selection: Selection, names: Sequence[str]
+) -> dict[str, CategoryFacts]:
+    """Returns, by category, the table of a report: documents, windows, what was kept, and the scores' ranges.
+
+    Args:
+        scores: All windows, as `selection.apply` returns them.
+        counts: The documents of each category.
+        selection: How the windows were selected.
+        names: The columns of scores.
+    """
     windows = count_windows(scores, scores[KEPT], [CATEGORY])
+    gate = refusals(scores, selection.gate)
     # a filter copies what it lets through
-    scores = scores.select([n for n in (CATEGORY, KEPT, SKIP_REASON, *SCORES) if n in scores.column_names])
+    columns = dict.fromkeys((CATEGORY, KEPT, SKIP_REASON, selection.ranked_by, *names))
+    scores = scores.select([name for name in columns if name in scores.column_names])
     facts = {}
     for category, counted in counts.items():
-        rows = scores.filter(pc.equal(scores[CATEGORY], category))
-        kept = rows.filter(rows[KEPT])[LONG_DISTANCE_SCORE]
-        scored = rows.filter(rows[LONG_DISTANCE_SCORE].is_valid())
-        reasons = rows[SKIP_REASON].drop_null().to_pylist() if SKIP_REASON in rows.column_names else []
+        here = pc.equal(scores[CATEGORY], category)
+        rows = scores.filter(here)
+        ranks = rows[selection.ranked_by]
+        reasons = rows.filter(ranks.is_null())[SKIP_REASON].drop_null() if SKIP_REASON in rows.column_names else []
+        refused = {reason: int((mask & here.to_numpy(zero_copy_only=False)).sum()) for reason, mask in gate.items()}
         all_windows = windows.get((category,), WindowCounts())
         facts[category] = CategoryFacts(
             documents=counted.documents,
             skipped=dict(sorted(counted.skipped.items())),
             windows=all_windows.windows,
-            windows_skipped=dict(sorted(Counter(reasons).items())),
+            windows_skipped=dict(sorted(Counter(map(str, reasons)).items())),
             tokens=all_windows.tokens,
             kept_windows=all_windows.kept_windows,
             kept_tokens=all_windows.kept_tokens,
             kept_documents=all_windows.kept_documents,
-            cut=pc.min(kept).as_py(),
-            **{name: _spread_of(scored[name].to_numpy()) for name in SCORES},
+            cut=pc.min(ranks.filter(rows[KEPT])).as_py(),
+            scores={name: _spread_of(rows[name].drop_null().to_numpy()) for name in names},
+            refused=refused,
         )
     return facts
 
@@ -119,52 +121,31 @@ def software_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _SOFTWARE}}
 
 
-def compare_conventions(scores: pa.Table, *, convention: str, alpha: float) -> Agreement:
+def compare_conventions(scores: pa.Table, selection: Selection) -> Agreement:
     """Says how the other convention ranks the same windows, and how much of what is kept it would keep too.
 
     Both readings are taken from the sums that are there; points that would need another scoring run (fp16 weights and
-    probabilities, the second BOS, the RoPE base) are not in it. A correlation is None where a category has fewer than
-    two windows, a share where it keeps none.
+    probabilities, the second BOS, the RoPE base) are not in it.
     """
-    other = next(name for name in CONVENTIONS if name != convention)
-    frame = scores.select([ID, CATEGORY, KEPT, LONG_DISTANCE_SCORE]).to_pandas()
-    frame["other"] = long_distance_scores(scores, alpha=alpha, convention=other)
+    other = next(name for name in CONVENTIONS if name != selection.convention)
+    there = long_distance_scores(scores, alpha=selection.alpha, convention=other)
+    return Agreement(other_convention=other, categories=agreement_of(scores, LONG_DISTANCE_SCORE, there))
+
+
+def agreement_of(scores: pa.Table, here: str, there: np.ndarray) -> dict[str, CategoryAgreement]:
+    """Compares a column with another score, float64 `[len(scores)]`, of all windows that have both, by category.
+
+    A correlation is None where a category has fewer than two windows, a share where it keeps none.
+    """
+    frame = scores.select([ID, CATEGORY, KEPT, here]).to_pandas().rename(columns={here: "here"})
+    frame["there"] = there
     agreement = {}
-    for category, windows in frame[frame[LONG_DISTANCE_SCORE].notna()].groupby(CATEGORY):
+    for category, windows in frame.dropna(subset=["here", "there"]).groupby(CATEGORY):
         kept = int(windows[KEPT].sum())
-        would_keep = windows.sort_values(["other", ID], ascending=[False, True]).head(kept)
-        correlation = windows[[LONG_DISTANCE_SCORE, "other"]].rank().corr().iloc[0, 1]
+        would_keep = windows.sort_values(["there", ID], ascending=[False, True]).head(kept)
+        correlation = windows[["here", "there"]].rank().corr().iloc[0, 1]
         agreement[str(category)] = CategoryAgreement(
             spearman=float(correlation) if np.isfinite(correlation) else None,
             kept_overlap=float(would_keep[KEPT].mean()) if kept else None,
         )
-    return Agreement(other_convention=other, categories=agreement)
-
-
-def pick_examples(scores: pa.Table, read_texts: Callable[[np.ndarray], list[str]]) -> dict[str, Extremes]:
-    """Returns, by category, the windows of highest and lowest score with the beginning of their text.
-
-    Args:
-        scores: All windows.
-        read_texts: Returns the texts of the rows given.
-    """
-    names = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE)
-    frame = scores.select([ID, CATEGORY, *names]).to_pandas()
-    examples = {}
-    for category, windows in frame[frame[LONG_DISTANCE_SCORE].notna()].groupby(CATEGORY):
-        ranked = windows.sort_values([LONG_DISTANCE_SCORE, ID], ascending=[False, True]).index.to_numpy()
-        count = min(_EXAMPLES, len(ranked) // 2) or 1
-
-        def describe(rows: np.ndarray) -> list[Example]:
-            return [
-                Example(
-                    id=row[ID],
-                    source=row.get(SOURCE) or "unnamed",
-                    **{name: row[name] for name in names},
-                    excerpt=text[:_EXCERPT_CHARACTERS],
-                )
-                for row, text in zip(scores.take(rows).to_pylist(), read_texts(rows), strict=True)
-            ]
-
-        examples[str(category)] = Extremes(highest=describe(ranked[:count]), lowest=describe(ranked[-count:]))
-    return examples
+    return agreement

@@ -6,15 +6,17 @@ not run has a report too: what only a run can tell is None there.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import field
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, MAP_VARIANCE
+from longattn_hf.method import get_convention
 
-#: The scores that a report tells of, in a card's order.
-SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE)
+#: The scores of the paper, in a card's order.
+LONGATTN_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE)
 
 _BUILD_AGAIN = "and the card states it; build the report again."
 
@@ -51,8 +53,9 @@ class CategoryFacts:
         kept_windows: How many were selected.
         kept_tokens: Their tokens.
         kept_documents: The documents they are of.
-        cut: The lowest long-distance score kept; None where nothing is.
-        dependency_strength: Its range; so the other three scores.
+        cut: The lowest score kept, of those that ranked; None where nothing is.
+        scores: The range of each score.
+        refused: The windows that a gate refused, by reason.
     """
 
     documents: int
@@ -64,10 +67,8 @@ class CategoryFacts:
     kept_tokens: int
     kept_documents: int
     cut: float | None
-    dependency_strength: Spread
-    distribution_uniformity: Spread
-    map_variance: Spread
-    long_distance_score: Spread
+    scores: dict[str, Spread]
+    refused: dict[str, int] = field(default_factory=dict)
 
 
 @_facts
@@ -84,7 +85,10 @@ class SourceFacts:
 
 @_facts
 class ModelFacts:
-    """The first layer that scored; `sha256` is that of the tensors read, `revision` None for local files."""
+    """The first layer that scored; `sha256` is that of the tensors read, `revision` None for local files.
+
+    Where LongAttn did not score, the model is the one whose tokenizer cut the windows.
+    """
 
     model: _Text
     revision: _Text | None = None
@@ -112,11 +116,30 @@ class ConfigurationFacts:
 
 
 @_facts
+class Example:
+    """A window with its scores, None where it has none, and the beginning of its text."""
+
+    id: _Text
+    source: _Text
+    scores: dict[str, float | None]
+    excerpt: str
+
+
+@_facts
 class CategoryAgreement:
-    """How alike two conventions rank a category's windows: Spearman's correlation, and the share kept by both."""
+    """How alike two scores rank a category's windows.
+
+    Attributes:
+        spearman: The rank correlation.
+        kept_overlap: The share of the windows kept that the other would have kept too.
+        only_here: The window that is kept and that the other ranks lowest beside its rank here; None if that is none.
+        only_there: The window that is not kept and that the other ranks highest beside its rank here.
+    """
 
     spearman: float | None
     kept_overlap: float | None
+    only_here: Example | None = None
+    only_there: Example | None = None
 
 
 @_facts
@@ -125,18 +148,6 @@ class Agreement:
 
     other_convention: _Text
     categories: dict[str, CategoryAgreement]
-
-
-@_facts
-class Example:
-    """A window at one end of its category's scores, with the beginning of its text."""
-
-    id: _Text
-    source: _Text
-    dependency_strength: float
-    distribution_uniformity: float
-    long_distance_score: float
-    excerpt: str
 
 
 @_facts
@@ -161,6 +172,9 @@ class Report:
         command: What builds the same.
         convention: One of `longattn_hf.method`.
         settings: At least `window_tokens`, `min_distance` and `alpha`; None means not set.
+        scores: The columns of all scores, in a card's order.
+        ranked_by: That which ranked.
+        found: What is known about it, for readers.
         default_config: The configuration that `load_dataset` takes by itself.
         recipe: What the explorer needs to write one; empty where a source is a local file.
         not_run: Whether this is a recipe's; then what follows may be None.
@@ -168,8 +182,10 @@ class Report:
         model: The scoring layer.
         categories: By name; each None where not run.
         sources: One for each source of each category.
-        agreement: With the other convention.
+        agreement: With the other convention, where LongAttn scored.
+        others: What the other scores make of the same windows, by score and category.
         examples: By category.
+        refused: Windows that a gate refused, by category.
         configs: By name.
         figures: Paths relative to the card.
         page: The path of the page with interactive plots; None where there is none.
@@ -188,6 +204,9 @@ class Report:
     command: _Text
     convention: _Text
     settings: dict[str, Any]
+    scores: list[_Text]
+    ranked_by: _Text
+    found: str = ""
     default_config: _Text
     recipe: dict[str, Any] | None = None
     not_run: bool = False
@@ -196,7 +215,9 @@ class Report:
     categories: dict[str, Annotated[CategoryFacts | None, BeforeValidator(lambda facts: facts or None)]]
     sources: list[SourceFacts]
     agreement: Agreement | None = None
+    others: dict[str, dict[str, CategoryAgreement]] | None = None
     examples: dict[str, Extremes] | None = None
+    refused: dict[str, list[Example]] | None = None
     configs: dict[str, ConfigurationFacts]
     figures: list[_Text] | None = None
     page: _Text | None = None
@@ -212,13 +233,34 @@ class Report:
 
     def _measured(self) -> Iterator[tuple[str, Any]]:
         """Yields what only a run can tell, with its place in the report."""
-        yield from ((name, getattr(self, name)) for name in ("software", "agreement", "examples", "figures"))
-        yield from ((f"model.{name}", getattr(self.model, name)) for name in _MODEL)
+        yield from ((name, getattr(self, name)) for name in ("software", "others", "examples", "refused", "figures"))
+        if self.has_longattn:
+            yield "agreement", self.agreement
+            yield from ((f"model.{name}", getattr(self.model, name)) for name in _MODEL)
         yield from ((f"categories.{name}", facts) for name, facts in self.categories.items())
+        for name, facts in self.run_categories.items():
+            yield from ((f"categories.{name}.scores.{score}", facts.scores.get(score)) for score in self.scores)
+        for name, ends in (self.examples or {}).items():
+            for side in ("highest", "lowest"):
+                for at, example in enumerate(getattr(ends, side)):
+                    place = f"examples.{name}.{side}[{at}].scores"
+                    # a window may have no score, and says so
+                    yield from ((f"{place}.{score}", score in example.scores or None) for score in self.scores)
         for at, row in enumerate(self.sources):
             yield from ((f"sources[{at}].{name}", getattr(row, name)) for name in _COUNTS)
         for config, facts in self.configs.items():
             yield from ((f"configs.{config}.{name}", getattr(facts, name)) for name in _SIZES)
+
+    @property
+    def has_longattn(self) -> bool:
+        """Whether the paper's scores are among those that there are."""
+        return LONG_DISTANCE_SCORE in self.scores
+
+    def in_words(self, score: str) -> str:
+        """What a score is called, with its unit."""
+        if score == LONG_DISTANCE_SCORE:
+            return f"long-distance score ({get_convention(self.convention).unit} of the category)"
+        return score.replace("_", " ")
 
     @property
     def run_categories(self) -> dict[str, CategoryFacts]:

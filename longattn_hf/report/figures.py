@@ -34,7 +34,7 @@ from longattn_hf.columns import (
     SOURCE,
 )
 from longattn_hf.files import replacing
-from longattn_hf.method import get_convention, uniform_dependency_strength
+from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.report.facts import Report
 from longattn_hf.selection.summary import bin_edges, count_windows
 
@@ -70,19 +70,19 @@ class _Windows:
 
     name: str
     cut: float | None
-    strength: np.ndarray
-    uniformity: np.ndarray
     score: np.ndarray
     kept: np.ndarray
+    strength: np.ndarray
+    uniformity: np.ndarray
 
 
 def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
     """Draws the figures of a scored and selected corpus into `folder/figures`.
 
     Args:
-        scores: One row a window, with the columns `category`, `dependency_strength`, `distribution_uniformity`,
-            `long_distance_score` (the last three null where a window was not scored; such rows are not drawn), `kept`
-            and optionally `source`.
+        scores: One row a window, with the columns `category`, `kept`, the report's `ranked_by` (null where a window
+            was not scored; such rows are not drawn), where LongAttn scored its `dependency_strength` and
+            `distribution_uniformity`, and optionally `source`.
         report: The run's report; its categories are the panels, in their order.
         folder: The build's output folder. Each picture replaces its predecessor at once, as a whole.
 
@@ -94,31 +94,34 @@ def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
     """
     if SOURCE not in scores.column_names:
         scores = scores.append_column(SOURCE, pa.nulls(len(scores), pa.string()))
-    needed = (CATEGORY, SOURCE, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
+    plane = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY) if report.has_longattn else ()
+    needed = list(dict.fromkeys((CATEGORY, SOURCE, report.ranked_by, *plane, KEPT)))
     missing = [name for name in needed if name not in scores.column_names]
     if missing:
         raise ValueError(f"The figures need {', '.join(missing)}; the columns are {', '.join(scores.column_names)}.")
-    scores = scores.select(needed).filter(scores[LONG_DISTANCE_SCORE].is_valid())
+    scores = scores.select(needed).filter(scores[report.ranked_by].is_valid())
     unknown = set(scores[CATEGORY].unique().to_pylist()) - report.run_categories.keys()
     if unknown:
         raise ValueError(f"The report has no category {', '.join(sorted(map(repr, unknown)))} that the scores have.")
-    categories = [_windows_of(scores, name, facts.cut) for name, facts in report.run_categories.items()]
+    categories = [
+        _windows_of(scores, name, facts.cut, report.ranked_by) for name, facts in report.run_categories.items()
+    ]
     null = uniform_dependency_strength(report.settings["min_distance"] / report.settings["window_tokens"])
-    unit = get_convention(report.convention).unit
     with _own_style():
-        figures = {
-            "long_distance_scores": _score_figure(categories, unit),
-            "strength_and_uniformity": _strength_figure(categories, null),
-            "kept_by_source": _source_figure(scores),
-        }
+        figures = {f"{report.ranked_by}s": _score_figure(categories, report.in_words(report.ranked_by))}
+        if plane:
+            figures["strength_and_uniformity"] = _strength_figure(categories, null)
+        figures["kept_by_source"] = _source_figure(scores)
         return [_save(figure, folder, f"figures/{name}.png") for name, figure in figures.items()]
 
 
-def _windows_of(scores: pa.Table, name: str, cut: float | None) -> _Windows:
+def _windows_of(scores: pa.Table, name: str, cut: float | None, ranked_by: str = LONG_DISTANCE_SCORE) -> _Windows:
     rows = scores.filter(pc.equal(scores[CATEGORY], name))
-    columns = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, KEPT)
-    strength, uniformity, score, kept = (rows[column].to_numpy() for column in columns)
-    return _Windows(name=name, cut=cut, strength=strength, uniformity=uniformity, score=score, kept=kept.astype(bool))
+    score, kept = rows[ranked_by].to_numpy(), rows[KEPT].to_numpy().astype(bool)
+    plane = [np.empty(0)] * 2
+    if DEPENDENCY_STRENGTH in rows.column_names:
+        plane = [rows[column].to_numpy() for column in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)]
+    return _Windows(name=name, cut=cut, score=score, kept=kept, strength=plane[0], uniformity=plane[1])
 
 
 @contextmanager
@@ -129,12 +132,12 @@ def _own_style() -> Iterator[None]:
         yield
 
 
-def _score_figure(categories: list[_Windows], unit: str) -> Figure:
+def _score_figure(categories: list[_Windows], label: str) -> Figure:
     figure, panels = _panels(categories)
     for axes, windows in panels:
         if len(windows.score):
             _draw_histogram(axes, windows)
-    figure.supxlabel(f"long-distance score ({unit} of the category)", fontsize=9)
+    figure.supxlabel(label, fontsize=9)
     figure.supylabel("windows", fontsize=9)
     cut = Line2D([], [], color=_CUT, linestyle="--", label="cut: lowest score kept")
     _add_legend(figure, [Patch(color=_KEPT, label="kept"), Patch(color=_DROPPED, label="dropped"), cut])
@@ -158,21 +161,23 @@ def _draw_histogram(axes: Axes, windows: _Windows) -> None:
 
 def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     figure, panels = _panels(categories)
-    largest = max((np.abs(windows.uniformity).max(initial=0.0) for windows in categories), default=0.0)
+    largest = max((np.nanmax(np.abs(windows.uniformity), initial=0.0) for windows in categories), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
     cells, nulls = None, []
     for axes, windows in panels:
         if not len(windows.score):
             continue
         axes.margins(0.08)
-        x, y = windows.strength, windows.uniformity / 10.0**exponent
+        there = np.isfinite(windows.strength)
+        kept = windows.kept[there]
+        x, y = windows.strength[there], windows.uniformity[there] / 10.0**exponent
         if len(x) > _MOST_POINTS:
-            shares = windows.kept.astype(float)
+            shares = kept.astype(float)
             cells = axes.hexbin(x, y, C=shares, gridsize=36, cmap=_SHARE_KEPT, vmin=0, vmax=1, linewidths=0.1)
         else:
-            dropped = ~windows.kept
+            dropped = ~kept
             axes.scatter(x[dropped], y[dropped], s=16, facecolors="none", edgecolors="#8A8A8A", linewidths=0.9)
-            axes.scatter(x[windows.kept], y[windows.kept], s=20, color=_KEPT, linewidths=0, alpha=0.85)
+            axes.scatter(x[kept], y[kept], s=20, color=_KEPT, linewidths=0, alpha=0.85)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         # the points set the scale: a null far from them stands in the legend alone

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 from markdown_it import MarkdownIt
 
-from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, MAP_VARIANCE
 from longattn_hf.files import write_text
 from longattn_hf.hub.card_merge import BEGIN, END
-from longattn_hf.method import get_convention
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import CategoryFacts, Report
@@ -20,7 +19,8 @@ from longattn_hf.selection.summary import bin_edges, split_cells, split_histogra
 
 PAGE = "report.html"
 
-_PLOTTED = (LONG_DISTANCE_SCORE, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
+# the plane's
+_STRENGTHS = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 
 
 def write_report_page(scores: pa.Table, report: Report, folder: Path) -> str:
@@ -42,8 +42,8 @@ def render_report_page(scores: pa.Table, report: Report) -> str:
     """Renders the page: the card as HTML, the plots' counts as JSON, and the package's own small scripts.
 
     Args:
-        scores: One row a window, with the columns `category`, the raw scores, `long_distance_score` (null where a
-            window was not scored; such rows are not drawn), `num_tokens` and `kept`.
+        scores: One row a window, with the columns `category`, the report's scores (where that which ranked is null,
+            nothing is drawn of the row), `num_tokens` and `kept`.
         report: The report that the card is rendered from.
 
     Returns:
@@ -59,8 +59,9 @@ def render_report_page(scores: pa.Table, report: Report) -> str:
     plots = '<div id="plots"><p>The plots need JavaScript; all numbers stand below.</p></div>'
     body = f"<main>{markdown.render(visible(first))}{plots}{markdown.render(visible(heading + rest))}</main>"
     data = {
-        "unit": get_convention(report.convention).unit,
-        "categories": [_describe(scores, name, facts) for name, facts in report.run_categories.items()],
+        "rankedBy": report.ranked_by,
+        "names": {name: report.in_words(name) for name in report.scores},
+        "categories": [_describe(scores, name, facts, report) for name, facts in report.run_categories.items()],
         "sources": [
             [visible(row.source), visible(row.category), row.windows, row.kept_windows] for row in report.sources
         ],
@@ -89,20 +90,28 @@ def _markdown() -> MarkdownIt:
     return markdown
 
 
-def _describe(scores: pa.Table, name: str, facts: CategoryFacts) -> dict[str, Any]:
+def _describe(scores: pa.Table, name: str, facts: CategoryFacts, report: Report) -> dict[str, Any]:
     """Counts one category's windows for the plots."""
-    rows = scores.select([*_PLOTTED, KEPT, "num_tokens"]).filter(pa.compute.equal(scores[CATEGORY], name))
-    rows = rows.filter(rows[LONG_DISTANCE_SCORE].is_valid())
+    first = report.ranked_by
+    plotted = [first, *(score for score in report.scores if score not in (first, MAP_VARIANCE))]
+    rows = scores.select([*plotted, KEPT, "num_tokens"]).filter(pa.compute.equal(scores[CATEGORY], name))
+    rows = rows.filter(rows[first].is_valid())
     described = {"name": visible(name), "cut": facts.cut, "windows": len(rows)}
     if not len(rows):
         return described
-    values = {column: rows[column].to_numpy() for column in _PLOTTED}
     kept = rows[KEPT].to_numpy(zero_copy_only=False).astype(bool)
-    edges = {column: bin_edges(values[column]) for column in _PLOTTED}
-    edges[LONG_DISTANCE_SCORE] = bin_edges(values[LONG_DISTANCE_SCORE], through=facts.cut)
-    tokens = np.histogram(values[LONG_DISTANCE_SCORE], edges[LONG_DISTANCE_SCORE], weights=rows["num_tokens"])[0]
-    return described | {
-        "histograms": {column: split_histogram(values[column], kept, edges[column]) for column in _PLOTTED},
-        "tokens": [int(count) for count in tokens],
-        "plane": split_cells(values[DEPENDENCY_STRENGTH], values[DISTRIBUTION_UNIFORMITY], kept),
-    }
+    histograms = {}
+    for column in plotted:
+        there = rows[column].is_valid().to_numpy(zero_copy_only=False)
+        values = rows[column].drop_null().to_numpy()
+        if len(values):
+            edges = bin_edges(values, through=facts.cut if column == first else None)
+            histograms[column] = split_histogram(values, kept[there], edges)
+    ranks = rows[first].to_numpy()
+    tokens = np.histogram(ranks, histograms[first]["edges"], weights=rows["num_tokens"])[0]
+    described |= {"histograms": histograms, "tokens": [int(count) for count in tokens]}
+    if {*_STRENGTHS} <= histograms.keys():
+        there = rows[DEPENDENCY_STRENGTH].is_valid().to_numpy(zero_copy_only=False)
+        strength, uniformity = (rows[column].drop_null().to_numpy() for column in _STRENGTHS)
+        described["plane"] = split_cells(strength, uniformity, kept[there])
+    return described

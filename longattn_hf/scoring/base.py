@@ -1,16 +1,20 @@
 """What all scorers share: rows in, columns of scores out, as a `datasets.map` callable."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
-from longattn_hf.model.identity import KnowsItsBytes
+from longattn_hf.files import hash_json
+from longattn_hf.model.identity import KnowsItsBytes, identify_once
 from longattn_hf.rows import TypedList, columns_of, first_row, is_null, table_of, with_columns
+
+# what the score does not depend on; a model is known by its bytes
+_THIS_RUN = ("model", "revision", "gguf_file", "device", "batch_tokens")
 
 
 class Scorer(KnowsItsBytes, ABC):
@@ -27,6 +31,22 @@ class Scorer(KnowsItsBytes, ABC):
 
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"
+
+    @property
+    def added_columns(self) -> Mapping[str, pa.DataType]:
+        """The columns of scores that it adds, with their types; not the reasons of rows that have none."""
+        return self._types
+
+    @property
+    def fingerprint(self) -> str:
+        """Hashes all that a score depends on: settings and bytes of models, not where and in what batches it runs."""
+        # subclasses are dataclasses
+        settings = asdict(self)  # type: ignore[call-overload]
+        settings = {name: value for name, value in settings.items() if name not in _THIS_RUN}
+        return hash_json([type(self).__name__, settings, self._bytes_scored_with()])
+
+    def _bytes_scored_with(self) -> Any:
+        return [[identify_once(model) for model in self._models()], self._other_bytes()]
 
     def __call__(self, batch: Any, rank: int | None = None) -> Any:
         """Scores one window or a batch of them; `rank` (`with_rank=True`) picks the GPU where there are several.
@@ -62,16 +82,16 @@ class Scorer(KnowsItsBytes, ABC):
         """Scores what `_read` made of usable rows, by their numbers; gives each a value for each of `_types`."""
 
     @property
-    def _readable_columns(self) -> tuple[str, ...]:
+    def readable_columns(self) -> tuple[str, ...]:
         """The columns that can be scored, the best first."""
         return (self.text_column,)
 
     def _column_of(self, batch: Mapping[str, Any]) -> str:
-        for name in self._readable_columns:
+        for name in self.readable_columns:
             if name in batch:
                 return name
         raise ValueError(
-            f"No column {' or '.join(map(repr, self._readable_columns))} to score; the columns are "
+            f"No column {' or '.join(map(repr, self.readable_columns))} to score; the columns are "
             f"{', '.join(map(str, batch))}. Name the text's column with text_column=."
         )
 
@@ -173,3 +193,15 @@ def _why_unusable(value: Any, is_ids: bool) -> str | None:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         return f"not a list of integer token ids ({array.dtype}, {array.ndim} dimensions)"
     return None
+
+
+def equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
+    group: list[int] = []
+    for row, row_ids in ids.items():
+        if group and (len(row_ids) != len(ids[group[0]]) or (len(group) + 1) * len(row_ids) > batch_tokens):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

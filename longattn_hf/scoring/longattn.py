@@ -1,7 +1,7 @@
 """`LongAttnScorer`: windows in, dependency strength and distribution uniformity out, as a `datasets.map` callable."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
 from longattn_hf.scoring import released
-from longattn_hf.scoring.base import Scorer
+from longattn_hf.scoring.base import Scorer, equal_lengths
 from longattn_hf.scoring.map_scores import map_scores
 
 if TYPE_CHECKING:
@@ -119,6 +119,10 @@ class LongAttnScorer(Scorer):
     def _other_bytes(self) -> str | None:
         return identify_tokenizer(self.model_ref)
 
+    def _bytes_scored_with(self) -> Any:
+        # the tensors read: another copy of them is the same
+        return [self.load_layer().identity, identify_tokenizer(self.model_ref)]
+
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""
         convention = get_convention(self.convention)
@@ -184,7 +188,8 @@ class LongAttnScorer(Scorer):
         return single | dict.fromkeys(per_head, pa.list_(pa.float64()))
 
     @property
-    def _readable_columns(self) -> tuple[str, ...]:
+    def readable_columns(self) -> tuple[str, ...]:
+        """Ids, else the text; the text alone where the convention tokenises it again."""
         if get_convention(self.convention).encodes_text_again:
             return (self.text_column,)
         return (INPUT_IDS, self.text_column)
@@ -249,7 +254,7 @@ class LongAttnScorer(Scorer):
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
         rows, results = [], []
-        for group in _equal_lengths(ids, self.batch_tokens):
+        for group in equal_lengths(ids, self.batch_tokens):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
             results.append(self._score_group(stacked, layer))
@@ -283,18 +288,6 @@ class LongAttnScorer(Scorer):
                 f"{name}{STANDARD_ERROR}": error_B[:, None].expand_as(scores[name])
                 for name, error_B in zip(_PAPERS_SCORES, errors, strict=True)
             }
-
-
-def _equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
-    """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
-    group: list[int] = []
-    for row, row_ids in ids.items():
-        if group and (len(row_ids) != len(ids[group[0]]) or (len(group) + 1) * len(row_ids) > batch_tokens):
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
 
 
 #: A scorer with the paper's defaults, for `ds.map(longattn_score)`.

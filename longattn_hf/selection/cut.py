@@ -7,17 +7,19 @@ budget or threshold.
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
-from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE
+from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE
 from longattn_hf.method import get_convention
+from longattn_hf.selection.gate import draw, refusals
+from longattn_hf.selection.overlap import overlapping_pairs, without_conflicts
 from longattn_hf.selection.standardisation import (
     RAW_SCORES,
     ScoreStatistics,
@@ -55,6 +57,11 @@ class Selection:
         fraction: Keep this share of the windows of a category, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document.
+        combine: What a weighted sum is of: `"zscore"` or `"rank"`; see `ranking_scores`.
+        gate: The least value that a window may have in other columns, whatever its score. A fraction is of the windows
+            before it.
+        temperature: Above 0, windows are drawn at random, the better the likelier (see `draw`); 0 keeps the best.
+        seed: Of that draw.
         statistics: The scale to put scores on; that of the windows themselves if None.
 
     Raises:
@@ -68,6 +75,10 @@ class Selection:
     fraction: Limit = None
     token_budget: Limit = None
     refuse_overlap: bool = False
+    combine: Literal["zscore", "rank"] = "zscore"
+    gate: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 0.0
+    seed: int = 0
     statistics: ScoreStatistics | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +86,14 @@ class Selection:
         weights = self.score.values() if isinstance(self.score, Mapping) else (1,)
         if not all(map(math.isfinite, weights)) or not any(weights):
             raise ValueError(f"score={self.score} must give columns finite weights that are not all 0.")
+        if self.combine not in ("zscore", "rank"):
+            raise ValueError(f"combine={self.combine!r} must be 'zscore' or 'rank'.")
+        if not all(map(math.isfinite, self.gate.values())):
+            raise ValueError(f"gate={dict(self.gate)} must give each column a finite least value.")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be a finite number of at least 0.")
+        if self.temperature and self.threshold is not None:
+            raise ValueError("A draw by temperature keeps a fraction or a token_budget; a threshold leaves no choice.")
         if not math.isfinite(self.alpha):
             raise ValueError(f"alpha={self.alpha} must be a finite number.")
         if len(self.limit) != 1:
@@ -96,8 +115,13 @@ class Selection:
 
     @property
     def score_columns(self) -> set[str]:
-        """The columns that rank windows."""
-        return {self.score} if isinstance(self.score, str) else set(self.score)
+        """The columns that decide."""
+        return ({self.score} if isinstance(self.score, str) else set(self.score)) | set(self.gate)
+
+    @property
+    def ranked_by(self) -> str:
+        """The column that ranks windows, of the table that `apply` returns."""
+        return self.score if isinstance(self.score, str) else SELECTION_SCORE
 
     def limit_of(self, category: str) -> float:
         """Returns the limit of one category.
@@ -114,7 +138,7 @@ class Selection:
         return limits[category]
 
     def apply(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
-        """Adds the columns `long_distance_score`, where there are raw scores, and `kept`; one row a window.
+        """Adds `long_distance_score`, where there are raw scores, `selection_score`, where several rank, and `kept`.
 
         Raises:
             ValueError: As `long_distance_scores` and `keep_mask`.
@@ -124,28 +148,34 @@ class Selection:
                 table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
             )
             table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
+        if not isinstance(self.score, str):
+            sums = ranking_scores(table, self.score, by, self.combine)
+            table = table.append_column(SELECTION_SCORE, pa.array(sums, from_pandas=True))
         return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
 
 
 def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
-    scores = ranking_scores(table, selection.score, by)
+    scores = ranking_scores(table, selection.score, by, selection.combine)
+    if selection.temperature:
+        scores = draw(table, scores, temperature=selection.temperature, seed=selection.seed, by=by)
+    passes = ~np.any([np.zeros(len(table), dtype=bool), *refusals(table, selection.gate).values()], axis=0)
     # rows that nobody cut have no name of their own: ties go to the first
     names = table[ID] if ID in table.column_names else np.arange(len(table))
     keys = pa.table({"score": scores, ID: names})
     best_first = (
         pc.sort_indices(keys, sort_keys=[("score", "descending"), (ID, "ascending")]).to_numpy().astype(np.int64)
     )
-    conflicts = _overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
+    conflicts = overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
     keep = np.zeros(len(table), dtype=bool)
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
         limit = selection.limit_of(group)
         member = np.zeros(len(table), dtype=bool)
-        member[rows] = True
+        member[rows] = passes[rows]
         order = best_first[member[best_first]]
         if selection.threshold is not None:
             order = order[scores[order] > limit]
-        order = _without_conflicts(order, conflicts)
+        order = without_conflicts(order, conflicts)
         if selection.fraction is not None:
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
@@ -157,42 +187,6 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
             order = order[running <= limit]
         keep[order] = True
     return keep
-
-
-def _overlapping_pairs(table: pa.Table) -> np.ndarray:
-    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`."""
-    start = get_column(table, "start_token").to_numpy()
-    end = start + get_column(table, "num_tokens").to_numpy()
-    owners = [name for name in (DOC_ID, DOC_HASH, "source", CATEGORY) if name in table.column_names]
-    codes = [table.column(name).combine_chunks().dictionary_encode().indices.to_numpy() for name in owners]
-    order = np.lexsort((start, *codes))
-    start, end, codes = start[order], end[order], [code[order] for code in codes]
-    pairs = []
-    # sorted by start, a window that overlaps the one `apart` places before it overlaps those between them too
-    for apart in range(1, len(order)):
-        touch = np.all([code[apart:] == code[:-apart] for code in codes], axis=0) & (start[apart:] < end[:-apart])
-        at = np.flatnonzero(touch)
-        if not len(at):
-            break
-        pairs.append(np.stack([order[at], order[at + apart]], axis=1))
-    return np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
-
-
-def _without_conflicts(order: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Drops each window that overlaps a better one that stays."""
-    rank = np.full(max(order.max(initial=-1), pairs.max(initial=-1)) + 1, len(order))
-    rank[order] = np.arange(len(order))
-    pairs = pairs[(rank[pairs] < len(order)).all(axis=1)]
-    better, worse = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1]).T
-    refused = np.zeros(len(rank), dtype=bool)
-    # a window that no better one can refuse any more stays, and refuses all that it overlaps
-    while len(better):
-        open_to_refusal = np.zeros(len(rank), dtype=bool)
-        open_to_refusal[worse] = True
-        refused[worse[~open_to_refusal[better]]] = True
-        live = ~refused[better] & ~refused[worse]
-        better, worse = better[live], worse[live]
-    return order[~refused[order]]
 
 
 def add_long_distance_score(
@@ -232,6 +226,10 @@ def select_windows(
     by: str | None = CATEGORY,
     score: str | Mapping[str, float] = LONG_DISTANCE_SCORE,
     refuse_overlap: bool = False,
+    combine: Literal["zscore", "rank"] = "zscore",
+    gate: Mapping[str, float] | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> Dataset:
     """Keeps the windows with the highest score of each category, in the dataset's own order.
 
@@ -247,12 +245,24 @@ def select_windows(
         score: The column that ranks windows, larger being better, or columns with weights; see `ranking_scores`.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document, so that no token is
             counted or trained on twice.
+        combine: As in `Selection`; so are the other three.
+        gate: The least value that a window may have in other columns.
+        temperature: Draw at random, the better the likelier.
+        seed: Of that draw.
 
     Raises:
         ValueError: Not exactly one limit is given, one is out of range or lacks a category, or a column is missing.
     """
     selection = Selection(
-        score=score, threshold=threshold, fraction=fraction, token_budget=token_budget, refuse_overlap=refuse_overlap
+        score=score,
+        threshold=threshold,
+        fraction=fraction,
+        token_budget=token_budget,
+        refuse_overlap=refuse_overlap,
+        combine=combine,
+        gate=gate or {},
+        temperature=temperature,
+        seed=seed,
     )
     columns = (*_SELECTION_COLUMNS, *sorted(selection.score_columns), by)
     return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *columns), selection, by)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -155,9 +155,16 @@ class ScoreStatistics:
         return cls(moments, plain.get("scorer") if by_category is not plain else None)
 
 
-def _numbers_in(table: pa.Table, name: str) -> np.ndarray:
-    """Returns a column as float64 `[len(table)]` with NaN for null; a NaN of its own is an error, not a gap."""
-    column = get_column(table, name).cast(pa.float64())
+def get_numbers(table: pa.Table, name: str) -> np.ndarray:
+    """Returns a column as float64 `[len(table)]` with NaN for null; a NaN of its own is an error, not a gap.
+
+    Raises:
+        ValueError: The column is missing, holds no numbers, or a NaN.
+    """
+    column = get_column(table, name)
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise ValueError(f"Column {name!r} is {column.type}, and windows are ranked by numbers.")
+    column = column.cast(pa.float64())
     if pc.any(pc.is_nan(column)).as_py():
         raise ValueError(f"Column {name!r} holds NaN, which is no score: a row without a score has null there.")
     return column.to_numpy()
@@ -177,7 +184,7 @@ def _warn_if_far_off(group: str, strengths: np.ndarray, moments: Moments) -> Non
 
 def _raw_scores(scores: pa.Table, by: str | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Splits a table into float64 columns and, group by group in name order, the rows that carry scores."""
-    columns = {name: _numbers_in(scores, name) for name in RAW_SCORES}
+    columns = {name: get_numbers(scores, name) for name in RAW_SCORES}
     scored = ~np.isnan(columns[DEPENDENCY_STRENGTH])
     for name, values in columns.items():
         if not np.isfinite(values[scored]).all():
@@ -254,35 +261,40 @@ def long_distance_scores(
     return result
 
 
-def ranking_scores(table: pa.Table, score: str | Mapping[str, float], by: str | None = CATEGORY) -> np.ndarray:
+def ranking_scores(
+    table: pa.Table,
+    score: str | Mapping[str, float],
+    by: str | None = CATEGORY,
+    combine: Literal["zscore", "rank"] = "zscore",
+) -> np.ndarray:
     """Returns what windows are ranked by, float64 `[len(table)]`; NaN where one of the columns is null.
 
     Args:
         table: The windows.
-        score: A column, or columns with weights, which give the weighted sum of their Z-scores within each group.
+        score: A column, or columns with weights, which give a weighted sum within each group.
         by: The categories' column; None for one category.
+        combine: What is summed: `"zscore"`, or `"rank"`, from 0 for the lowest to 1 for the highest, ties sharing
+            their mean, which no outlier can rule.
 
     Raises:
         ValueError: A column is missing or holds no numbers.
     """
     names = [score] if isinstance(score, str) else list(score)
-    columns = {}
-    for name in names:
-        column = get_column(table, name)
-        if not (
-            pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
-        ):
-            raise ValueError(f"Column {name!r} is {column.type}, and windows are ranked by numbers.")
-        columns[name] = _numbers_in(table, name)
+    columns = {name: get_numbers(table, name) for name in names}
     if isinstance(score, str):
         return columns[score]
     missing = np.isnan(np.stack(list(columns.values()))).any(axis=0)
     result = np.full(len(table), np.nan)
     for rows in group_rows(table, by, ~missing).values():
         if len(rows):
-            parts = [
-                weight * Moments.of(columns[n][rows]).standardise(columns[n][rows], "zscore")
-                for n, weight in score.items()
-            ]
+            parts = [weight * _on_one_scale(columns[name][rows], combine) for name, weight in score.items()]
             result[rows] = np.sum(parts, axis=0)
     return result
+
+
+def _on_one_scale(values: np.ndarray, how: str) -> np.ndarray:
+    if how == "zscore":
+        return Moments.of(values).standardise(values, "zscore")
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts) - 1
+    return (last - (counts - 1) / 2)[place] / max(len(values) - 1, 1)

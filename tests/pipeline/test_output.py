@@ -18,7 +18,7 @@ def test_a_full_disk_is_an_error_that_says_how_to_go_on_and_no_abort(tmp_path, r
         "full = lambda path, *rest: real('/dev/full' if 'train-' in str(path) else path, *rest)\n"
         "builtins.open = full\n"
         f"shards = ScoredShards(BuildFolder({str(tmp_path / 'out')!r}), ('a',), np.array([5000]), ('f',), {{}})\n"
-        "try: write_selection(files, table, shards)\n"
+        "try: write_selection(files, table, shards, [])\n"
         "except OSError as error: print(error.errno, error)\n"
     )
     done = run_python(program)

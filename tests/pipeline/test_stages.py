@@ -12,9 +12,10 @@ from datasets import Dataset, IterableDataset
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import Process
+from longattn_hf.pipeline.scoring import score_windows
 from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
-from longattn_hf.pipeline.stages import score_windows, scorer_fingerprint, window_sources, windowed_shards
+from longattn_hf.pipeline.stages import window_sources, windowed_shards
 
 
 def documents(count, *, text="The far tokens matter. 日本語 😀 "):
@@ -241,8 +242,8 @@ def elsewhere(shards, folder):
 @pytest.mark.parametrize("count", [2, 3])
 def test_scores_are_the_same_bytes_whatever_the_number_of_processes(windowed, tiny_llama, tmp_path, count):
     scorer, many = LongAttnScorer(str(tiny_llama)), elsewhere(windowed, tmp_path / "many")
-    done = score_windows(windowed, scorer)
-    parts = [score_windows(many, scorer, process=Process(index, count)) for index in range(count)]
+    done = score_windows(windowed, {"longattn": scorer})
+    parts = [score_windows(many, {"longattn": scorer}, process=Process(index, count)) for index in range(count)]
     assert sum(parts) == done == windowed.rows.sum() > 0
     assert contents(tmp_path / "out", "scores") == contents(tmp_path / "many", "scores")
     scores = pq.read_table(windowed.folder.scores / windowed.names[0])
@@ -252,29 +253,29 @@ def test_scores_are_the_same_bytes_whatever_the_number_of_processes(windowed, ti
 
 def test_only_what_is_missing_damaged_or_of_other_settings_is_scored_again(windowed, tiny_llama, tmp_path):
     names, scores, scorer = windowed.names, windowed.folder.scores, LongAttnScorer(str(tiny_llama))
-    every = score_windows(windowed, scorer)
+    every = score_windows(windowed, {"longattn": scorer})
     whole = contents(tmp_path / "out", "scores")
-    assert score_windows(windowed, scorer) == 0
+    assert score_windows(windowed, {"longattn": scorer}) == 0
     (scores / names[0]).write_bytes(whole[names[0]][:-7])
     (scores / names[1]).write_bytes(b"")
     pq.write_table(pa.table({"id": ["x"]}), scores / names[2])
-    assert score_windows(windowed, scorer) == windowed.rows[:3].sum()
+    assert score_windows(windowed, {"longattn": scorer}) == windowed.rows[:3].sum()
     assert contents(tmp_path / "out", "scores") == whole
-    assert score_windows(windowed, LongAttnScorer(str(tiny_llama), min_distance=3)) == every
+    assert score_windows(windowed, {"longattn": LongAttnScorer(str(tiny_llama), min_distance=3)}) == every
     assert contents(tmp_path / "out", "scores") != whole
 
 
 def test_a_window_that_cannot_be_scored_names_its_shard_and_id(windowed, tiny_llama):
     name = windowed.names[0].split("/")[-1]
     with pytest.raises(ValueError, match=rf"While scoring {name}, windows \['[0-9a-f]+'.*longer than"):
-        score_windows(windowed, LongAttnScorer(str(tiny_llama), window_tokens=8))
+        score_windows(windowed, {"longattn": LongAttnScorer(str(tiny_llama), window_tokens=8)})
 
 
 def test_moving_the_folder_changes_nothing(windowed, tiny_llama, tmp_path):
     scorer = LongAttnScorer(str(tiny_llama))
-    score_windows(windowed, scorer)
+    score_windows(windowed, {"longattn": scorer})
     shutil.move(tmp_path / "out", tmp_path / "moved")
-    assert score_windows(replace(windowed, folder=BuildFolder(tmp_path / "moved")), scorer) == 0
+    assert score_windows(replace(windowed, folder=BuildFolder(tmp_path / "moved")), {"longattn": scorer}) == 0
 
 
 def test_the_list_of_shards_comes_back_as_it_was_and_a_damaged_one_is_named(windowed, tmp_path):
@@ -289,15 +290,15 @@ def test_the_list_of_shards_comes_back_as_it_was_and_a_damaged_one_is_named(wind
 
 def test_a_row_of_the_corpus_is_found_with_its_own_text(windowed, tiny_llama):
     scorer = LongAttnScorer(str(tiny_llama))
-    score_windows(windowed, scorer)
-    scores = windowed.read_scores(scorer_fingerprint(scorer))
+    score_windows(windowed, {"longattn": scorer})
+    scores = windowed.read_scores({"longattn": scorer.fingerprint})
     rows = np.array([3, 0, len(scores) - 1, 4])
     windows = windowed.read_windows(*windowed.locate(rows), ["id", "text"])
     assert windows["id"].to_pylist() == scores["id"].take(rows).to_pylist()
     assert windowed.read_texts(rows) == windows["text"].to_pylist()
     assert windowed.read_windows(*windowed.locate(rows[:0])).num_rows == 0
     with pytest.raises(ValueError, match="are of other windows"):
-        windowed.read_scores("another scorer")
+        windowed.read_scores({"longattn": "another scorer"})
 
 
 def test_what_documents_say_of_source_and_licence_is_text_whatever_its_kind(transform, tmp_path):
@@ -326,7 +327,7 @@ def test_a_source_that_has_our_columns_is_scored_with_ours(transform, tiny_llama
     window_all(sources, transform, tmp_path)
     shards = list_shards(sources, tmp_path)
     scorer = LongAttnScorer(str(tiny_llama), per_head=True)
-    score_windows(shards, scorer)
-    scores = shards.read_scores(scorer_fingerprint(scorer))
+    score_windows(shards, {"longattn": scorer})
+    scores = shards.read_scores({"longattn": scorer.fingerprint})
     assert scores.column_names.count("dependency_strength") == 1 and "kept" not in scores.column_names
     assert max(scores["dependency_strength"].to_pylist()) < 1

@@ -235,7 +235,7 @@ def test_one_configuration_and_a_category_without_windows_are_fine():
     report["configs"] = {"code": report["configs"]["code"]}
     nothing = dict.fromkeys(("min", "mean", "max", "std"))
     scores = ("dependency_strength", "distribution_uniformity", "map_variance", "long_distance_score")
-    report["categories"]["prose"] |= {"windows": 0, "cut": None} | dict.fromkeys(scores, nothing)
+    report["categories"]["prose"] |= {"windows": 0, "cut": None, "scores": dict.fromkeys(scores, nothing)}
     card = render(report)
     assert "| `prose` | `map_variance` | - | - | - | - |" in card
     assert list(DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)) == ["code"]

@@ -24,10 +24,12 @@ def _category(documents: int, windows: int, kept: int) -> dict:
         "kept_tokens": kept * 8192,
         "kept_documents": kept // 2,
         "cut": 0.8123456,
-        "dependency_strength": _range(0.21, 0.47),
-        "distribution_uniformity": _range(-4.5e-6, -2.25e-7),
-        "map_variance": _range(2.25e-7, 4.5e-6),
-        "long_distance_score": _range(-2.5, 2.25),
+        "scores": {
+            "dependency_strength": _range(0.21, 0.47),
+            "distribution_uniformity": _range(-4.5e-6, -2.25e-7),
+            "map_variance": _range(2.25e-7, 4.5e-6),
+            "long_distance_score": _range(-2.5, 2.25),
+        },
     }
 
 
@@ -35,9 +37,12 @@ def _example(name: str, score: float, excerpt: str) -> dict:
     return {
         "id": name,
         "source": "jinja2==3.1.6",
-        "dependency_strength": 0.41,
-        "distribution_uniformity": -6.2e-7,
-        "long_distance_score": score,
+        "scores": {
+            "dependency_strength": 0.41,
+            "distribution_uniformity": -6.2e-7,
+            "map_variance": 3.5e-7,
+            "long_distance_score": score,
+        },
         "excerpt": excerpt,
     }
 
@@ -126,6 +131,10 @@ _REPORT = {
         "prose": _config("data/prose", 11),
         "scores": _config("scores", 104),
     },
+    "scores": ["dependency_strength", "distribution_uniformity", "map_variance", "long_distance_score"],
+    "ranked_by": "long_distance_score",
+    "others": {},
+    "refused": {},
     "default_config": "code",
     "figures": ["figures/long_distance_scores.png", "figures/kept_by_source.png"],
 }
@@ -141,7 +150,7 @@ def example_report() -> dict:
 def unrun_report() -> dict:
     """The report of a recipe that was not run: what only a run can tell is missing."""
     report = example_report() | {"not_run": True, "categories": {"arxiv": {}, "book": {}}}
-    for measured in ("agreement", "examples", "figures", "software"):
+    for measured in ("agreement", "examples", "figures", "software", "others", "refused"):
         del report[measured]
     report["model"] = {"model": "meta-llama/Llama-3.1-8B", "revision": "0123456789abcdef0123456789abcdef01234567"}
     report["sources"] = [{name: row[name] for name in _PLANNED_SOURCE} for row in report["sources"]]

@@ -1,0 +1,118 @@
+"""The second of a build's two long stages: every scorer's own shards, beside those of windows and as resumable."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from longattn_hf.baselines.by_name import LONGATTN, make_scorer, takes
+from longattn_hf.columns import ID, INPUT_IDS, SKIP_REASON, TEXT
+from longattn_hf.pipeline.config import BuildConfig
+from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.processes import ALONE, Process
+from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
+from longattn_hf.pipeline.stages import show_progress
+from longattn_hf.scoring.base import Scorer
+
+# the settings of a build that are LongAttn's
+_OF_LONGATTN = (
+    "convention", "rope_theta", "rope_scaling", "impl", "add_bos", "row_fraction", "seed", "per_head", "window_tokens",
+    "batch_tokens",
+)  # fmt: skip
+_OF_THE_MODEL = ("model", "revision", "gguf_file", "dtype")
+
+
+def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
+    """Returns the scorers of a build by name, in the order of its settings.
+
+    Raises:
+        ValueError: One has no such setting, or lacks one.
+    """
+    scorers = {}
+    for name, own in config.choice.scorers.items():
+        known: dict[str, Any] = {key: getattr(config, key) for key in (*_OF_THE_MODEL, "on_error")}
+        if name == LONGATTN:
+            known |= {key: getattr(config, key) for key in _OF_LONGATTN}
+            known["min_distance"] = config.resolved_min_distance
+        scorers[name] = make_scorer(name, {key: value for key, value in known.items() if takes(name, key)} | own)
+    return scorers
+
+
+def score_windows(shards: ScoredShards, scorers: Mapping[str, Scorer], *, process: Process = ALONE) -> int:
+    """Scores every shard of windows by every scorer; process r of w takes the shards r, r + w, ...
+
+    Args:
+        shards: The shards; beside each file of windows comes one a scorer of ids and scores, without text.
+        scorers: By name.
+        process: This process.
+
+    Returns:
+        How many windows this process scored, by one scorer or more; those of shards found done do not count.
+
+    Raises:
+        ValueError: As the scorers.
+        OSError: As `write_shard`.
+    """
+    fingerprints, todo = fingerprints_of(scorers), []
+    for shard in range(process.index, len(shards.names), process.count):
+        lacking = {}
+        for name, made_from in fingerprints.items():
+            fingerprint = shards.score_fingerprint(shard, made_from)
+            if read_facts(shards.folder.scores_by(name) / shards.names[shard], fingerprint) is None:
+                lacking[name] = fingerprint
+        if lacking:
+            todo.append((shard, lacking))
+    total = int(sum(shards.rows[shard] for shard, _ in todo))
+    progress = show_progress(shards.folder.heartbeats, process, "scores", total, "windows")
+    for shard, lacking in todo:
+        file = shards.names[shard]
+        wanted = {name: scorers[name] for name in lacking}
+        tables: dict[str, list[pa.Table]] = {name: [] for name in wanted}
+        for scored in _score_batches(shards.folder.windows / file, wanted, progress):
+            for name, table in scored.items():
+                tables[name].append(table)
+        for name, fingerprint in lacking.items():
+            whole = pa.concat_tables(tables[name], promote_options="default")
+            write_shard(
+                shards.folder.scores_by(name) / file, whole, fingerprint, {"adds": list(scorers[name].added_columns)}
+            )
+    progress.close()
+    return total
+
+
+def fingerprints_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:
+    """Returns what the scores of each scorer depend on, by its name."""
+    return {name: scorer.fingerprint for name, scorer in scorers.items()}
+
+
+def _score_batches(path: Path, scorers: Mapping[str, Scorer], progress: Progress) -> Iterator[dict[str, pa.Table]]:
+    """Yields the scores of a few windows, by scorer: the windows' own columns without text and ids, and the scores."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        there = file.schema_arrow.names
+        kept = [name for name in there if name not in (TEXT, INPUT_IDS)]
+        reads = {name: next(c for c in scorer.readable_columns if c in there) for name, scorer in scorers.items()}
+        # a source's own column may be called like a score
+        own = {name: [c for c in kept if c not in scorer.added_columns] for name, scorer in scorers.items()}
+        yield {name: file.schema_arrow.empty_table().select(columns) for name, columns in own.items()}
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(dict.fromkeys((*kept, *reads.values())))):
+            columns: dict[str, Any] = {}
+            for column in {*reads.values()}:
+                values = batch.column(column)
+                ids = column == INPUT_IDS
+                columns[column] = [row.values.to_numpy() for row in values] if ids else values.to_pylist()
+            scored = {}
+            for name, scorer in scorers.items():
+                try:
+                    scores = scorer({reads[name]: columns[reads[name]]})
+                except ValueError as error:
+                    ids = batch.column(ID).to_pylist()
+                    raise ValueError(f"While scoring {path.name}, windows {ids}: {error}") from error
+                table = pa.Table.from_batches([batch]).select(own[name])
+                for column, values in scores.items():
+                    kind = pa.string() if column == SKIP_REASON else None
+                    table = table.append_column(column, pa.array(values, kind))
+                scored[name] = table
+            progress.update(len(batch))
+            yield scored

@@ -1,0 +1,105 @@
+"""Windows that show what a selection does: its best and worst, those refused, those that another score would keep."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from longattn_hf.columns import CATEGORY, ID, KEPT, SOURCE
+from longattn_hf.report.describe import agreement_of
+from longattn_hf.report.facts import LONGATTN_SCORES, CategoryAgreement, Example, Extremes
+from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.gate import refusals
+
+_EXAMPLES = 2
+_EXCERPT_CHARACTERS = 300
+
+#: Returns the texts of rows of the score table.
+ReadTexts = Callable[[np.ndarray], list[str]]
+
+
+def pick_examples(
+    scores: pa.Table, selection: Selection, names: Sequence[str], read_texts: ReadTexts
+) -> dict[str, Extremes]:
+    """Returns, by category, the windows of highest and lowest score with the beginning of their text.
+
+    Args:
+        scores: All windows, as `selection.apply` returns them.
+        selection: How they were selected.
+        names: The columns of scores.
+        read_texts: Reads the texts.
+    """
+    examples = {}
+    for category, windows in _frame(scores, selection.ranked_by).groupby(CATEGORY):
+        ranked = windows.sort_values(["rank", ID], ascending=[False, True]).index.to_numpy()
+        count = min(_EXAMPLES, len(ranked) // 2) or 1
+        highest, lowest = (_examples(scores, rows, names, read_texts) for rows in (ranked[:count], ranked[-count:]))
+        examples[str(category)] = Extremes(highest=highest, lowest=lowest)
+    return examples
+
+
+def pick_refused(
+    scores: pa.Table, selection: Selection, names: Sequence[str], read_texts: ReadTexts
+) -> dict[str, list[Example]]:
+    """Returns, by category, the best of the windows that a gate refused; arguments as those of `pick_examples`."""
+    frame = _frame(scores, selection.ranked_by)
+    refused = np.any([np.zeros(len(scores), dtype=bool), *refusals(scores, selection.gate).values()], axis=0)
+    return {
+        str(category): _examples(
+            scores,
+            windows.sort_values(["rank", ID], ascending=[False, True]).index.to_numpy()[:_EXAMPLES],
+            names,
+            read_texts,
+        )
+        for category, windows in frame[refused[frame.index]].groupby(CATEGORY)
+    }
+
+
+def compare_scores(
+    scores: pa.Table, selection: Selection, names: Sequence[str], read_texts: ReadTexts
+) -> dict[str, dict[str, CategoryAgreement]]:
+    """Says, score by score and by category, how alike each other score ranks the windows, and where it does not.
+
+    Arguments are those of `pick_examples`. Of LongAttn's scores only the combined one is compared.
+    """
+    ranked_by = selection.ranked_by
+    others = [name for name in names if name not in (ranked_by, *LONGATTN_SCORES[:-1])]
+    compared = {}
+    for name in others:
+        there = scores[name].to_numpy().astype(np.float64)
+        agreement = agreement_of(scores, ranked_by, there)
+        frame = _frame(scores, ranked_by)
+        frame = frame.assign(there=there[frame.index]).dropna()
+        ranks = frame.groupby(CATEGORY)[["rank", "there"]].rank()
+        frame["apart"] = ranks["there"] - ranks["rank"]
+        for category, windows in frame.groupby(CATEGORY):
+            here, not_here = windows[windows[KEPT]], windows[~windows[KEPT]]
+            picked = {}
+            if len(here) and here["apart"].min() < 0:
+                picked["only_here"] = here["apart"].idxmin()
+            if len(not_here) and not_here["apart"].max() > 0:
+                picked["only_there"] = not_here["apart"].idxmax()
+            examples = {side: _examples(scores, np.array([row]), names, read_texts)[0] for side, row in picked.items()}
+            agreement[str(category)] = replace(agreement[str(category)], **examples)
+        compared[name] = agreement
+    return compared
+
+
+def _frame(scores: pa.Table, ranked_by: str) -> pd.DataFrame:
+    """The windows that were ranked; their index is that of the table's rows."""
+    frame = scores.select([ID, CATEGORY, KEPT, ranked_by]).to_pandas().rename(columns={ranked_by: "rank"})
+    return frame[frame["rank"].notna()]
+
+
+def _examples(scores: pa.Table, rows: np.ndarray, names: Sequence[str], read_texts: ReadTexts) -> list[Example]:
+    return [
+        Example(
+            id=row[ID],
+            source=row.get(SOURCE) or "unnamed",
+            scores={name: row[name] for name in names},
+            excerpt=text[:_EXCERPT_CHARACTERS],
+        )
+        for row, text in zip(scores.take(rows).to_pylist(), read_texts(rows), strict=True)
+    ]
