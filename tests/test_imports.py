@@ -118,6 +118,7 @@ def test_attention_selection_and_pages_know_nothing_of_models(room):
         ("longattn_hf.report.card", {"torch", "transformers"}),
         ("longattn_hf.hub.publishing", {"torch", "transformers"}),
         ("longattn_hf.watch", {"torch", "transformers"}),
+        ("longattn_hf.pipeline.run", {"torch"}),
     ],
 )
 def test_what_needs_no_model_loads_none(module, unloaded, run_python):

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
-from accelerate import PartialState
-
+# what launchers tell their processes, as accelerate reads it
+_LAUNCHED = {"LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
 # of <sys/prctl.h>: the signal that a process gets when its parent ends
 _PR_SET_PDEATHSIG = 1
 
@@ -31,6 +30,12 @@ ALONE = Process()
 
 def join_processes() -> Process:
     """Joins the processes that `accelerate launch` or `torchrun` started; one alone is the first of one."""
+    if not _LAUNCHED & os.environ.keys() and "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        # nobody to join, and no torch to load for a build whose scores need none
+        return ALONE
+    import torch
+    from accelerate import PartialState
+
     if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
         # a launcher that is killed must not leave its processes at work beside the next build
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

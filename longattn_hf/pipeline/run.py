@@ -84,7 +84,7 @@ class BuildResult:
 
 
 def _short(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3g}"
+    return "-" if number is None else f"{round(number, 12):.3g}"
 
 
 def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:
@@ -112,11 +112,12 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
 
 def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process) -> int:
     """Runs all stages; returns how many windows this process scored."""
+    # a scorer's own settings are refused before anything is read
+    scorers = make_scorers(config)
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
         pin_sources(config.sources, folder.sources)
     process.wait()
-    scorers = make_scorers(config)
     if (given := config.selection.statistics) is not None:
         given.refuse_unless_made_by(scorers[LONGATTN].scale, f"The statistics {config.statistics}")
     shards = _window(config, folder, process)

@@ -3,8 +3,9 @@
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,12 @@ def _spread_of(values: np.ndarray) -> Spread:
 
 
 def software_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that a score depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _SOFTWARE}}
+    """Returns the versions of Python and of the packages that a score may depend on, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def compare_conventions(scores: pa.Table, selection: Selection) -> Agreement:
