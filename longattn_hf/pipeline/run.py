@@ -72,7 +72,8 @@ class BuildResult:
 
     def __str__(self) -> str:
         ranked_by = self.report.ranked_by
-        rows = [("category", "documents", "windows", "kept", "kept tokens", "min/mean/max", "lowest kept")]
+        head = ("category", "documents", "windows", "kept", "kept tokens", "min/mean/max", "lowest kept")
+        rows: list[tuple[str, ...]] = [head]
         for name, facts in self.categories.items():
             spread = facts.scores[ranked_by]
             ends = "/".join(_short(end) for end in (spread.min, spread.mean, spread.max))
@@ -119,7 +120,8 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         pin_sources(config.sources, folder.sources)
     process.wait()
     if (given := config.selection.statistics) is not None:
-        given.refuse_unless_made_by(scorers[LONGATTN].scale, f"The statistics {config.statistics}")
+        longattn: Any = scorers[LONGATTN]
+        given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     shards = _window(config, folder, process)
     scored = score_windows(shards, scorers, process=process)
     process.wait()

@@ -36,7 +36,7 @@ def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
         if name == LONGATTN:
             known |= {key: getattr(config, key) for key in _OF_LONGATTN}
             known["min_distance"] = config.resolved_min_distance
-        scorers[name] = make_scorer(name, {key: value for key, value in known.items() if takes(name, key)} | own)
+        scorers[name] = make_scorer(name, {key: value for key, value in known.items() if takes(name, key)} | {**own})
     return scorers
 
 

@@ -238,8 +238,8 @@ class Report:
             yield "agreement", self.agreement
             yield from ((f"model.{name}", getattr(self.model, name)) for name in _MODEL)
         yield from ((f"categories.{name}", facts) for name, facts in self.categories.items())
-        for name, facts in self.run_categories.items():
-            yield from ((f"categories.{name}.scores.{score}", facts.scores.get(score)) for score in self.scores)
+        for name, run in self.run_categories.items():
+            yield from ((f"categories.{name}.scores.{score}", run.scores.get(score)) for score in self.scores)
         for name, ends in (self.examples or {}).items():
             for side in ("highest", "lowest"):
                 for at, example in enumerate(getattr(ends, side)):

@@ -103,7 +103,7 @@ def test_alpha_fraction_budget_and_overlap_change_the_counts_as_select_windows_w
     explorer.wait_for_counts(counts(whole, alpha=1.5, token_budget=1000))
     page.get_by_label("Refuse overlapping windows").check()
     explorer.wait_for_counts(counts(whole, alpha=1.5, token_budget=1000, refuse_overlap=True))
-    page.get_by_label("reference_code").check()
+    page.get_by_label("reference_code", exact=True).check()
     other = counts(whole, alpha=1.0, convention="reference_code", token_budget=1000, refuse_overlap=True)
     explorer.wait_for_counts(other, columns=(4, 5, 6))
 

@@ -336,7 +336,7 @@ def test_a_refusal_of_two_processes_is_a_line_each(undisturbed, recipe, tmp_path
     assert "gloo" not in printed and "Connection closed" not in printed
 
 
-@pytest.mark.parametrize("pair", range(3))
+@pytest.mark.parametrize("pair", range(2))
 def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, recipe, tmp_path, pair):
     output = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
@@ -384,8 +384,8 @@ def test_a_lack_of_memory_is_named_with_what_to_do(recipe, tmp_path, monkeypatch
         main(["--config", str(recipe), "--output_dir", str(tmp_path / "out")])
 
 
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}])
-def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path, locale):
+def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path):
+    locale = {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
     output, settings = tmp_path / "out", yaml.safe_load(recipe.read_text()) | {"description": "Überall 日本語"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
@@ -513,7 +513,7 @@ def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe
 
 def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_python):
     peaks = []
-    for count in (1_000, 10_000):
+    for count in (1_000, 4_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         rows = [{"text": text(60, i)} for i in range(50)] * (count // 250)
@@ -530,8 +530,8 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_p
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         report = json.loads((folder / "out" / "report.json").read_text())
         assert report["categories"]["book"]["windows"] >= count
-    # nine thousand more windows of 32 tokens carry about 30 MB of ids, text and scores in all
-    assert peaks[1] - peaks[0] < 60e6
+    # three thousand more windows of 32 tokens carry about 10 MB of ids, text and scores in all
+    assert peaks[1] - peaks[0] < 30e6
 
 
 @needs_smollm2
