@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,9 @@ def compare_scores(
                 picked["only_here"] = here["apart"].idxmin()
             if len(not_here) and not_here["apart"].max() > 0:
                 picked["only_there"] = not_here["apart"].idxmax()
-            examples = {side: _examples(scores, np.array([row]), names, read_texts)[0] for side, row in picked.items()}
+            examples: dict[str, Any] = {
+                side: _examples(scores, np.array([row]), names, read_texts)[0] for side, row in picked.items()
+            }
             agreement[str(category)] = replace(agreement[str(category)], **examples)
         compared[name] = agreement
     return compared

@@ -96,7 +96,7 @@ def _describe(scores: pa.Table, name: str, facts: CategoryFacts, report: Report)
     plotted = [first, *(score for score in report.scores if score not in (first, MAP_VARIANCE))]
     rows = scores.select([*plotted, KEPT, "num_tokens"]).filter(pa.compute.equal(scores[CATEGORY], name))
     rows = rows.filter(rows[first].is_valid())
-    described = {"name": visible(name), "cut": facts.cut, "windows": len(rows)}
+    described: dict[str, Any] = {"name": visible(name), "cut": facts.cut, "windows": len(rows)}
     if not len(rows):
         return described
     kept = rows[KEPT].to_numpy(zero_copy_only=False).astype(bool)
