@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
+from typing import Any, Literal
 
 from datasets import Dataset
 from datasets.utils import disable_progress_bars
@@ -33,6 +35,10 @@ class SelectSettings:
         alpha: The weight of the distribution uniformity in LongAttn's score.
         by: The categories' column; null for one category.
         refuse_overlap: Leave out windows that share tokens with better ones.
+        combine: What a weighted sum is of: zscore or rank.
+        gate: The least values that rows may have in other columns, as a mapping, such as '{kind: 0}'.
+        temperature: Above 0, rows are drawn at random, the better the likelier; 0 keeps the best.
+        seed: Of that draw.
         statistics: A statistics.json to put LongAttn's score on its scale.
     """
 
@@ -45,6 +51,10 @@ class SelectSettings:
     alpha: float = 0.5
     by: str | None = CATEGORY
     refuse_overlap: bool = False
+    combine: Literal["zscore", "rank"] = "zscore"
+    gate: dict[str, float] = field(default_factory=dict)
+    temperature: float = 0.0
+    seed: int = 0
     statistics: str | None = None
 
 
@@ -56,7 +66,9 @@ def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[
     """
     limits = {name: getattr(given, name) for name in LIMITS}
     # refused before anything is read
-    Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **limits)
+    how: dict[str, Any] = {name: getattr(given, name) for name in ("refuse_overlap", "combine", "gate")}
+    how |= {"temperature": given.temperature, "seed": given.seed}
+    Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **limits, **how)
     rows = read_rows(given.files)
     # files without categories are of one
     by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
@@ -64,7 +76,7 @@ def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[
         statistics = ScoreStatistics.load(given.statistics) if given.statistics else None
         rows = add_long_distance_score(rows, alpha=given.alpha, by=by, statistics=statistics)
     score = given.score or _default_score(rows, given)
-    kept = select_windows(rows, score=score, by=by, refuse_overlap=given.refuse_overlap, **limits)
+    kept = select_windows(rows, score=score, by=by, **limits, **how)
     return rows, kept, score
 
 

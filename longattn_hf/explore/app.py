@@ -38,12 +38,17 @@ def build_app(session: Session) -> gr.Blocks:
         thresholds = gr.State(_by_category(start.threshold, categories))
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
+                several, rank_by = len(session.corpus.scores) > 1, session.corpus.scores
+                score = gr.Dropdown(rank_by, value=start.score, label="Rank by", visible=several)
                 alpha = gr.Slider(0, 3, start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
                 keep_by = gr.Radio([_FRACTION, _BUDGET, _CUT], value=how, label="Keep by")
                 fraction = gr.Slider(0, 1, start.fraction or 0.5, step=0.01, label="Fraction of each category")
                 budget = gr.Number(start.token_budget or _half(session), label="Tokens of each category", precision=0)
                 overlap = gr.Checkbox(start.refuse_overlap, label="Refuse overlapping windows")
                 with gr.Group():
+                    other_score = gr.Dropdown(
+                        rank_by, value=rank_by[-1], label="Other selection: rank by", visible=several
+                    )
                     other_alpha = gr.Slider(0, 3, 1.0, step=0.05, label="Other selection: alpha")
                     other_reading = gr.Radio(
                         list(CONVENTIONS), value=start.convention, label="Other selection: convention"
@@ -63,7 +68,10 @@ def build_app(session: Session) -> gr.Blocks:
         windows = _component("windows", "table", events=("open",))
         window = _component("window", "window", server=_answer_far(session))
 
-        controls = [alpha, keep_by, fraction, budget, overlap, thresholds, other_alpha, other_reading]
+        controls = [
+            *(score, alpha, keep_by, fraction, budget, overlap, thresholds),
+            *(other_score, other_alpha, other_reading),
+        ]
         listing = [category, order, words]
         shown = [headline, histograms, by_category, by_source, windows]
 
@@ -101,7 +109,9 @@ def build_app(session: Session) -> gr.Blocks:
             return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
-        for control in (alpha, keep_by, fraction, budget, overlap, other_alpha, other_reading):
+        for control in controls:
+            if control is thresholds:
+                continue
             control.input(refresh, [*controls, *listing], shown, **quiet)
         for listed in listing:
             # a text box tells of its input before it has taken it
@@ -184,28 +194,32 @@ def _open_window(session: Session) -> Any:
 
 def _choices(
     session: Session,
+    score: str,
     alpha: float,
     keep_by: str,
     fraction: float,
     budget: float | None,
     overlap: bool,
     thresholds: dict[str, float] | None,
+    other_score: str,
     other_alpha: float,
     other_reading: str,
 ) -> tuple[Selection, Selection]:
     """Turns the controls into the selection looked at and the one beside it."""
     own = session.corpus.convention
+    same: dict[str, Any] = session.own | {"refuse_overlap": overlap}
     limit: dict[str, Any] = {"fraction": fraction}
     if keep_by == _BUDGET:
         limit = {"token_budget": int(budget or 0)}
     elif keep_by == _CUT:
         if thresholds is None:
             # nothing was dragged yet: the cut stands where the fraction puts it
-            selection = Selection(alpha=alpha, convention=own, fraction=fraction, refuse_overlap=overlap)
+            selection = Selection(**same, score=score, alpha=alpha, convention=own, fraction=fraction)
             thresholds = views.cuts(session.corpus, session.select(selection))
-        limit = {"threshold": thresholds}
-    selected = Selection(alpha=alpha, convention=own, refuse_overlap=overlap, **limit)
-    other = Selection(alpha=other_alpha, convention=other_reading, refuse_overlap=overlap, **limit)
+        # a cut leaves nothing to chance
+        limit = {"threshold": thresholds, "temperature": 0.0}
+    selected = Selection(**same | limit, score=score, alpha=alpha, convention=own)
+    other = Selection(**same | limit, score=other_score, alpha=other_alpha, convention=other_reading)
     return selected, other
 
 

@@ -4,7 +4,7 @@ Reads the output folder of a finished or still running build, or a published dat
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import escape
@@ -24,7 +24,7 @@ from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
-from longattn_hf.report.facts import Report
+from longattn_hf.report.facts import LONGATTN_SCORES, Report
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 
@@ -34,7 +34,7 @@ _READ = (ID, *_STRINGS, "start_token", "num_tokens", *RAW_SCORES, KEPT, SKIP_REA
 
 @dataclass(frozen=True)
 class Selected:
-    """What a selection makes of the windows: float64 scores, NaN without raw scores, and bool `kept`, both `[N]`."""
+    """What a selection makes of the windows: the scores that rank, float64, NaN without, and bool `kept`; `[N]`."""
 
     scores: np.ndarray
     kept: np.ndarray
@@ -48,6 +48,7 @@ class ScoredCorpus:
         running: Whether it is a build that has not ended, so that windows are still to come.
         report: The build's report; None where there is none.
         settings: The build's settings, as far as they are known.
+        scores: The columns that windows can be ranked by, the build's own first.
         table: The columns that selection reads. The ids in it are ranks, which order as the ids do; `id_of` has them.
     """
 
@@ -75,7 +76,10 @@ class ScoredCorpus:
         self.name = str(folder).rstrip("/").split("/")[-1] if Path(folder).exists() else str(folder)
         paths, self.running = self._find_scores()
         self._paths = paths
-        tables = [_read_numbers(self._files, path) for path in paths]
+        report = self._read(self._folder.report)
+        self.report = Report.from_json(report) if report else None
+        others = [name for name in self.report.scores if name not in LONGATTN_SCORES] if self.report else []
+        tables = [_read_numbers(self._files, path, others) for path in paths]
         if not sum(len(table) for table in tables):
             raise ValueError(f"{folder} holds no scored windows yet: none of its Parquet files has rows with scores.")
         whole = pa.concat_tables(tables, promote_options="permissive")
@@ -92,8 +96,9 @@ class ScoredCorpus:
         self.published_kept = (
             whole[KEPT].to_numpy(zero_copy_only=False).astype(bool)[order] if KEPT in whole.column_names else None
         )
-        report = self._read(self._folder.report)
-        self.report = Report.from_json(report) if report else None
+        longattn = [LONG_DISTANCE_SCORE] if {*RAW_SCORES} <= {*whole.column_names} else []
+        first = [self.report.ranked_by] if self.report else []
+        self.scores = list(dict.fromkeys((*first, *longattn, *others)))
         # the report names things for readers, the other two as a build reads them
         self.settings = self.report.settings | (self.report.recipe or {}) if self.report else {}
         settings = self._folder.settings
@@ -153,7 +158,7 @@ class ScoredCorpus:
             ValueError: As these.
         """
         table = replace(selection, statistics=self._statistics).apply(self.table)
-        return Selected(table[LONG_DISTANCE_SCORE].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
+        return Selected(table[selection.ranked_by].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
 
     def recipe(self, selection: Selection) -> str:
         """Returns the YAML that selects the same; see `write_recipe`."""
@@ -248,11 +253,11 @@ def _open_parquet(files: AbstractFileSystem, path: str) -> pq.ParquetFile:
     return pq.ParquetFile(files.open(path, "rb"), page_checksum_verification=True)
 
 
-def _read_numbers(files: AbstractFileSystem, path: str) -> pa.Table:
+def _read_numbers(files: AbstractFileSystem, path: str, others: Sequence[str]) -> pa.Table:
     with files.open(path, "rb") as file:
         parquet = pq.ParquetFile(file)
-        present = [name for name in _READ if name in parquet.schema_arrow.names]
-        if ID not in present or RAW_SCORES[0] not in present:
+        present = [name for name in (*_READ, *others) if name in parquet.schema_arrow.names]
+        if ID not in present or not {RAW_SCORES[0], *others} & {*present}:
             return pa.table({ID: pa.array([], pa.string())})
         return parquet.read(present).replace_schema_metadata(None)
 

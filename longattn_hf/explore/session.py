@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import TEXT
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.token_view import TokenView, explain
@@ -12,6 +13,7 @@ from longattn_hf.explore.views import cuts
 from longattn_hf.files import write_text
 from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
+from longattn_hf.pipeline.choice import ScorerChoice
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
@@ -75,10 +77,20 @@ class Session:
         known = self.corpus.settings
         return Selection(
             alpha=float(known.get("alpha", 0.5)),
+            score=self.corpus.scores[0],
             convention=self.corpus.convention,
             refuse_overlap=bool(known.get("refuse_overlap")),
+            **self.own,
             **(limit or {"fraction": 0.5}),
         )
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What of the build's selection the page does not change, as arguments of a `Selection`."""
+        known = self.corpus.settings
+        choice = ScorerChoice.of(known.get("scorers") or [LONGATTN], known.get("select_by"), known.get("gate") or {})
+        chance = {"temperature": known.get("temperature") or 0.0, "seed": known.get("draw_seed") or 0}
+        return {"gate": choice.columns["gate"]} | chance
 
     def save_recipe(self, selection: Selection) -> str:
         """Returns the recipe of a selection, and writes it where the session may.

@@ -12,6 +12,7 @@ from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
 
 _MOST_SOURCES = 200
+_SHORT = {DEPENDENCY_STRENGTH: "strength", DISTRIBUTION_UNIFORMITY: "uniformity"}
 #: The ways to sort the table of windows.
 ORDERS = ("highest", "lowest", "around the cut", "only in this selection", "only in the other")
 
@@ -35,10 +36,9 @@ def cuts(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
 def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Selection) -> dict[str, Any]:
     """Returns the counts of kept and dropped windows by score, category by category."""
     thresholds = selection.threshold if isinstance(selection.threshold, dict) else cuts(corpus, selected)
-    columns = {
-        LONG_DISTANCE_SCORE: selected.scores,
-        DEPENDENCY_STRENGTH: corpus.table[DEPENDENCY_STRENGTH].to_numpy(),
-        DISTRIBUTION_UNIFORMITY: corpus.table[DISTRIBUTION_UNIFORMITY].to_numpy(),
+    ranked_by = selection.ranked_by
+    columns = {ranked_by: selected.scores} | {
+        name: corpus.table[name].to_numpy() for name in _columns(corpus) if name != ranked_by
     }
     described = []
     for name in corpus.categories:
@@ -46,10 +46,20 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
         rows = rows[~np.isnan(selected.scores[rows])]
         plots = {}
         for column, values in columns.items() if len(rows) else ():
-            edges = bin_edges(values[rows])
-            plots[column] = split_histogram(values[rows], selected.kept[rows], edges)
+            there = rows[~np.isnan(values[rows])]
+            if len(there):
+                plots[column] = split_histogram(values[there], selected.kept[there], bin_edges(values[there]))
         described.append({"name": name, "shown": visible(name), "cut": thresholds[name], "plots": plots})
-    return {"categories": described, "unit": get_convention(corpus.convention).unit}
+    names = {name: _SHORT.get(name, name.replace("_", " ")) for name in columns}
+    if ranked_by == LONG_DISTANCE_SCORE:
+        names[ranked_by] = f"long-distance score ({get_convention(corpus.convention).unit})"
+    return {"categories": described, "rankedBy": ranked_by, "names": names}
+
+
+def _columns(corpus: ScoredCorpus) -> list[str]:
+    """The scores that stand in the corpus as they are, whatever selects."""
+    names = (*_SHORT, *corpus.scores)
+    return [name for name in dict.fromkeys(names) if name in corpus.table.column_names]
 
 
 def describe_categories(corpus: ScoredCorpus, selected: Selected, other: Selected) -> dict[str, Any]:
@@ -127,23 +137,28 @@ def list_windows(
         middle = int(selected.kept[rows].sum())
         rows = rows[max(0, middle - count // 2) :]
     sources, names = corpus.codes(SOURCE)
-    strength, uniformity, tokens = (
-        corpus.table[name].to_numpy() for name in (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, "num_tokens")
-    )
+    names_shown = _columns(corpus)
+    numbers = [selected.scores, *(corpus.table[name].to_numpy() for name in names_shown)]
+    tokens = corpus.table["num_tokens"].to_numpy()
     shown = rows[:count]
     return {
         "label": "Windows",
-        "head": ["window", "score", "strength", "uniformity", "tokens", "kept", "other", SOURCE],
-        "numbers": [1, 2, 3, 4],
+        "head": ["window", "score", *(_SHORT.get(name, name.replace("_", " ")) for name in names_shown)]
+        + ["tokens", "kept", "other", SOURCE],
+        "numbers": list(range(1, len(numbers) + 2)),
         "ids": [corpus.id_of(row) for row in shown],
         "rows": [
-            [visible(corpus.id_of(row)), float(selected.scores[row]), float(strength[row]), float(uniformity[row])]
+            [visible(corpus.id_of(row)), *(_cell(values[row]) for values in numbers)]
             + [int(tokens[row]), _yes(selected.kept[row]), _yes(other.kept[row])]
             + [visible(names[sources[row]]) if sources[row] >= 0 else "unnamed"]
             for row in shown
         ],
         "note": f"{len(shown):,} of {found:,} windows of {visible(category)}.",
     }
+
+
+def _cell(value: float) -> float | str:
+    return "-" if np.isnan(value) else float(value)
 
 
 def _yes(value: bool) -> str:

@@ -3,15 +3,14 @@
 LongAttn.explorer = {
   histograms(root, data, send) {
     const { make, short } = LongAttn;
-    const names = { long_distance_score: `long-distance score (${data.unit})`, dependency_strength: "dependency strength",
-      distribution_uniformity: "distribution uniformity" };
+    const names = data.names;
     const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     root.replaceChildren(
       LongAttn.legend(["kept", "kept"], ["dropped", "dropped"], ["cut", "cut: drag it, or focus it and use the arrow keys"]),
       ...data.categories.map((category) => make("section", { "aria-label": category.shown },
         make("h3", {}, `${category.shown}: kept above ${short(category.cut)}`),
         make("div", { class: "la-grid" }, ...Object.entries(category.plots).map(([score, bins]) => {
-          const own = score === "long_distance_score";
+          const own = score === data.rankedBy;
           return LongAttn.histogram({ label: `${category.shown}, ${names[score]}`, unit: names[score], ...bins,
             cut: own ? category.cut : null,
             onCut: own ? (value) => send("cut", { category: category.name, value }) : null });

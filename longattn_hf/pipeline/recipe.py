@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 from datasets import Features, Value
 
-from longattn_hf.baselines.by_name import FOUND, LONGATTN, ranking_column
+from longattn_hf.baselines.by_name import FOUND, LONGATTN, SCORERS, ranking_column
 from longattn_hf.columns import (
     CATEGORY,
     INPUT_IDS,
@@ -149,6 +149,8 @@ def write_recipe(
         raise ValueError(f"The windows were scored as {convention!r}; {selection.convention!r} is a comparison.")
     head = f"# What the explorer showed of {name}: {count:,} windows.\n"
     chosen = {"alpha": selection.alpha, "convention": convention, "refuse_overlap": selection.refuse_overlap}
+    if selection.score in (columns := {ranking_column(name): name for name in SCORERS}) and settings.get("scorers"):
+        chosen["select_by"] = columns[str(selection.score)]
     known, sources = {}, settings.get("sources")
     if sources:
         known = {name: value for name, value in settings.items() if name not in (*LIMITS, "sources")}

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,3 +252,30 @@ def test_two_processes_share_the_shards_of_all_scorers(recipe, tmp_path, both):
 def test_a_report_says_which_scores_select(both):
     report = json.loads((both[0] / "report.json").read_text())
     assert report["settings"]["select_by"] == "gzip" and report["ranked_by"] == "gzip_ratio"
+
+
+@pytest.mark.parametrize("scorers", [["longattn", "gzip", "length"], ["gzip", "length"]])
+def test_the_explorer_ranks_by_any_score_and_starts_with_the_builds_own_selection(recipe, tmp_path, scorers):
+    from longattn_hf.explore import views
+    from longattn_hf.explore.session import Session
+
+    output = tmp_path / "out"
+    run(recipe, output, scorers=scorers, select_by="gzip", gate={"length": 66})
+    session, scores = Session(output), table(output).sort_values("id")
+    start = session.start()
+    assert session.corpus.scores[0] == start.score == "gzip_ratio" and start.gate == {"length": 66}
+    selected = session.select(start)
+    assert selected.kept.tolist() == scores["kept"].tolist() and 0 < selected.kept.sum()
+    other = session.select(replace(start, score="length"))
+    for category in CATEGORIES:
+        windows = scores[(scores["category"] == category).to_numpy()]
+        count = min(-(-len(windows) // 4), (windows["length"] >= 66).sum())
+        best = windows.sort_values(["length", "id"], ascending=[False, True]).head(count)
+        rows = session.corpus.rows_of(category)
+        assert {session.corpus.id_of(row) for row in rows[other.kept[rows]]} == set(best["id"])
+    drawn = views.describe_histograms(session.corpus, other, replace(start, score="length"))
+    assert drawn["rankedBy"] == "length" and {"gzip_ratio", "length"} <= drawn["categories"][0]["plots"].keys()
+    listed = views.list_windows(session.corpus, other, selected, category="book", order="highest", words="", count=3)
+    assert [row[1] for row in listed["rows"]] == sorted(scores.query("category == 'book'")["length"])[:-4:-1]
+    again = yaml.safe_load(session.corpus.recipe(replace(start, score="length")))
+    assert again["select_by"] == "length" and again["gate"] == {"length": 66}
