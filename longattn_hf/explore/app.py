@@ -1,7 +1,10 @@
 """The explorer's page and its server: nothing on it is fetched from anywhere else."""
 
 import os
+import socket
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 # read when Gradio is imported; this app tells nobody that it runs
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -9,6 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from longattn_hf.explore import views
 from longattn_hf.explore.session import Session
@@ -36,20 +40,24 @@ def build_app(session: Session) -> gr.Blocks:
     with gr.Blocks(title=f"{session.corpus.name}: LongAttn explorer", analytics_enabled=False) as app:
         headline = gr.Markdown(_headline(session), elem_id="headline")
         thresholds = gr.State(_by_category(start.threshold, categories))
+        # where a cut starts from: the share or budget that was shown before it
+        before = gr.State(start.limit if start.threshold is None else {"fraction": 0.5})
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 several, rank_by = len(session.corpus.scores) > 1, session.corpus.scores
                 score = gr.Dropdown(rank_by, value=start.score, label="Rank by", visible=several)
-                alpha = gr.Slider(0, 3, start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
+                alpha = gr.Number(start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
                 keep_by = gr.Radio([_FRACTION, _BUDGET, _CUT], value=how, label="Keep by")
-                fraction = gr.Slider(0, 1, start.fraction or 0.5, step=0.01, label="Fraction of each category")
-                budget = gr.Number(start.token_budget or _half(session), label="Tokens of each category", precision=0)
+                share = 0.5 if start.fraction is None else start.fraction
+                fraction = gr.Number(share, step=0.01, label="Fraction of each category", info="from 0 to 1")
+                tokens = _half(session) if start.token_budget is None else start.token_budget
+                budget = gr.Number(tokens, label="Tokens of each category", precision=0)
                 overlap = gr.Checkbox(start.refuse_overlap, label="Refuse overlapping windows")
                 with gr.Group():
                     other_score = gr.Dropdown(
                         rank_by, value=rank_by[-1], label="Other selection: rank by", visible=several
                     )
-                    other_alpha = gr.Slider(0, 3, 1.0, step=0.05, label="Other selection: alpha")
+                    other_alpha = gr.Number(1.0, step=0.05, label="Other selection: alpha")
                     other_reading = gr.Radio(
                         list(CONVENTIONS), value=start.convention, label="Other selection: convention"
                     )
@@ -69,48 +77,63 @@ def build_app(session: Session) -> gr.Blocks:
         window = _component("window", "window", server=_answer_far(session))
 
         controls = [
-            *(score, alpha, keep_by, fraction, budget, overlap, thresholds),
+            *(score, alpha, keep_by, fraction, budget, overlap, thresholds, before),
             *(other_score, other_alpha, other_reading),
         ]
         listing = [category, order, words]
-        shown = [headline, histograms, by_category, by_source, windows]
+        shown = [headline, histograms, by_category, by_source, windows, thresholds, before]
 
         def choices(*values: Any) -> tuple[Selection, Selection]:
             return _choices(session, *values)
 
         def refresh(*values: Any) -> tuple:
-            pair = choices(*values[: len(controls)])
-            selected, other = map(session.select, pair)
             corpus, (where, sort, find) = session.corpus, values[len(controls) :]
+            try:
+                pair = choices(*values[: len(controls)])
+                selected, other = map(session.select, pair)
+            except ValueError as error:
+                # nothing is shown beside an input that selects nothing
+                blank = [views.blank(label) for label in ("Kept by category", "Kept by source", "Windows")]
+                note = f"{_headline(session)}\n\n**This selects nothing:** {prose(str(error))}"
+                return (note, {"categories": [], "names": {}}, *blank, gr.skip(), gr.skip())
+            cut = isinstance(pair[0].threshold, dict)
             return (
                 _headline(session),
                 views.describe_histograms(corpus, selected, pair[0]),
                 views.describe_categories(corpus, selected, other),
                 views.describe_sources(corpus, selected, other),
                 views.list_windows(corpus, selected, other, category=where, order=sort, words=find),
+                pair[0].threshold if cut else None,
+                gr.skip() if cut else pair[0].limit,
             )
 
         def relist(*values: Any) -> dict[str, Any]:
-            selected, other = map(session.select, choices(*values[: len(controls)]))
             where, sort, find = values[len(controls) :]
+            try:
+                selected, other = map(session.select, choices(*values[: len(controls)]))
+            except ValueError:
+                return views.blank("Windows")
             return views.list_windows(session.corpus, selected, other, category=where, order=sort, words=find)
 
         def move_cut(event: gr.EventData, *values: Any) -> tuple[str, dict[str, float]]:
             selected, _ = choices(*values)
-            before = selected.threshold or views.cuts(session.corpus, session.select(selected))
-            return _CUT, {**before, event._data["category"]: float(event._data["value"])}
+            cuts = selected.threshold or views.cuts(session.corpus, session.select(selected))
+            return _CUT, {**cuts, event._data["category"]: float(event._data["value"])}
 
         def read_again() -> dict[str, Any]:
             session.reload()
             return gr.update(visible=session.corpus.running)
 
         def write_recipe(*values: Any) -> dict[str, str]:
-            text = session.save_recipe(choices(*values)[0])
+            try:
+                text = session.save_recipe(choices(*values)[0])
+            except (ValueError, OSError) as error:
+                return {"text": "", "note": f"Nothing is written: {error}"}
             return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
         for control in controls:
-            if control is thresholds:
+            if isinstance(control, gr.State):
                 continue
             control.input(refresh, [*controls, *listing], shown, **quiet)
         for listed in listing:
@@ -127,11 +150,24 @@ def build_app(session: Session) -> gr.Blocks:
 
 
 def make_server(session: Session) -> FastAPI:
-    """Returns the web application, which answers its own page's requests and asks nobody anything."""
+    """Returns the web application, which answers its own page's requests and asks nobody anything.
+
+    It answers to addresses, to this machine's name and to that of its Space, so that no other page can reach it by a
+    name of its own (DNS rebinding); it does nothing that another page asks for, and takes no files.
+    """
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    space = {name.lower() for name in [os.environ.get("SPACE_HOST")] if name}
+    names = {"localhost", socket.gethostname().lower(), *space}
 
     @server.middleware("http")
     async def forbid_other_machines(request: Request, answer: Any) -> Response:
+        host, origin = request.url.hostname or "", request.headers.get("origin")
+        if host not in names and not _is_address(host):
+            return PlainTextResponse(f"This explorer does not answer to the name {host!r}.", status_code=403)
+        if origin and urlsplit(origin).netloc not in {request.url.netloc, *space}:
+            return PlainTextResponse("This explorer answers its own page only.", status_code=403)
+        if "/upload" in request.url.path:
+            return PlainTextResponse("This explorer takes no files.", status_code=403)
         response = await answer(request)
         response.headers["Content-Security-Policy"] = _POLICY
         return response
@@ -149,6 +185,14 @@ def make_server(session: Session) -> FastAPI:
         css=read_asset("page.css") + _CSS,
         head=f"<script>{scripts}</script>",
     )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def serve(session: Session, *, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -195,32 +239,42 @@ def _open_window(session: Session) -> Any:
 def _choices(
     session: Session,
     score: str,
-    alpha: float,
+    alpha: float | None,
     keep_by: str,
-    fraction: float,
+    fraction: float | None,
     budget: float | None,
     overlap: bool,
     thresholds: dict[str, float] | None,
+    before: dict[str, Any],
     other_score: str,
-    other_alpha: float,
+    other_alpha: float | None,
     other_reading: str,
 ) -> tuple[Selection, Selection]:
-    """Turns the controls into the selection looked at and the one beside it."""
-    own = session.corpus.convention
-    same: dict[str, Any] = session.own | {"refuse_overlap": overlap}
-    limit: dict[str, Any] = {"fraction": fraction}
-    if keep_by == _BUDGET:
-        limit = {"token_budget": int(budget or 0)}
-    elif keep_by == _CUT:
-        if thresholds is None:
-            # nothing was dragged yet: the cut stands where the fraction puts it
-            selection = Selection(**same, score=score, alpha=alpha, convention=own, fraction=fraction)
-            thresholds = views.cuts(session.corpus, session.select(selection))
-        # a cut leaves nothing to chance
-        limit = {"threshold": thresholds, "temperature": 0.0}
-    selected = Selection(**same | limit, score=score, alpha=alpha, convention=own)
-    other = Selection(**same | limit, score=other_score, alpha=other_alpha, convention=other_reading)
-    return selected, other
+    """Turns the controls into the selection looked at and the one beside it.
+
+    Beside a cut stands what the other keeps of as many windows of each category: its scores are on another scale.
+
+    Raises:
+        ValueError: A field is empty, or its value selects nothing.
+    """
+    fields = {"Alpha": alpha, "The other alpha": other_alpha}
+    fields |= {"Tokens of each category": budget} if keep_by == _BUDGET else {}
+    fields |= {"Fraction of each category": fraction} if keep_by == _FRACTION else {}
+    if empty := [name for name, value in fields.items() if value is None]:
+        raise ValueError(f"{empty[0]} must be a number.")
+    own: dict[str, Any] = session.own | {"refuse_overlap": overlap}
+    here = own | {"score": score, "alpha": alpha, "convention": session.corpus.convention}
+    there = own | {"score": other_score, "alpha": other_alpha, "convention": other_reading}
+    if keep_by != _CUT:
+        limit = {"fraction": fraction} if keep_by == _FRACTION else {"token_budget": budget}
+        return Selection(**here, **limit), Selection(**there, **limit)
+    if thresholds is None:
+        shown = Selection(**here, **before)
+        thresholds = views.cuts(session.corpus, session.select(shown))
+    # a cut leaves nothing to chance
+    selected = Selection(**here | {"temperature": 0.0}, threshold=thresholds)
+    shares = views.shares(session.corpus, session.select(selected))
+    return selected, Selection(**there | {"temperature": 0.0}, fraction=shares)
 
 
 def _headline(session: Session) -> str:

@@ -33,6 +33,22 @@ def cuts(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
     return found
 
 
+def shares(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
+    """Returns, by category, a fraction that keeps as many windows as are kept."""
+    found = {}
+    for name in corpus.categories:
+        rows = corpus.rows_of(name)
+        kept = int(selected.kept[rows].sum())
+        # fractions are rounded up to whole windows
+        found[name] = max(kept - 0.5, 0.0) / max(int(np.isfinite(selected.scores[rows]).sum()), 1)
+    return found
+
+
+def blank(label: str) -> dict[str, Any]:
+    """Returns a table without rows."""
+    return {"label": label, "head": [], "rows": [], "numbers": []}
+
+
 def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Selection) -> dict[str, Any]:
     """Returns the counts of kept and dropped windows by score, category by category."""
     thresholds = selection.threshold if isinstance(selection.threshold, dict) else cuts(corpus, selected)

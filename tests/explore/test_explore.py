@@ -1,9 +1,13 @@
 import json
+import math
+import random
 import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -94,9 +98,9 @@ def test_the_page_starts_with_the_builds_own_selection(explorer, build):
 
 def test_alpha_fraction_budget_and_overlap_change_the_counts_as_select_windows_would(explorer, build):
     page, whole = explorer.page, build[1]
-    explorer.set_number("number input for Alpha", 1.5)
+    explorer.set_number("Alpha", 1.5)
     explorer.wait_for_counts(counts(whole, alpha=1.5, fraction=0.5))
-    explorer.set_number("number input for Fraction of each category", 0.2)
+    explorer.set_number("Fraction of each category", 0.2)
     explorer.wait_for_counts(counts(whole, alpha=1.5, fraction=0.2))
     page.get_by_label("token budget").check()
     explorer.set_number("Tokens of each category", 1000)
@@ -138,6 +142,104 @@ def test_the_cut_is_dragged_and_moved_by_keys_and_saved_as_a_recipe(explorer, bu
     config = load_config(explorer.session.recipe)
     assert (config.alpha, config.threshold, config.fraction) == (1.5, after, None)
     assert page.get_by_label("Recipe", exact=True).text_content() == explorer.session.recipe.read_text()
+
+
+class Walk:
+    """What the page should keep, by a model of its own of what the controls mean."""
+
+    def __init__(self, whole):
+        self.whole, self.by, self.values = whole, "fraction", {"alpha": 0.5, "fraction": 0.5, "budget": 2000}
+        self.overlap, self.cuts, self.before, self.other_alpha = False, None, {"fraction": 0.5}, 1.0
+
+    @property
+    def is_valid(self):
+        needed = {"fraction": ["fraction"], "token budget": ["budget"], "cut": []}[self.by]
+        values = [self.values[name] for name in (*needed, "alpha")]
+        return all(value != "" for value in values) and (self.by != "fraction" or 0 <= self.values["fraction"] <= 1)
+
+    def scored(self, alpha):
+        return add_long_distance_score(self.whole, alpha=alpha)
+
+    def kept(self, alpha, limit):
+        return select_windows(self.scored(alpha), refuse_overlap=self.overlap, **limit)
+
+    def step(self):
+        """Takes what the page takes over when its controls are valid; returns the limits of both selections."""
+        if self.by == "cut":
+            if self.cuts is None:
+                kept, scored = self.kept(self.values["alpha"], self.before), self.scored(self.values["alpha"])
+                self.cuts = {}
+                for name in CATEGORIES:
+                    mine, every = (
+                        [
+                            r["long_distance_score"]
+                            for r in rows
+                            if r["category"] == name and r["long_distance_score"] is not None
+                        ]
+                        for rows in (kept, scored)
+                    )
+                    self.cuts[name] = math.nextafter(min(mine), -math.inf) if mine else max(every)
+            here = {"threshold": self.cuts}
+            kept, every = self.kept(self.values["alpha"], here), self.scored(self.values["alpha"])
+            counts = {
+                name: (
+                    kept["category"].count(name),
+                    sum(r["category"] == name and r["long_distance_score"] is not None for r in every),
+                )
+                for name in CATEGORIES
+            }
+            return here, {"fraction": {name: max(k - 0.5, 0) / n for name, (k, n) in counts.items()}}
+        self.cuts = None
+        name = "fraction" if self.by == "fraction" else "token_budget"
+        self.before = {name: self.values["fraction" if self.by == "fraction" else "budget"]}
+        return self.before, self.before
+
+
+@pytest.mark.slow
+def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer, build):
+    page, chance = Explorer(explorer.page.context.browser, explorer.address).page, random.Random(0)
+    fresh = Explorer.__new__(Explorer)
+    fresh.page = page
+    walk, labels = Walk(build[1]), {"fraction": "Fraction of each category", "budget": "Tokens of each category"}
+    for _ in range(30):
+        what = chance.choice(["alpha", "by", "by", "fraction", "budget", "overlap", "other"])
+        if what == "by":
+            walk.by = chance.choice(["fraction", "token budget", "cut"])
+            page.get_by_label(walk.by, exact=True).check()
+        elif what == "overlap":
+            walk.overlap = not walk.overlap
+            page.get_by_label("Refuse overlapping windows").set_checked(walk.overlap)
+        elif what == "other":
+            walk.other_alpha = chance.choice([0, 0.5, 7])
+            fresh.set_number("Other selection: alpha", walk.other_alpha)
+        else:
+            choices = {"alpha": [0, 0.5, 9, ""], "fraction": [0, 0.3, 0.7, 1, 1.5, ""], "budget": [0, 600, 3000, ""]}
+            walk.values[what] = chance.choice(choices[what])
+            fresh.set_number(labels.get(what, "Alpha"), walk.values[what])
+        if not walk.is_valid:
+            page.get_by_text("This selects nothing").wait_for()
+            assert fresh.counts() == {}
+            continue
+        page.get_by_text("This selects nothing").wait_for(state="hidden")
+        here, there = walk.step()
+        fresh.wait_for_counts(counts(walk.whole, alpha=walk.values["alpha"], refuse_overlap=walk.overlap, **here))
+        other = counts(walk.whole, alpha=walk.other_alpha, refuse_overlap=walk.overlap, **there)
+        fresh.wait_for_counts(other, columns=(4, 5, 6))
+    page.close()
+
+
+def test_it_answers_its_own_page_under_its_own_names_and_takes_no_files(explorer):
+    def status(path="", **headers):
+        request = urllib.request.Request(explorer.address + path, headers=headers)
+        try:
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    own = explorer.address.removeprefix("http://").rstrip("/")
+    assert status() == status(Host="localhost:7860") == status(Origin=f"http://{own}") == 200
+    assert status(Host="evil.example") == status(Origin="https://evil.example") == 403
+    assert status(Origin="null") == status("gradio_api/upload") == 403
 
 
 def test_windows_are_searched_and_opened_and_a_click_tells_where_a_token_looks(explorer):
