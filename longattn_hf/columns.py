@@ -61,5 +61,5 @@ SELECTION_FEATURES = Features({LONG_DISTANCE_SCORE: Value("float64"), KEPT: Valu
 
 def is_added(name: str) -> bool:
     """Says whether scoring or selection adds a column of this name, where a source's own would be in the way."""
-    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE}
+    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE, SKIP_REASON}
     return name in names or name.endswith((PER_HEAD, STANDARD_ERROR))

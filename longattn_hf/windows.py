@@ -95,7 +95,8 @@ class WindowDocuments(KnowsItsBytes):
         text_column: The column that holds the documents.
         category: The category of all documents, for sources without such a column.
         keep_skipped: A document that yields no window leaves one row with `skip_reason` set and no text.
-        on_error: What a row that is None, empty or not text does: `"raise"`, or `"skip"` with a reason.
+        max_document_characters: Longer documents are bad rows; None for no limit.
+        on_error: What a row that is None, empty, not text or too long does: `"raise"`, or `"skip"` with a reason.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
 
     Raises:
@@ -109,6 +110,7 @@ class WindowDocuments(KnowsItsBytes):
     text_column: str = TEXT
     category: str | None = None
     keep_skipped: bool = False
+    max_document_characters: int | None = None
     on_error: Literal["raise", "skip"] = "skip"
     version: int = 2
 
@@ -149,11 +151,14 @@ class WindowDocuments(KnowsItsBytes):
         texts = batch[self.text_column]
         if isinstance(texts, str):
             raise ValueError("WindowDocuments makes several rows of one document: call map with batched=True.")
-        earlier = batch[SKIP_REASON] if SKIP_REASON in batch else [None] * len(texts)
-        reasons = [
-            self._why_unusable(row, text, None if is_null(known) else known)
-            for row, (text, known) in enumerate(zip(texts, earlier, strict=True))
-        ]
+        reasons = self.find_reasons(batch)
+        wrong = next((row for row, reason in enumerate(reasons) if reason), None)
+        if wrong is not None and self.on_error == "raise":
+            kind = type(texts[wrong]).__name__
+            raise ValueError(
+                f"Row {wrong} of column {self.text_column!r} is {reasons[wrong]} ({kind}); documents are non-empty "
+                "strings. Drop such rows, or pass on_error='skip' to leave them out with a reason."
+            )
         usable = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
         tokenised = document_tokenizer(load_tokenizer_once(self.model_ref))(usable) if usable else iter(())
         passed = [name for name in batch if name not in _OWN_COLUMNS and name != self.text_column]
@@ -182,18 +187,22 @@ class WindowDocuments(KnowsItsBytes):
             types[CATEGORY] = pa.string()
         return {name: TypedList(v, types[name]) if name in types else v for name, v in columns.items()}
 
-    def _why_unusable(self, row: int, text: object, reason: str | None) -> str | None:
-        """Says why a document cannot be cut; an earlier stage may know already."""
-        if reason is None and isinstance(text, str):
-            reason = None if text and _is_unicode(text) else "not Unicode, by a lone surrogate" if text else "empty"
-        elif reason is None:
-            reason = "missing" if is_null(text) else "not text"
-        if reason is not None and self.on_error == "raise":
-            raise ValueError(
-                f"Row {row} of column {self.text_column!r} is {reason} ({type(text).__name__}); documents are "
-                "non-empty strings. Drop such rows, or pass on_error='skip' to leave them out with a reason."
-            )
-        return reason
+    def find_reasons(self, batch: Mapping[str, Sequence[Any]]) -> list[str | None]:
+        """Says of each document of a batch why it cannot be cut, an earlier stage's reason first; None if it can."""
+        texts = batch[self.text_column]
+        earlier = batch[SKIP_REASON] if SKIP_REASON in batch else [None] * len(texts)
+        return [
+            self._why_unusable(text) if is_null(known) else known for text, known in zip(texts, earlier, strict=True)
+        ]
+
+    def _why_unusable(self, text: object) -> str | None:
+        if not isinstance(text, str):
+            return "missing" if is_null(text) else "not text"
+        if not text:
+            return "empty"
+        if self.max_document_characters is not None and len(text) > self.max_document_characters:
+            return f"longer than max_document_characters ({self.max_document_characters:,})"
+        return None if _is_unicode(text) else "not Unicode, by a lone surrogate"
 
     def _windows_of(self, text: str, source_id: object, tokens: Tokens) -> list[dict[str, Any]]:
         digest = sha256()

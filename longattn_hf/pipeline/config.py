@@ -51,6 +51,7 @@ class SourceConfig:
         data_dir: A folder of the dataset.
         revision: The dataset's branch, tag or commit; a branch is pinned to its commit when the build starts.
         text_column: The column that holds the documents.
+        join: What to put between the texts of a column that holds lists of them, such as pages.
         columns: The columns to keep beside it; all if None.
         json_lines: Read `data_files` (of the Hub id `path`, or anywhere if it is `json`) line by line and take only
             the text and `columns` of each, for files whose other fields differ in type.
@@ -67,6 +68,7 @@ class SourceConfig:
     data_dir: str | None = None
     revision: str | None = None
     text_column: str = "text"
+    join: str | None = None
     columns: Texts | None = None
     json_lines: bool = False
     source: str | None = None
@@ -98,6 +100,7 @@ class BuildConfig:
         seed: Of that drawing.
         per_head: Keep the scores of each head too.
         on_error: What a bad document or window does: `raise`, or `skip` with a reason and a count.
+        max_document_characters: Longer documents are bad ones; None for no limit.
         documents_per_shard: Documents per resumable piece of work.
         scorers: What scores the windows: names of scorers, or a mapping of names to their own settings. `longattn`
             has those above; the others are `echo`, `far_gain`, `kind`, `gzip`, `length`, `random`, and, of the model
@@ -146,6 +149,7 @@ class BuildConfig:
     seed: int = 0
     per_head: bool = False
     on_error: Literal["raise", "skip"] = "skip"
+    max_document_characters: int | None = None
     documents_per_shard: int = 64
     scorers: Texts | dict[str, dict[str, Any] | None] = field(default_factory=lambda: ["longattn"])
     select_by: str | dict[str, float] | None = None

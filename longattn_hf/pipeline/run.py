@@ -161,6 +161,7 @@ def make_transform(config: BuildConfig) -> WindowDocuments:
         gguf_file=config.gguf_file,
         window_tokens=config.window_tokens,
         on_error=config.on_error,
+        max_document_characters=config.max_document_characters,
     )
 
 

@@ -10,22 +10,22 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset_builder
-from datasets.exceptions import DatasetNotFoundError
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, LargeList, List, Value, load_dataset_builder
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi
 
-from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, TEXT, is_added
+from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, read_record, write_record
 from longattn_hf.hub.client import bounded_timeouts, httpx, persist
 from longattn_hf.pipeline.config import SourceConfig, hide_paths
+from longattn_hf.pipeline.reading import UNREADABLE, JoinPages, JsonLines
 
 logger = logging.getLogger(__name__)
 
-# lines of JSON that are looked at for the text's field
-_FIRST_LINES = 100
-
 #: The path of the documents that installed packages bring; see `demo_corpus`.
 DEMO = "demo"
+_TEXT = (Value("string"), Value("large_string"), Value("string_view"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Source:
         text_column: The column that holds the documents.
         constants: Columns with one value for all documents, where the documents do not bring their own.
         max_documents: Read no more than this from each of the stream's shards.
+        features: The types of columns; None where they are not known.
+        files: The names of the stream's shards, where these are files.
     """
 
     category: str
@@ -47,6 +49,8 @@ class Source:
     text_column: str = TEXT
     constants: Mapping[str, str] | None = None
     max_documents: int | None = None
+    features: Features | None = None
+    files: tuple[str, ...] = ()
 
     def open_part(self, part: int) -> IterableDataset:
         """Opens one shard of the stream, or its first `max_documents`."""
@@ -59,38 +63,14 @@ class Source:
             stream = stream.shard(stream.num_shards, part - block * size - min(block, longer))
         return stream if self.max_documents is None else stream.take(self.max_documents)
 
+    def name_part(self, part: int) -> str:
+        """Names a shard of the stream for messages."""
+        return self.files[part] if part < len(self.files) else f"Part {part} of {self.category}"
+
 
 @lru_cache(maxsize=1)
 def _take_block(stream: IterableDataset, block: int) -> IterableDataset:
     return stream.shard(isqrt(stream.num_shards), block)
-
-
-@dataclass(frozen=True)
-class _ReadFields:
-    """Reads named fields of a line of JSON, so that the other fields may differ in type from file to file."""
-
-    text_column: str
-    names: tuple[str, ...]
-
-    def __call__(self, row: Mapping[str, str]) -> dict[str, str | None]:
-        document, reason = parse_line(row["text"])
-        values = {name: document.get(name) for name in self.names}
-        text = values[self.text_column]
-        if reason is None and text is not None and not isinstance(text, str):
-            reason = "not text"
-        values = {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
-        return values | {self.text_column: text if isinstance(text, str) else None, SKIP_REASON: reason}
-
-
-def parse_line(line: str) -> tuple[dict[str, Any], str | None]:
-    """Parses a line of JSON; returns its fields, and the reason why it has none."""
-    if not line.strip().removeprefix("\ufeff"):
-        return {}, "a blank line"
-    try:
-        document = json.loads(line.removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        return {}, "not JSON"
-    return (document, None) if isinstance(document, dict) else ({}, "not a JSON object")
 
 
 def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceConfig]:
@@ -190,22 +170,11 @@ def open_source(config: SourceConfig) -> Source:
     identity = hash_json(
         [builder.hash, config.name, config.split, [str(file) for file in files or []], files and files.origin_metadata]
     )
+    names = tuple(str(file) for file in files or ())
     if config.json_lines:
-        names = (config.text_column, *(config.columns or ()))
-        features = Features(dict.fromkeys((*names, SKIP_REASON), Value("string")))
-        _refuse_without_field(stream, config)
-        stream = stream.map(_ReadFields(config.text_column, names), remove_columns=["text"], features=features)
-    return _as_source(config, stream, identity)
-
-
-def _refuse_without_field(lines: IterableDataset, config: SourceConfig) -> None:
-    first = lines.shard(num_shards=lines.num_shards, index=0) if lines.num_shards > 1 else lines
-    fields = {name: None for row in first.take(_FIRST_LINES) for name in parse_line(row["text"])[0]}
-    if fields and config.text_column not in fields:
-        raise ValueError(
-            f"The first lines of {config.path!r} have no field {config.text_column!r}; they have {', '.join(fields)}. "
-            "Name the text's with text_column."
-        )
+        columns = tuple(dict.fromkeys((config.text_column, *(config.columns or ()))))
+        stream = JsonLines(config.text_column, columns, config.join).open(names, config.path)
+    return _as_source(config, stream, identity, names if len(names) == stream.num_shards else ())
 
 
 def _files_of(config: SourceConfig) -> list[str] | None:
@@ -231,29 +200,58 @@ def open_documents(config: SourceConfig, documents: Iterable[Mapping[str, Any]])
     return _as_source(config, stream, hash_json(rows))
 
 
-def _as_source(config: SourceConfig, stream: IterableDataset, identity: str) -> Source:
-    if stream.features is not None:
-        if config.text_column not in stream.features:
+def _as_source(config: SourceConfig, stream: IterableDataset, identity: str, files: tuple[str, ...] = ()) -> Source:
+    features = stream.features or _infer_features(stream)
+    if features is not None:
+        if config.text_column not in features:
             raise ValueError(
                 f"The source {config.path!r} has no column {config.text_column!r}; it has "
-                f"{', '.join(stream.features)}. Name the text's column with text_column."
+                f"{', '.join(features)}. Name the text's column with text_column."
             )
-        feature = stream.features[config.text_column]
-        if feature not in (Value("string"), Value("large_string"), Value("string_view")):
+        feature = features[config.text_column]
+        pages = isinstance(feature, List | LargeList) and feature.feature in _TEXT
+        if pages and config.join is not None:
+            joined = {config.text_column: Value("string"), UNREADABLE: Value("string")}
+            features = Features(features | joined)
+            stream = stream.map(
+                JoinPages(config.text_column, config.join), features=features if stream.features else None
+            )
+        elif pages:
+            raise ValueError(
+                f"Column {config.text_column!r} of {config.path!r} is a list of texts: say with join what to put "
+                "between them, such as two line breaks."
+            )
+        # a column whose first rows are all missing may hold anything
+        elif feature not in (*_TEXT, Value("null")):
             raise ValueError(f"Column {config.text_column!r} of {config.path!r} is {feature}, not text.")
-    if taken := [name for name in stream.features or () if is_added(name)]:
+    if taken := [name for name in features or () if is_added(name)]:
         logger.warning("%s: %s left out, since the build adds columns of these names.", config.path, ", ".join(taken))
     if config.columns is not None:
-        reasons = [SKIP_REASON] if config.json_lines else []
-        stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns, *reasons])))
+        if missing := [name for name in config.columns if features is not None and name not in features]:
+            raise ValueError(
+                f"The source {config.path!r} has no column {', '.join(map(repr, missing))} (columns); it has "
+                f"{', '.join(features or ())}."
+            )
+        read = [name for name in (UNREADABLE,) if name in (features or ())]
+        stream = stream.select_columns(list(dict.fromkeys([config.text_column, *config.columns, *read])))
     return Source(
         category=config.category,
         stream=stream,
-        identity=hash_json([identity, config.columns]),
+        identity=hash_json([identity, config.columns, config.join]),
         text_column=config.text_column,
         constants={SOURCE: config.source or hide_paths(config.path), LICENSE: config.license or "unknown"},
         max_documents=config.max_documents,
+        features=features,
+        files=files,
     )
+
+
+def _infer_features(stream: IterableDataset) -> Features | None:
+    """Returns the types that the first rows have; None if they cannot be read, which is said in their turn."""
+    try:
+        return stream._resolve_features().features
+    except (ValueError, TypeError, pa.ArrowException, DatasetsError):
+        return None
 
 
 def open_sources(sources: Sequence[SourceConfig], record: Path) -> list[Source]:

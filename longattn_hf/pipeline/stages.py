@@ -30,6 +30,7 @@ from longattn_hf.files import hash_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.heartbeat import Progress
 from longattn_hf.pipeline.processes import ALONE, Process
+from longattn_hf.pipeline.reading import UNREADABLE, rows_of
 from longattn_hf.pipeline.shards import read_facts, write_shard
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.windows import WindowDocuments
@@ -121,7 +122,8 @@ def _window_part(
     documents = source.open_part(part)
     if number:
         documents.load_state_dict(state)
-    rows = iter(documents)
+    skip = transform.on_error == "skip"
+    rows = rows_of(documents, where=source.name_part(part), start=number * documents_per_shard, skip=skip)
     first = next(rows, None)
     while first is not None or number == 0:
         batch = [] if first is None else [first, *islice(rows, documents_per_shard - 1)]
@@ -130,33 +132,47 @@ def _window_part(
         first = next(rows, None)
         path, fingerprint = shard_at(number)
         if number % reader.count == reader.index and read_facts(path, fingerprint) is None:
-            table, counts = _window_batch(batch, transform, source, documents.features)
+            where = source.name_part(part), number * documents_per_shard
+            table, counts = _window_batch(batch, transform, source, where)
             write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
         number += 1
         progress.update(0)
 
 
 def _window_batch(
-    batch: list[dict[str, Any]], transform: WindowDocuments, source: Source, features: Features | None
+    batch: list[dict[str, Any]], transform: WindowDocuments, source: Source, where: tuple[str, int]
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Returns the windows of a batch of documents, and the counts that the report needs of it."""
-    names = list(dict.fromkeys(name for document in batch for name in document)) or list(features or {})
-    columns: dict[str, list[Any]] = {
-        name: [document.get(name) for document in batch] for name in names if not is_added(name)
-    }
+    """Returns the windows of a batch of documents, and the counts that the report needs of it.
+
+    `where` names the file and the number of the first document in it.
+    """
+    known = dict(source.features or {})
+    names = [n for n in dict.fromkeys([*known, *(n for document in batch for n in document)]) if not is_added(n)]
+    columns: dict[str, list[Any]] = {name: [document.get(name) for document in batch] for name in names}
+    reasons = columns.pop(UNREADABLE, [None] * len(batch))
     columns = {name: [value] * len(batch) for name, value in (source.constants or {}).items()} | columns
-    for name in (SOURCE, LICENSE):
-        if name in columns:
-            columns[name] = [_as_text(value) for value in columns[name]]
-    columns.setdefault(transform.text_column, [])
+    columns.setdefault(transform.text_column, [None] * len(batch))
+    types: dict[str, Any] = {name: Value("string") for name in (*(source.constants or {}), CATEGORY)}
+    for name in [name for name in columns if name not in (*WINDOW_FEATURES, transform.text_column, CATEGORY)]:
+        types.setdefault(name, known.get(name, Value("null")))
+        if name in (SOURCE, LICENSE) or types[name] == Value("null"):
+            # what a column's first rows do not tell is kept as text, the same in all batches
+            types[name], columns[name] = Value("string"), [_as_text(value) for value in columns[name]]
+        columns[name], reasons = _fit(name, columns[name], types[name], reasons)
+    columns[SKIP_REASON] = reasons
+    if transform.on_error == "raise":
+        for row, reason in enumerate(transform.find_reasons(columns)):
+            if reason:
+                raise ValueError(
+                    f"{where[0]}, row {where[1] + row + 1}, cannot be read as a document: {reason}. Mend or drop such "
+                    "rows, or pass on_error='skip' to leave them out with a count."
+                )
     rows = transform(columns)
     reasons = rows.pop(SKIP_REASON)
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     windows = {name: [values[row] for row in kept] for name, values in rows.items()}
-    types = {name: feature for name, feature in (features or {}).items() if name in windows}
-    types |= {name: Value("string") for name in (*(source.constants or {}), CATEGORY)} | WINDOW_FEATURES
-    inferred = Dataset.from_dict({name: values for name, values in windows.items() if name not in types})
-    table = Dataset.from_dict(windows, features=Features({**inferred.features, **types})).with_format("arrow")[:]
+    features = Features({name: WINDOW_FEATURES.get(name) or types[name] for name in windows})
+    table = Dataset.from_dict(windows, features=features).with_format("arrow")[:]
     counts = {
         "documents": len(batch),
         "skipped": dict(Counter(reason for reason in reasons if reason)),
@@ -165,10 +181,30 @@ def _window_batch(
     return table, counts
 
 
+def _fit(name: str, values: list[Any], feature: Any, reasons: list[str | None]) -> tuple[list[Any], list[str | None]]:
+    """Takes out the values that are not of a column's type, and gives their rows that reason."""
+
+    def fits(some: list[Any]) -> bool:
+        try:
+            Dataset.from_dict({name: some}, features=Features({name: feature}))
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, pa.ArrowException):
+            return False
+        return True
+
+    if fits(values):
+        return values, reasons
+    good = [fits([value]) for value in values]
+    wrong = f"column {name!r} of another type"
+    return (
+        [value if fit else None for value, fit in zip(values, good, strict=True)],
+        [reason or (None if fit else wrong) for reason, fit in zip(reasons, good, strict=True)],
+    )
+
+
 def _as_text(value: object) -> str | None:
     """Returns what a document says of its source or licence as the text that columns and reports hold."""
     if value is None or isinstance(value, str):
-        return value or None
+        return value.encode("utf-8", "replace").decode() if value else None
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return ", ".join(value) or None
     return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)

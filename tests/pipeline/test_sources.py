@@ -15,6 +15,7 @@ from huggingface_hub import HfFileSystem
 from longattn_hf.files import read_record
 from longattn_hf.pipeline.config import BuildConfig, SourceConfig
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.reading import UNREADABLE
 from longattn_hf.pipeline.recipe import shareable_recipe
 from longattn_hf.pipeline.shards import read_facts
 from longattn_hf.pipeline.sources import open_source, pin_sources
@@ -256,12 +257,12 @@ def test_each_line_that_is_no_document_has_its_own_reason(tmp_path):
     source = open_source(
         SourceConfig(category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True)
     )
-    found = [(row["text"], row["skip_reason"]) for row in source.stream]
+    found = [(row["text"], row[UNREADABLE]) for row in source.stream]
     assert found == [
         ("whole", None),
-        (None, "a blank line"),
-        (None, "not JSON"),
-        (None, "not a JSON object"),
+        (None, "blank line"),
+        (None, "damaged JSON"),
+        (None, "JSON, but no object (list)"),
         (None, None),
         (None, "not text"),
         ("marked", None),
@@ -271,7 +272,7 @@ def test_each_line_that_is_no_document_has_its_own_reason(tmp_path):
 def test_lines_without_the_named_field_are_refused_with_those_there_are(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"content": "x", "id": 1}\n', encoding="utf-8")
     config = SourceConfig(category="c", path="json", data_files=str(tmp_path / "a.jsonl"), json_lines=True)
-    with pytest.raises(ValueError, match="no field 'text'; they have content, id"):
+    with pytest.raises(ValueError, match="no column 'text' in its first lines; it has content, id"):
         open_source(config)
 
 

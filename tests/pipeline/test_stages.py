@@ -24,7 +24,9 @@ def documents(count, *, text="The far tokens matter. 日本語 😀 "):
 
 def source(rows, *, parts=1, category="book", **settings):
     stream = Dataset.from_list(rows).to_iterable_dataset(num_shards=parts)
-    return Source(category=category, stream=stream, identity=f"{len(rows)} documents", **settings)
+    features = Dataset.from_list(rows).features
+    identity = f"{len(rows)} documents"
+    return Source(category=category, stream=stream, identity=identity, features=features, **settings)
 
 
 @pytest.fixture
