@@ -14,11 +14,13 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 
+import yaml
 from datasets import Dataset
 
 # what `replacing` calls a file that is not complete
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _DIGEST = "sha256"
+_MOST_VALUES = 100_000
 
 
 @contextmanager
@@ -146,3 +148,27 @@ def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
 def hash_json(value: object) -> str:
     """Hashes plain values; the same on every machine and in every process."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Reads YAML, but not one whose aliases stand for more than a file holds.
+
+    Raises:
+        yaml.YAMLError: It is none, or its aliases make more than 100,000 values, or one that holds itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size_of(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            # until it is known, that of a node that holds itself
+            sizes[id(node)] = _MOST_VALUES + 1
+            parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+            parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            sizes[id(node)] = 1 + sum(map(size_of, parts))
+        return sizes[id(node)]
+
+    if re.search(r"(?:^|[\s,\[{:-])\*", text):
+        root = yaml.compose(text, loader)
+        if root is not None and size_of(root) > _MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases make more than {_MOST_VALUES:,} values, or one that holds itself")
+    return yaml.load(text, loader)

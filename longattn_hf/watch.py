@@ -19,6 +19,7 @@ from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.selection.summary import bin_edges
 
@@ -49,10 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = read_command_line(WatchSettings, arguments, positional=("folder",))
     except ValueError as error:
-        sys.exit(f"watch: {error}")
+        raise Refusal("watch", error) from error
     folder = BuildFolder(given.folder)
     if not folder.work.is_dir():
-        sys.exit(f"watch: {given.folder} holds no build (it has no work folder); give the build's output folder.")
+        raise Refusal("watch", f"{given.folder} holds no build (no work folder); give the build's output folder.")
     scores: dict[Path, np.ndarray] = {}
     try:
         while True:

@@ -11,7 +11,6 @@ differences to random selection paired by seed. The same command after a kill go
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from hashlib import sha256
@@ -25,8 +24,9 @@ from datasets.utils import disable_progress_bars
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
 from longattn_hf.files import claim
-from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions
 from longattn_hf.selection.cut import select_windows
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(compare(read_command_line(CompareConfig, arguments, description=__doc__)))
     except (ValueError, OSError) as error:
-        sys.exit(f"compare_selections: {error}")
+        raise Refusal("compare_selections", error) from error
 
 
 def compare(config: CompareConfig) -> str:

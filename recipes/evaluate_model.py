@@ -11,7 +11,6 @@ Offline: the loss by position in held-out documents, what the far context takes 
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,8 +27,9 @@ from longattn_hf.columns import DOC_ID, INPUT_IDS
 from longattn_hf.model.language_model import load_language_model, token_losses
 from longattn_hf.model.location import ModelRef, locate
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions
 from longattn_hf.windows import WindowDocuments
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(summary(evaluate_model(read_command_line(EvaluateConfig, arguments, description=__doc__))))
     except (ValueError, OSError) as error:
-        sys.exit(f"evaluate_model: {error}")
+        raise Refusal("evaluate_model", error) from error
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:

@@ -7,13 +7,13 @@ gives that dataset's card, reports and figures instead.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 from longattn_hf.files import write_text
 from longattn_hf.pipeline.config import CONFIGS, load_config
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import plan_report
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, read_command_line, settings
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         render(read_command_line(RenderConfig, arguments, positional=("builds",), description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"render_cards: {error}")
+        raise Refusal("render_cards", error) from error
 
 
 def render(config: RenderConfig) -> None:

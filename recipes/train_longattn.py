@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field
@@ -26,8 +25,9 @@ from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.config import SourceConfig
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions
 from recipes.training.packing import collate, pack_source
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train(read_command_line(TrainConfig, arguments, description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"train_longattn: {error}")
+        raise Refusal("train_longattn", error) from error
 
 
 def train(config: TrainConfig) -> Path:

@@ -58,7 +58,7 @@ def test_the_command_of_a_published_card_works_without_a_checkout(wheel, tmp_pat
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
     # the recipe was found and read, up to the setting that is wrong on purpose
-    assert done.returncode == 1 and done.stderr.strip().startswith("build: window_tokens"), done.stderr
+    assert done.returncode == 2 and done.stderr.strip().startswith("build: window_tokens"), done.stderr
     where = [sys.executable, "-c", "import longattn_hf; print(longattn_hf.__file__)"]
     printed = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, env=environment).stdout
     assert Path(printed.strip()).is_relative_to(wheel)

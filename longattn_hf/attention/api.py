@@ -167,6 +167,21 @@ def pick_impl(
     return "fused" if device.type == "cuda" and find_spec("triton") is not None else "blockwise"
 
 
+def try_impl(
+    impl: Impl, device: torch.device, dtype: torch.dtype, *, probability_dtype: torch.dtype | None = None
+) -> None:
+    """Runs an implementation on four tokens.
+
+    Raises:
+        ValueError: It cannot be used on this device; says why.
+    """
+    q = torch.zeros(1, 1, 4, 64, dtype=dtype, device=device)
+    try:
+        far_attention(q, q, min_distance=1, impl=impl, probability_dtype=probability_dtype)
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"impl={impl!r} cannot be used on {device}: {error}. Use impl='auto'.") from error
+
+
 def _run(
     impl: Impl,
     q: Tensor,

@@ -43,6 +43,11 @@ class TokenScorer(TextScorer):
     def _other_bytes(self) -> str | None:
         return identify_tokenizer(self.model_ref)
 
+    def prepare(self) -> None:
+        """Loads the model and its tokenizer; raises ValueError where there is none."""
+        self.load_model()
+        load_tokenizer_once(self.model_ref)
+
     def load_model(self, rank: int | None = None) -> PreTrainedModel:
         """Returns the language model, loading it on the first call in a process."""
         return load_language_model(self.model_ref, dtype=self.dtype, device=self.device, rank=rank)

@@ -1,7 +1,6 @@
 """`longattn estimate`: what a build would take, from a sample of its documents; nothing is written."""
 
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +18,12 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
 from longattn_hf.model.device import pick_device
-from longattn_hf.pipeline.config import CONFIGS, BuildConfig, SourceConfig, find_config
+from longattn_hf.pipeline.config import CONFIGS, BuildConfig, find_config
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.run import make_transform
 from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import DEMO, Source, open_sources
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.windows import WindowDocuments
@@ -214,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         disable_progress_bars()
         print(estimate_build(config))  # noqa: T201
     except (ValueError, OSError) as error:
-        sys.exit(f"estimate: {error}")
+        raise Refusal("estimate", error) from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`longattn explain FILE --model MODEL -o PAGE.html`: the token view of one window as a page."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from longattn_hf.commands.tables import is_table, read_rows
 from longattn_hf.explore.token_view import explain
 from longattn_hf.files import write_text
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.scoring.longattn import LongAttnScorer
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         output = given.output or Path(given.file).with_suffix(".html")
         write_text(output, explain(window, scorer, title=title).to_html())
     except (ValueError, OSError) as error:
-        sys.exit(f"explain: {error}")
+        raise Refusal("explain", error) from error
     print(output)  # noqa: T201
 
 

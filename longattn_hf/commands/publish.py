@@ -1,8 +1,7 @@
 """`longattn publish OUT OWNER/NAME`: puts a finished build on the Hub."""
 
-import sys
-
 from longattn_hf.hub.publishing import publish
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 
 
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             dry_run=given.dry_run,
         )
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"publish: {error}")
+        raise Refusal("publish", error) from error
     print(publication)  # noqa: T201
 
 

@@ -1,6 +1,5 @@
 """`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
 
-import sys
 from dataclasses import field
 from typing import Any
 
@@ -12,6 +11,7 @@ from longattn_hf.columns import CATEGORY, INPUT_IDS
 from longattn_hf.commands.tables import check_output, read_rows, write_rows
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.windows import WindowDocuments
 
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows, notes = score_files(given)
         write_rows(rows, output, notes)
     except (ValueError, OSError) as error:
-        sys.exit(f"score: {error}")
+        raise Refusal("score", error) from error
     print(f"{given.output}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}")  # noqa: T201
 
 

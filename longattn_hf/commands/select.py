@@ -1,6 +1,5 @@
 """`longattn select SCORED.parquet --token_budget N`: keeps the best rows of a scored file."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -11,6 +10,7 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
 from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.selection.cut import LIMITS, Selection, add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         notes = read_notes(given.files)
         write_rows(kept, output, notes)
     except (ValueError, OSError) as error:
-        sys.exit(f"select: {error}")
+        raise Refusal("select", error) from error
     tokens = "" if "num_tokens" not in kept.column_names else f", {sum(kept['num_tokens']):,} tokens"
     if tokens and str(notes.get("num_tokens", "")).startswith("estimated"):
         tokens += f" ({notes['num_tokens']})"

@@ -1,11 +1,12 @@
 """`python -m longattn_hf.explore OUT_or_repo_id`: opens the explorer in a browser."""
 
-import sys
+import socket
 import threading
 import webbrowser
 from pathlib import Path
 
 from longattn_hf.explore.session import Session, require_gradio
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 
 
@@ -34,11 +35,21 @@ class ExploreSettings:
     no_browser: bool = False
 
 
+def check_address(host: str, port: int) -> None:
+    """Checks that a port can be served on, before a corpus is read; raises ValueError."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"Nothing can be served on host={host} port={port}: {error}. Give another --port.") from error
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the explorer from the command line."""
     try:
         given = read_command_line(ExploreSettings, arguments, positional=("folder",))
         require_gradio()
+        check_address(given.host, given.port)
         session = Session(
             given.folder,
             revision=given.revision,
@@ -47,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
         )
     except (ValueError, OSError) as error:
-        sys.exit(f"explore: {error}")
+        raise Refusal("explore", error) from error
     from longattn_hf.explore.app import serve
 
     address = f"http://{given.host}:{given.port}/"

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from longattn_hf.files import load_yaml
+
 BEGIN = "<!-- longattn_hf:begin -->"
 END = "<!-- longattn_hf:end -->"
 
@@ -17,7 +19,6 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\
 # keys that are text, `<<` among them
 _TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 # a card's values once its aliases are written out; more is a trap for its readers
-_MOST_VALUES = 100_000
 _LOADS = re.compile(
     r'(^## Use\n\n```python\nfrom datasets import load_dataset\n\ndata = load_dataset\()"(?:[^"\\]|\\.)*"',
     re.MULTILINE,
@@ -156,28 +157,12 @@ def _marked(body: str, where: str) -> tuple[int, int] | None:
 
 def _parse(front_matter: str, where: str) -> dict[str, Any]:
     try:
-        # nodes are shared between aliases; the values made of them are not, where they are compared or written
-        node = yaml.compose(front_matter, Loader=yaml.SafeLoader)
-        many = node is not None and _count(node, {}) > _MOST_VALUES
-        values = {} if many else yaml.safe_load(front_matter) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the front matter of {where} is not valid YAML: correct it by hand ({reason})") from error
-    if many:
-        raise ValueError(f"the aliases of {where} stand for more than {_MOST_VALUES} values: write them out by hand")
+        values = load_yaml(front_matter) or {}
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"the front matter of {where} is not valid YAML: correct it by hand ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"the front matter of {where} must be a YAML mapping, it is a {type(values).__name__}")
     return values
-
-
-def _count(node: yaml.Node, counts: dict[int, float]) -> float:
-    """How many values a node stands for, those of its aliases each time; without end where it holds itself."""
-    if id(node) not in counts:
-        counts[id(node)] = float("inf")
-        inside = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
-        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
-    return counts[id(node)]
 
 
 def _read_by_name(card: str, key: str) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
 
 from longattn_hf import __version__
+from longattn_hf.hub.access import check_target
 from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
 from longattn_hf.hub.client import persist, usable_token
 from longattn_hf.hub.deadlines import allow, bounded_timeouts
@@ -94,11 +94,7 @@ def publish(
         RuntimeError: What was read back differs from what was sent.
         OSError: The disk is full while shards are written.
     """
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"repo_id={repo_id!r} does not say whose it is: give 'owner/{repo_id}'")
-    if create_pr and (tag or revision not in (None, "main")):
-        raise ValueError("create_pr opens a pull request against main: publish without `tag` and `revision`")
+    check_target(repo_id, revision=revision, create_pr=create_pr, tag=tag)
     if not isinstance(source, str | Path | Dataset | DatasetDict):
         raise ValueError(f"source is a {type(source).__name__}: give an output folder, a Dataset or a DatasetDict")
     token = None if dry_run else usable_token(token)

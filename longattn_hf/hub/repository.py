@@ -73,9 +73,7 @@ class Repository:
                 self.repo_id, repo_type=self.kind, space_sdk=space_sdk, private=private, exist_ok=True
             )
             info = self.api.repo_info(self.repo_id, repo_type=self.kind)
-        if private is not None and bool(info.private) != private:
-            state = "private" if info.private else "public"
-            raise ValueError(f"private={private} is given, but {self.repo_id} is {state}: change it on its page")
+        check_visibility(self.repo_id, info.private, private)
 
     def head(self, revision: str) -> str:
         """The commit that a revision names now."""
@@ -234,3 +232,10 @@ def _ignores(rule: str, path: str) -> bool:
     if "/" in rule.rstrip("/"):
         return any(fnmatchcase(name.as_posix(), pattern.replace("**/", "*")) for name in names)
     return any(fnmatchcase(name.name, pattern) for name in names)
+
+
+def check_visibility(repo_id: str, is_private: bool | None, wanted: bool | None) -> None:
+    """Refuses with a ValueError a repository that is public, or private, where it is to be the other."""
+    if wanted is not None and bool(is_private) != wanted:
+        state = "private" if is_private else "public"
+        raise ValueError(f"private={wanted} is given, but {repo_id} is {state}: change it on its page")

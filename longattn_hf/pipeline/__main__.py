@@ -16,6 +16,7 @@ import time
 from longattn_hf.pipeline.config import read_build
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import join_processes
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.run import build
 
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
         first = process.index == 0
         result = build(config, words=words, process=process)
     except (ValueError, OSError) as error:
-        sys.exit(f"{program}: {error}")
+        raise Refusal(program, error) from error
     except KeyboardInterrupt:
         if first:
             # below the progress bar

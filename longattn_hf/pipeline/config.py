@@ -1,6 +1,7 @@
 """A build's settings: one flat dataclass, filled from a YAML file and the command line."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from longattn_hf.baselines.by_name import LONGATTN
+from longattn_hf.hub.access import check_target
 from longattn_hf.hub.release import SCORES
 from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
@@ -22,6 +24,7 @@ from longattn_hf.pipeline.settings import (
     read_yaml,
     settings,
 )
+from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
 
@@ -36,44 +39,6 @@ _SELECTION = (
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
 _THIS_RUN = ("output_dir", "overwrite", "batch_tokens", *_HUB)
-
-
-@settings
-class SourceConfig:
-    """Where documents of one category come from; the names are those of `datasets.load_dataset`.
-
-    Attributes:
-        category: The category of its documents.
-        path: A Hub id, a local folder, a format (`parquet`, `json`, `text`) with `data_files`, or `demo`.
-        name: The dataset's configuration.
-        split: The split to read.
-        data_files: Files or patterns.
-        data_dir: A folder of the dataset.
-        revision: The dataset's branch, tag or commit; a branch is pinned to its commit when the build starts.
-        text_column: The column that holds the documents.
-        join: What to put between the texts of a column that holds lists of them, such as pages.
-        columns: The columns to keep beside it; all if None.
-        json_lines: Read `data_files` (of the Hub id `path`, or anywhere if it is `json`) line by line and take only
-            the text and `columns` of each, for files whose other fields differ in type.
-        source: What the column `source` says where documents have none; the path if None.
-        license: What the column `license` says where documents have none.
-        max_documents: Read no more than this from each stream shard.
-    """
-
-    category: str
-    path: str
-    name: str | None = None
-    split: str = "train"
-    data_files: str | Texts | None = None
-    data_dir: str | None = None
-    revision: str | None = None
-    text_column: str = "text"
-    join: str | None = None
-    columns: Texts | None = None
-    json_lines: bool = False
-    source: str | None = None
-    license: str | None = None
-    max_documents: int | None = None
 
 
 @settings
@@ -158,9 +123,9 @@ class BuildConfig:
     temperature: float = 0.0
     draw_seed: int = 0
     alpha: float = 0.5
-    threshold: float | dict[str, float] | None = None
-    fraction: float | dict[str, float] | None = None
-    token_budget: int | dict[str, int] | None = None
+    threshold: float | dict[str | int, float] | None = None
+    fraction: float | dict[str | int, float] | None = None
+    token_budget: int | dict[str | int, int] | None = None
     refuse_overlap: bool = False
     statistics: str | None = None
     pretty_name: str | None = None
@@ -187,8 +152,20 @@ class BuildConfig:
                 raise ValueError(
                     f"The category {category!r} is the name of the scores' own configuration; choose another."
                 )
-        if self.window_tokens < 1 or self.documents_per_shard < 1:
-            raise ValueError("window_tokens and documents_per_shard must be at least 1.")
+        for name in ("window_tokens", "documents_per_shard", "batch_tokens", "max_document_characters"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        for name, value in {"row_fraction": self.row_fraction, "rope_theta": self.rope_theta}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be a number above 0.")
+        if self.row_fraction is not None and self.row_fraction > 1:
+            raise ValueError(f"row_fraction={self.row_fraction} must be at most 1.")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be an integer of 64 bits.")
+        if self.dry_run and not self.push_to_hub:
+            raise ValueError("dry_run says what would be published, and nothing is: give push_to_hub too.")
+        if self.push_to_hub:
+            check_target(self.push_to_hub, revision=self.hub_revision, create_pr=self.create_pr, tag=self.tag)
         if not 0 <= self.resolved_min_distance < self.window_tokens:
             raise ValueError(
                 f"min_distance={self.min_distance} must lie in [0, window_tokens), here [0, {self.window_tokens})."
@@ -215,7 +192,9 @@ class BuildConfig:
     def _selection(self, statistics: ScoreStatistics | None) -> Selection:
         names = ("alpha", "convention", *LIMITS, "refuse_overlap", "combine", "temperature")
         values = {name: getattr(self, name) for name in names}
-        return Selection(**values, seed=self.draw_seed, statistics=statistics, **self.choice.columns)
+        selection = Selection(**values, seed=self.draw_seed, statistics=statistics, **self.choice.columns)
+        selection.check_categories(self.categories)
+        return selection
 
     @property
     def work(self) -> dict[str, Any]:
@@ -268,18 +247,11 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         ValueError: The file is missing or no mapping, or a key, a type or a value is not one of `BuildConfig`'s.
     """
     path = find_config(path)
-    return check_settings(BuildConfig, read_yaml(path) | dict(overrides or {}), f"the configuration {path}")
-
-
-def hide_paths(value: Any) -> Any:
-    """Reduces each path in a setting that leads out of the working directory to its last name, as cards show it."""
-    if isinstance(value, Mapping):
-        return {name: hide_paths(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [hide_paths(item) for item in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "../")):
-        return Path(value).name
-    return value
+    overrides, values = dict(overrides or {}), read_yaml(path)
+    if any(overrides.get(name) is not None for name in LIMITS):
+        # a limit goes before that of the file, whichever it is
+        values = {name: value for name, value in values.items() if name not in LIMITS}
+    return check_settings(BuildConfig, values | overrides, f"the configuration {path}")
 
 
 def read_build(

@@ -25,9 +25,10 @@ from longattn_hf.columns import (
 )
 from longattn_hf.hub.release import SCORES
 from longattn_hf.model.location import ModelRef
-from longattn_hf.pipeline.config import BuildConfig, hide_paths
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.output import plan_files
 from longattn_hf.pipeline.scoring import make_scorers
+from longattn_hf.pipeline.source_config import hide_paths
 from longattn_hf.pipeline.sources import DEMO
 from longattn_hf.report.facts import LONGATTN_SCORES, ConfigurationFacts, ModelFacts, Report, SourceFacts
 from longattn_hf.selection.cut import LIMITS, Selection

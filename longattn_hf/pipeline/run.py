@@ -16,6 +16,7 @@ from datasets.utils import disable_progress_bars
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import ID, KEPT
 from longattn_hf.files import hash_json, write_text
+from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import publish
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
@@ -102,6 +103,8 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
     """
     process = process or join_processes()
     disable_progress_bars()
+    if config.push_to_hub and not config.dry_run and process.index == 0:
+        check_access(config.push_to_hub, private=config.private)
     folder = BuildFolder(config.folder)
     # the first process keeps the folder for all
     with folder.owned() if process.index == 0 else nullcontext():
@@ -113,15 +116,17 @@ def build(config: BuildConfig, *, words: str = "", process: Process | None = Non
 
 def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process) -> int:
     """Runs all stages; returns how many windows this process scored."""
-    # a scorer's own settings are refused before anything is read
+    # settings, models and statistics are refused before anything is read
     scorers = make_scorers(config)
+    for scorer in scorers.values():
+        scorer.prepare()
+    if (given := config.selection.statistics) is not None:
+        longattn: Any = scorers[LONGATTN]
+        given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
         pin_sources(config.sources, folder.sources)
     process.wait()
-    if (given := config.selection.statistics) is not None:
-        longattn: Any = scorers[LONGATTN]
-        given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     shards = _window(config, folder, process)
     scored = score_windows(shards, scorers, process=process)
     process.wait()

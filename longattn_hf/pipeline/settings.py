@@ -15,7 +15,11 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
+from longattn_hf.files import load_yaml
+
 T = TypeVar("T")
+
+_SHOWN_CHARACTERS = 200
 
 #: A list or tuple of settings, kept as a tuple: `Several[str]`.
 Several = Annotated[tuple[T, ...], Strict(False)]
@@ -80,11 +84,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ValueError: The file cannot be read, is not YAML, or holds something else.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+        values = load_yaml(Path(path).read_text(encoding="utf-8"), _Yaml)
     except OSError as error:
         raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {_one_line(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of settings, and holds {type(values).__name__}.")
     return values
@@ -127,7 +131,9 @@ def _explain(error: ValidationError, kind: type, values: Mapping[str, Any], wher
     # of a value that may be of several kinds, the complaint that goes deepest is of the kind that was meant
     deepest = max((one for one in details if one["loc"][0] == name), key=lambda one: len(one["loc"]))
     inside = (
-        f"; {deepest['input']!r} in it is {type(deepest['input']).__name__}" if deepest["input"] is not value else ""
+        f"; {_short(deepest['input'])} in it is {type(deepest['input']).__name__}"
+        if deepest["input"] is not value
+        else ""
     )
     # of a text that is none of those accepted, its kind says nothing
     kind_of = (
@@ -135,7 +141,7 @@ def _explain(error: ValidationError, kind: type, values: Mapping[str, Any], wher
         if reason is None and not inside and type(value) in _kinds_of(field.type)
         else f", not {type(value).__name__}"
     )
-    return f"{name}={value!r} in {where} {accepted}{kind_of}{inside}."
+    return f"{name}={_short(value)} in {where} {accepted}{kind_of}{inside}."
 
 
 def read_command_line(
@@ -213,9 +219,19 @@ def _parse(text: str | list[str], field: Field[Any]) -> Any:
     if kinds - {Ellipsis} <= {str, Path, type(None)} and text != "null":
         return text
     try:
-        return yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--{field.name} {text} cannot be read as YAML: {error}") from error
+        return load_yaml(text, _Yaml)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"--{field.name} {_short(text)} cannot be read as YAML: {_one_line(error)}") from error
+
+
+def _short(value: object) -> str:
+    """Shows a value, of a long one the beginning."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _fields_of(kind: type) -> dict[str, Field[Any]]:

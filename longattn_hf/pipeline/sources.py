@@ -18,8 +18,8 @@ from huggingface_hub import HfApi
 from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
 from longattn_hf.files import hash_json, read_record, write_record
 from longattn_hf.hub.client import bounded_timeouts, httpx, persist
-from longattn_hf.pipeline.config import SourceConfig, hide_paths
 from longattn_hf.pipeline.reading import UNREADABLE, JoinPages, JsonLines
+from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
 
 logger = logging.getLogger(__name__)
 

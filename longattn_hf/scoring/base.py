@@ -32,6 +32,13 @@ class Scorer(KnowsItsBytes, ABC):
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"
 
+    def prepare(self) -> None:
+        """Loads what scoring needs, so that what is missing is said before the first window.
+
+        Raises:
+            ValueError: A model or its tokenizer cannot be used here.
+        """
+
     @property
     def added_columns(self) -> Mapping[str, pa.DataType]:
         """The columns of scores that it adds, with their types; not the reasons of rows that have none."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from longattn_hf.attention.api import Impl, far_attention, pick_impl
+from longattn_hf.attention.api import Impl, far_attention, pick_impl, try_impl
 from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
@@ -22,7 +22,7 @@ from longattn_hf.columns import (
     TEXT,
 )
 from longattn_hf.method import get_convention
-from longattn_hf.model.device import pick_device
+from longattn_hf.model.device import pick_device, pick_dtype
 from longattn_hf.model.first_layer import FirstLayer, load_first_layer
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
@@ -105,8 +105,13 @@ class LongAttnScorer(Scorer):
             raise ValueError(f"convention={self.convention!r} rounds each probability: leave row_fraction at None.")
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
-        if self.min_distance is not None and self.min_distance < 0:
-            raise ValueError(f"min_distance={self.min_distance} must be at least 0.")
+        if self.row_fraction is not None and not 0 < self.row_fraction <= 1:
+            raise ValueError(f"row_fraction={self.row_fraction} must be above 0 and at most 1.")
+        for name, least in {"min_distance": 0, "batch_tokens": 1, "window_tokens": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}.")
+        pick_dtype(self.dtype, torch.device("cpu"))
+        self.pick_impl(torch.device("cpu"))
 
     @property
     def model_ref(self) -> ModelRef:
@@ -120,7 +125,6 @@ class LongAttnScorer(Scorer):
         return identify_tokenizer(self.model_ref)
 
     def _bytes_scored_with(self) -> Any:
-        # the tensors read: another copy of them is the same
         return [self.load_layer().identity, identify_tokenizer(self.model_ref)]
 
     def load_layer(self, rank: int | None = None) -> FirstLayer:
@@ -148,12 +152,14 @@ class LongAttnScorer(Scorer):
             "bos": len(self._bos_prefix()) > 0,
         }
 
-    def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
-        """Returns the ids, int64 `[T]`, that the model is given for one window, BOS included where it gets one.
+    def prepare(self) -> None:
+        """Loads all that scoring needs, and tries the implementation; raises ValueError where one cannot be used."""
+        layer = self.load_layer()
+        load_tokenizer_once(self.model_ref)
+        try_impl(self.impl, layer.device, layer.dtype, probability_dtype=self._probability_dtype)
 
-        Raises:
-            ValueError: The window has no usable column.
-        """
+    def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
+        """Returns the ids, int64 `[T]`, of one window with BOS where it gets one; ValueError where none are usable."""
         column = self._column_of(window)
         batch = {name: [value] for name, value in window.items()}
         ids, reasons = self._usable_rows(batch, column, None)

@@ -6,7 +6,7 @@ budget or threshold.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
@@ -105,7 +105,8 @@ class Selection:
                 raise ValueError(f"fraction={value} must lie in [0, 1].")
             if name == "token_budget" and not value >= 0:
                 raise ValueError(f"token_budget={value} must be at least 0.")
-            if math.isnan(value):
+            # only NaN is not itself; an integer may be larger than any float
+            if value != value:
                 raise ValueError(f"{name}={value} is not a number, and nothing is above it.")
 
     @property
@@ -136,6 +137,19 @@ class Selection:
         if category not in limits:
             raise ValueError(f"{name} names {', '.join(map(repr, limits))} but not the category {category!r}; add it.")
         return limits[category]
+
+    def check_categories(self, categories: Sequence[str]) -> None:
+        """Checks that limits by category are of just these, and the statistics of these and others; or ValueError."""
+        ((name, limits),) = self.limit.items()
+        given = {str(category) for category in limits} if isinstance(limits, Mapping) else {*categories}
+        if missing := [category for category in categories if category not in given]:
+            raise ValueError(f"{name} lacks the category {', '.join(map(repr, missing))}; add it.")
+        if unknown := sorted(given - {*categories}):
+            names = ", ".join(map(repr, unknown))
+            raise ValueError(f"{name} names {names}, and the categories are {', '.join(map(repr, categories))}.")
+        known = self.statistics.by_category if self.statistics else categories
+        if missing := [category for category in categories if category not in known]:
+            raise ValueError(f"The statistics have no category {', '.join(map(repr, missing))}; give others.")
 
     def apply(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
         """Adds `long_distance_score`, where there are raw scores, `selection_score`, where several rank, and `kept`.

@@ -12,7 +12,6 @@ all of them in turn. One JSON file under recipes/results/ holds the table; a plo
 
 import json
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from longattn_hf.attention import far_attention
 from longattn_hf.model.device import pick_device, pick_dtype
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.attention_methods import (
     METHODS,
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(read_command_line(AttentionCostConfig, arguments, description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"attention_cost: {error}")
+        raise Refusal("attention_cost", error) from error
 
 
 def run(config: AttentionCostConfig) -> None:

@@ -12,7 +12,6 @@ margin. The documents are those that
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ import longattn_hf
 from longattn_hf.files import write_text
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.scoring.echo import Calibration, echo_gains, word_frequencies
 from recipes.benchmarks.environment import SMALL_MODEL
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         calibrate(read_command_line(CalibrateConfig, arguments, description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"calibrate_echo: {error}")
+        raise Refusal("calibrate_echo", error) from error
 
 
 def calibrate(config: CalibrateConfig) -> None:

@@ -18,7 +18,6 @@ measurement on held-out ones is a measurement on what was fitted. From the data 
 
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from longattn_hf.baselines.word_order import PASSAGES, order_z_scores
 from longattn_hf.files import write_text
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.controls import all_kinds, bars_for
 from recipes.benchmarks.environment import SMALL_MODEL
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         calibrate(read_command_line(FarGainCalibrationConfig, arguments, description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"calibrate_far_gain: {error}")
+        raise Refusal("calibrate_far_gain", error) from error
 
 
 def calibrate(config: FarGainCalibrationConfig) -> None:

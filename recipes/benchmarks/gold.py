@@ -11,7 +11,6 @@ what the gain is.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from datasets import Dataset
 from longattn_hf.files import write_json
 from longattn_hf.model.language_model import load_language_model
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS
 from recipes.benchmarks.gold_report import compare_with_gain, measure_reliability, plot_gold, share_gain
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             plot_gold(report, config.out.with_suffix(".png"))
             print_table(report)
     except (ValueError, OSError) as error:
-        sys.exit(f"gold: {error}")
+        raise Refusal("gold", error) from error
 
 
 def measure(config: GoldConfig) -> None:

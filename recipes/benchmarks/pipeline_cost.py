@@ -9,7 +9,6 @@ recipes/results/ holds the figures.
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 
@@ -23,6 +22,7 @@ from longattn_hf import LongAttnScorer, WindowDocuments, far_attention
 from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.demo_corpus import demo_documents
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, read_environment
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **time_scoring(texts, config),
         }
     except (ValueError, OSError) as error:
-        sys.exit(f"pipeline_cost: {error}")
+        raise Refusal("pipeline_cost", error) from error
     if config.gpu_tokens_per_s:
         report["cores_for_one_gpu"] = config.gpu_tokens_per_s / report["windowing_tokens_per_core_s"]
     name = device_name(torch.device("cpu")).lower().replace(" ", "-")

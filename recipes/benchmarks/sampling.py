@@ -10,7 +10,6 @@ are compared. One JSON file holds the table; texts are not kept.
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.files import write_json
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.tokenizer import load_tokenizer
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.scoring.longattn import map_scores
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         windows = dict(draw_windows(config))
     except (ValueError, OSError) as error:
-        sys.exit(f"sampling: {error}")
+        raise Refusal("sampling", error) from error
     report["ranking"] = [row for category, ids in windows.items() for row in compare(layer, category, ids, config)]
     all_ids = np.concatenate([x for ids in windows.values() for x in ids])
     report["speed"] = measure_speed(layer, all_ids, config) if config.rounds else []

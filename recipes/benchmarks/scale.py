@@ -27,10 +27,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.processes import join_processes
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, installed
 
 _WINDOW_TOKENS = 16
@@ -72,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             report = measure(config, config.folder or Path(temporary))
     except (ValueError, OSError) as error:
-        sys.exit(f"scale: {error}")
+        raise Refusal("scale", error) from error
     write_json(config.out, report)
     print_table(report)
 

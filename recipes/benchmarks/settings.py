@@ -25,6 +25,7 @@ from longattn_hf.files import write_json
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, long_distance_scores
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices = choices_for(config.window_tokens)
         raw = score_all(windows, choices, config)
     except (ValueError, OSError) as error:
-        sys.exit(f"settings: {error}")
+        raise Refusal("settings", error) from error
     report = compare(choices, raw, windows, config.window_tokens)
     write_json(config.out, report)
     print("| setting | agreement | kept |\n|---|---:|---:|")

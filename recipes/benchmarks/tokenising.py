@@ -32,6 +32,7 @@ from longattn_hf.files import write_json
 from longattn_hf.model.pieces import DocumentTokenizer, document_tokenizer
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.pipeline.demo_corpus import demo_documents
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, allocated_bytes, device_name, read_environment
 
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(f"The process that windows the long document failed: {done.stderr[-500:]}")
             report["long_document"] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, OSError) as error:
-        sys.exit(f"tokenising: {error}")
+        raise Refusal("tokenising", error) from error
     write_json(config.out, report)
     print(json.dumps(report, indent=1))
 

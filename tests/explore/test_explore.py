@@ -307,5 +307,5 @@ def test_a_window_whose_model_is_missing_shows_its_text(build, tmp_path):
 def test_the_command_says_what_is_wrong_with_its_argument(tmp_path):
     command = [sys.executable, "-m", "longattn_hf.explore", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "holds no scored windows yet" in done.stderr or "longattn_hf[explore]" in done.stderr

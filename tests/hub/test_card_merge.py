@@ -218,7 +218,7 @@ def bombs():
 @pytest.mark.parametrize("name", bombs())
 def test_aliases_that_stand_for_too_much_are_refused_at_once(name):
     start = time.monotonic()
-    with pytest.raises(ValueError, match="aliases of the README.md on the Hub stand for more than"):
+    with pytest.raises(ValueError, match="of the README.md on the Hub .*its aliases make more than 100,000 values"):
         merge_cards(f"---\n{bombs()[name]}---\n", OURS)
     assert time.monotonic() - start < 2
 

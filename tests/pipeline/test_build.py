@@ -391,7 +391,7 @@ def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     command = [sys.executable, str(SCRIPT), "--config", str(tmp_path / "c.yaml"), "--output_dir"]
     refused = subprocess.run([*command, str(tmp_path / "naïve")], capture_output=True, text=True, env=environment)
-    assert refused.returncode == 1 and not (tmp_path / "naïve").exists()
+    assert refused.returncode == 2 and not (tmp_path / "naïve").exists()
     assert "This locale cannot spell the output_dir" in refused.stderr and "PYTHONUTF8=1" in refused.stderr
     done = subprocess.run([*command, str(output)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

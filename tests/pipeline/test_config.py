@@ -1,9 +1,11 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig, load_config, read_build
+from longattn_hf.pipeline.config import BuildConfig, load_config, read_build
+from longattn_hf.pipeline.source_config import SourceConfig
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 SOURCE = {"category": "book", "path": "demo"}
@@ -36,7 +38,8 @@ def test_the_real_recipes_have_the_papers_settings(name):
 def test_a_setting_on_the_command_line_goes_before_the_files(tmp_path):
     path = write(tmp_path, alpha=0.25)
     config, words = read_build(
-        ["--config", str(path), "--window_tokens", "64", "--rope_theta", "2.5e6", "--refuse_overlap", "--dry_run"],
+        ["--config", str(path), "--window_tokens", "64", "--rope_theta", "2.5e6", "--refuse_overlap", "--dry_run"]
+        + ["--push_to_hub", "me/data"],
         default_config=path,
     )
     assert config.dry_run
@@ -112,7 +115,8 @@ def test_words_of_yaml_1_1_are_text_and_numbers_are_numbers_inside_lists_and_map
     path = tmp_path / "config.yaml"
     path.write_text(
         "name: n\nmodel: m\nlanguage: [en, no]\ntoken_budget: {no: 1e6, book: 1_000}\nrope_theta: 2.5e6\n"
-        "data_version: 2026-11-25\nsources: [{category: 'no', path: demo, columns: [y, on]}]\n"
+        "data_version: 2026-11-25\nsources: [{category: 'no', path: demo, columns: [y, on]}, "
+        "{category: book, path: demo}]\n"
     )
     config = load_config(path)
     assert (config.language, config.sources[0].columns) == (["en", "no"], ["y", "on"])
@@ -124,3 +128,43 @@ def test_words_of_yaml_1_1_are_text_and_numbers_are_numbers_inside_lists_and_map
 def test_a_category_that_cannot_name_a_configuration_is_refused_at_once(tmp_path, name):
     with pytest.raises(ValueError, match="cannot name a configuration|is the name of the scores"):
         load_config(write(tmp_path, sources=[SOURCE | {"category": name}]))
+
+
+# what people and programs have typed where something else was meant
+ODD = [
+    "", " ", "nan", "-nan", ".inf", "-.inf", "1e400", "-1", "0", "1" * 400, "1_000", "0x10", "١٢", "½", "true", "no",
+    "null", "~", "[]", "{}", "[[[1]]]", "{a: {b: 1}}", "{1: 2}", "{a: 1, a: 2}", "a: b: c", "\t- x", "'", '"', "[1, 2",
+    "!!python/object:os.system x", "&a [*a]", "*a", "2026-11-25", "<<: {a: 1}", "😀", "\u202e", "\x00", "x" * 5000,
+    "&a [x]", "{? [1] : 2}", "%", "@", "`", "|", "--", "../..", "/", "a\nb",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(BuildConfig)])
+def test_any_value_of_a_setting_is_taken_or_refused_in_a_line(tmp_path, name):
+    path = write(tmp_path)
+    for value in ODD:
+        try:
+            config, words = read_build([f"--{name}={value}"], default_config=path)
+        except ValueError as error:
+            message = " ".join(str(error).split())
+            assert 10 < len(message) < 500 + 2 * len(value), (value, message)
+        else:
+            assert "\n" not in words or "\n" in value
+            assert hash(repr(config))
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_any_value_in_a_file_is_taken_or_refused_in_a_line(tmp_path, value):
+    for name in ("alpha", "fraction", "sources", "scorers", "gate", "language", "name"):
+        path = tmp_path / "odd.yaml"
+        path.write_text(f"name: n\nmodel: m\nfraction: 0.5\n{name}: {value}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="."):
+            load_config(path)
+
+
+def test_aliases_that_make_a_million_values_are_refused_at_once(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match="bomb.yaml is not YAML: its aliases make more than 100,000 values"):
+        load_config(tmp_path / "bomb.yaml")

@@ -13,11 +13,12 @@ from datasets import Dataset
 from huggingface_hub import HfFileSystem
 
 from longattn_hf.files import read_record
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.reading import UNREADABLE
 from longattn_hf.pipeline.recipe import shareable_recipe
 from longattn_hf.pipeline.shards import read_facts
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source, pin_sources
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.windows import WindowDocuments

@@ -18,11 +18,12 @@ import torch
 from datasets import Dataset
 
 from longattn_hf.files import write_record
-from longattn_hf.pipeline.config import BuildConfig, SourceConfig
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import ALONE
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.shards import read_facts, read_shard
+from longattn_hf.pipeline.source_config import SourceConfig
 from tests.support.tiny import save_tiny_llama
 
 KINDS = ("cut", "emptied", "garbage", "swapped")

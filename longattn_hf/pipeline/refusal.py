@@ -1,0 +1,12 @@
+"""How a program ends that cannot do what it is told."""
+
+import sys
+
+
+class Refusal(SystemExit):
+    """Ends a program in one line that says why, with status 2, or 1 where a file or a network fails."""
+
+    def __init__(self, program: str, reason: object) -> None:
+        super().__init__(f"{program}: {' '.join(str(reason).split())}")
+        self.code = 1 if isinstance(reason, OSError) else 2
+        print(self, file=sys.stderr)  # noqa: T201
