@@ -189,7 +189,7 @@ class _Guess:
         torch.minimum(near_GRL, _within(behind_RL, _LOCAL_KEYS), out=near_GRL)
         away_NS = q_ND @ self.k_SD[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T
         away_GRS = away_NS.unflatten(0, heads_and_rows)
-        # keys beyond a row's sight count here: where one drowns all that the row sees, the guess is 0
+        # keys beyond a row's sight count here: where one drowns all that the row sees, or its square, the guess is 0
         largest_GR1 = near_GRL.amax(-1, keepdim=True)
         if away_GRS.shape[-1]:
             largest_GR1 = torch.maximum(largest_GR1, away_GRS.amax(-1, keepdim=True))
@@ -198,8 +198,9 @@ class _Guess:
         total_GR += away_GRS @ self.weights_S[: away_GRS.shape[-1]]
         far_GRS = self._reached(away_GRS, first, last, self.min_distance)
         mass_GR = far_GRS @ self.weights_S[: far_GRS.shape[-1]] / total_GR
-        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / total_GR.square()
-        return torch.stack([mass_GR, energy_GR]).masked_fill_(total_GR == 0, 0)
+        squared_GR = total_GR.square()
+        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / squared_GR
+        return torch.stack([mass_GR, energy_GR]).masked_fill_(squared_GR == 0, 0)
 
     def _reached(self, away_GRS: Tensor, first: int, last: int, distance: int) -> Tensor:
         """The columns of the keys that lie `distance` or more behind some row of first to last, 0 in nearer rows."""

@@ -78,6 +78,21 @@ def test_an_attention_map_that_is_uniform_has_the_closed_forms_scores():
     assert scores["map_variance"].item() == pytest.approx(full.var(ddof=1), rel=1e-10)
 
 
+def test_sums_without_a_far_pair_or_a_hair_off_give_scores_at_the_ends_of_their_ranges():
+    def scores(mass, energy, tokens, k):
+        sums = (torch.tensor([[value]], dtype=torch.float64) for value in (mass, energy))
+        return [value.item() for value in map_scores(FarAttention(*sums, "reference"), tokens, k).values()]
+
+    assert scores(0.0, 0.0, 8, 8) == [0, 0, 0]
+    assert scores(0.0, 0.0, 8, 9) == [0, 0, 0]
+    # a map of one entry, and a block of equal entries whose variance rounds below zero
+    assert scores(1.0, 1.0, 1, 0) == [1, 0, 0]
+    assert scores(2.0, 1.0 - 1e-15, 4, 2)[:2] == [0.5, 0]
+    # two of four far entries are 1/2: their mean is 1/4, and their variance 1/16; over all sixteen it is
+    # 2/4 - 1/16, by 15
+    assert scores(1.0, 0.5, 4, 2) == pytest.approx([1 / 4, -1 / 16, 7 / 16 / 15])
+
+
 def test_batched_or_not_on_every_container_the_scores_are_the_same(scorer):
     rows = windows(5)
     expected = rows.map(scorer, batched=True).to_list()
