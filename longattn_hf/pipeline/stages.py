@@ -236,8 +236,8 @@ def score_windows(
         How many windows this process scored; those of shards found done do not count.
 
     Raises:
-        ValueError: As `LongAttnScorer`.
-        OSError: As `write_shard`.
+        ValueError: As `LongAttnScorer`, or a shard of windows is damaged.
+        OSError: As `write_shard`, or likewise.
     """
     folder, made_from, todo = shards.folder, scorer_fingerprint(scorer), []
     for shard in range(process.index, len(shards.names), process.count):
@@ -249,6 +249,9 @@ def score_windows(
     for shard, fingerprint in todo:
         name = shards.names[shard]
         table = pa.concat_tables(_score_batches(folder.windows / name, scorer, progress), promote_options="default")
+        # a changed bit in a page's header can end the batches early without a word
+        if len(table) != shards.rows[shard]:
+            raise ValueError(f"{folder.windows / name} is damaged: run the same command again to make it anew.")
         write_shard(folder.scores / name, table, fingerprint)
     progress.close()
     return total

@@ -88,7 +88,9 @@ def test_a_row_is_found_in_its_shard_past_those_without_rows(tmp_path):
     for n, rows in enumerate(([0, 1], [], [2, 3, 4], [], [5])):
         write_shard(
             shards.folder.windows / shards.names[n],
-            pa.table({"number": pa.array(rows, pa.int64()), "text": pa.array([f"t{row}" for row in rows], pa.string())}),
+            pa.table(
+                {"number": pa.array(rows, pa.int64()), "text": pa.array([f"t{row}" for row in rows], pa.string())}
+            ),
             f"f{n}",
         )
     found, places = shards.locate(np.arange(6))

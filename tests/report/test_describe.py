@@ -156,12 +156,12 @@ def test_ties_are_kept_by_name_and_what_says_nothing_is_none():
 def test_examples_are_the_windows_at_both_ends_with_the_beginning_of_their_text(count, each):
     order = np.random.default_rng(count).permutation(count)
     scores = ranked(order.tolist(), [0.5] * count, [1.0] * count, [True] * count)
-    scores = scores.append_column("source", pa.array([None if at == count - 1 else f"s{at}" for at in order], pa.string()))
+    scores = scores.append_column(
+        "source", pa.array([None if at == count - 1 else f"s{at}" for at in order], pa.string())
+    )
     unscored = ranked([None], [None], [None], [False], category="code").append_column("source", pa.array(["z"]))
     texts = [f"{at} " + "x" * 400 for at in order] + ["none"]
-    examples = pick_examples(
-        pa.concat_tables([scores, unscored]), lambda rows: [texts[row] for row in rows.tolist()]
-    )
+    examples = pick_examples(pa.concat_tables([scores, unscored]), lambda rows: [texts[row] for row in rows.tolist()])
     assert [*examples] == ["book"]
     best = [int(np.flatnonzero(order == rank)[0]) for rank in reversed(range(count))]
     for found, expected in ((examples["book"].highest, best[:each]), (examples["book"].lowest, best[-each:])):
