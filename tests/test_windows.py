@@ -191,6 +191,15 @@ def test_skipped_documents_leave_a_row_with_a_reason_when_asked(windowing):
     assert rows["source"].count("z") == sum(reason is None for reason in rows["skip_reason"]) > 0
 
 
+def test_a_reason_of_an_earlier_stage_stays(windowing):
+    batch = {"text": [TEXT * 3, TEXT * 3, TEXT * 3], "skip_reason": ["a secret", None, float("nan")]}
+    rows = dataclasses.replace(windowing, keep_skipped=True)(batch)
+    count = len(windowing({"text": [TEXT * 3]})["id"])
+    assert rows["skip_reason"] == ["a secret"] + [None] * 2 * count and rows["text"][0] is None
+    with pytest.raises(ValueError, match="Row 0 of column 'text' is a secret"):
+        dataclasses.replace(windowing, on_error="raise")(batch)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(None, "missing"), ("", "empty"), (b"bytes", "not text"), (7, "not text"), ([], "not text")]
 )
