@@ -145,7 +145,7 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
         order = best_first[member[best_first]]
         if selection.threshold is not None:
             order = order[scores[order] > limit]
-        order = _without_conflicts(order, conflicts)
+        order = _without_conflicts(order, conflicts, len(table))
         if selection.fraction is not None:
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
@@ -178,16 +178,16 @@ def _overlapping_pairs(table: pa.Table) -> np.ndarray:
     return np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
 
 
-def _without_conflicts(order: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Drops each window that overlaps a better one that stays."""
-    rank = np.full(max(order.max(initial=-1), pairs.max(initial=-1)) + 1, len(order))
+def _without_conflicts(order: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
+    """Drops each window that overlaps a better one that stays; of a corpus of `count` windows."""
+    rank = np.full(count, len(order))
     rank[order] = np.arange(len(order))
     pairs = pairs[(rank[pairs] < len(order)).all(axis=1)]
     better, worse = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1]).T
-    refused = np.zeros(len(rank), dtype=bool)
+    refused = np.zeros(count, dtype=bool)
     # a window that no better one can refuse any more stays, and refuses all that it overlaps
     while len(better):
-        open_to_refusal = np.zeros(len(rank), dtype=bool)
+        open_to_refusal = np.zeros(count, dtype=bool)
         open_to_refusal[worse] = True
         refused[worse[~open_to_refusal[better]]] = True
         live = ~refused[better] & ~refused[worse]

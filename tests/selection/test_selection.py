@@ -230,6 +230,7 @@ def test_a_refused_window_does_not_refuse_others():
         ({}, "exactly one of threshold, fraction and token_budget, not none"),
         ({"fraction": 0.5, "threshold": 1.0}, "not threshold and fraction"),
         ({"fraction": 1.5}, r"fraction=1.5 must lie in \[0, 1\]"),
+        ({"fraction": -0.5}, r"fraction=-0.5 must lie in \[0, 1\]"),
         ({"token_budget": -1}, "at least 0"),
         ({"token_budget": {"arxiv": 5}}, "not the category 'book'"),
         ({"fraction": 1.0, "score": {"num_tokens": 0.0}}, "finite weights that are not all 0"),

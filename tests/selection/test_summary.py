@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,6 +25,7 @@ def test_windows_tokens_and_documents_are_counted_by_group():
         ("b",): WindowCounts(windows=3, tokens=120, kept_windows=2, kept_tokens=90, kept_documents=1),
         (None,): WindowCounts(windows=1, tokens=60),
     }
+    assert astuple(WindowCounts()) == (0, 0, 0, 0, 0)
     whole = WindowCounts(windows=6, tokens=210, kept_windows=4, kept_tokens=120, kept_documents=2)
     assert count_windows(windows(), kept, []) == {(): whole}
     assert count_windows(windows(), pa.chunked_array([kept]), ["category", "source"])["b", "x"] == WindowCounts(
