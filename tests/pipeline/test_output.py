@@ -14,7 +14,7 @@ from longattn_hf.pipeline.shards import ScoredShards, write_shard
 
 def layout(lengths, kept, categories, names):
     """The plan for windows of so many characters: each file's configuration, path and rows."""
-    starts = np.arange(len(lengths))
+    starts = 10**9 * np.arange(len(lengths))
     table = pa.table({"kept": kept, "category": categories, "start_char": starts, "end_char": starts + lengths})
     return [(file.config, file.path, file.rows.tolist()) for file in plan_files(table, names)]
 
@@ -30,10 +30,11 @@ def test_each_category_has_a_file_of_what_is_kept_and_all_windows_have_one_of_sc
 
 
 def test_a_file_begins_where_three_hundred_million_characters_are_full():
-    lengths, million = np.array([200, 90, 10, 1, 298, 1, 299, 600, 1]), 1_000_000
-    # the windows begin at 0, 200, 290, 300, 301, 599, 600, 899 and 1499 million characters
-    parts = [[0, 1, 2], [3, 4, 5], [6, 7], [8]]
-    files = layout(lengths * million, [True] * 9, ["a"] * 9, ["a"])
+    million = 1_000_000
+    lengths = np.array([200, 90, 10, 0, 299, 1, 299, 600, 1]) * million + np.array([0, 0, -1, 1, 0, -1, 1, 0, 0])
+    # the windows begin at 0, 200, 290, 300 less one, 300, 599, 600 less one, 899 and 1499 million characters
+    parts = [[0, 1, 2, 3], [4, 5, 6], [7], [8]]
+    files = layout(lengths, [True] * 9, ["a"] * 9, ["a"])
     assert files[:-1] == [("a", f"data/a/train-{n:05d}-of-00004.parquet", part) for n, part in enumerate(parts)]
 
 
@@ -56,7 +57,7 @@ ADDED = (*SCORED, "dependency_strength_per_head", "map_variance_standard_error")
 def scored(tmp_path):
     """Eleven windows in four shards, one of them empty, of three categories, one of which keeps nothing."""
     folder, shards, rows = BuildFolder(tmp_path / "out"), {}, []
-    for number, (category, count) in enumerate((("b", 4), ("b", 0), ("a", 5), ("c", 2))):
+    for number, (category, count) in enumerate((("b", 4), ("b", 0), ("a", 5), ("z", 2))):
         name, windows = f"{category}/{number:03d}.parquet", []
         for _ in range(count):
             at = len(rows) + len(windows)
@@ -69,7 +70,7 @@ def scored(tmp_path):
         rows += windows
     scores = pa.Table.from_pylist(rows).drop_columns(["text", "input_ids"])
     scores = scores.append_column(
-        "kept", pa.array([at % 3 == 1 and row["category"] != "c" for at, row in enumerate(rows)])
+        "kept", pa.array([at % 3 == 1 and row["category"] != "z" for at, row in enumerate(rows)])
     )
     scores = scores.append_column("skip_reason", pa.array([None] * 10 + ["empty"]))
     for number, name in enumerate(ADDED):
@@ -81,8 +82,10 @@ def scored(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_files_hold_what_is_kept_with_text_and_scores_whatever_the_number_of_processes(scored, count):
     scores, shards = scored
-    files = plan_files(scores, ["a", "b", "c"])
+    files = plan_files(scores, ["a", "b", "z"])
     write_selection(files, scores, shards)
+    staged = [path.parent.name for path in shards.folder.staging.rglob("*.parquet")]
+    assert staged == ["scores"], "the texts are joined by all processes"
     for index in range(count):
         write_kept(shards, process=Process(index, count))
     staging = shards.folder.staging
@@ -90,7 +93,7 @@ def test_the_files_hold_what_is_kept_with_text_and_scores_whatever_the_number_of
         f.path for f in files
     )
     # 1, 4 and 7 are kept: the first is of b, the others of a
-    for category, kept in (("a", [4, 7]), ("b", [1]), ("c", [])):
+    for category, kept in (("a", [4, 7]), ("b", [1]), ("z", [])):
         table = pq.read_table(staging / f"data/{category}/train-00000-of-00001.parquet")
         assert table.column_names == ["id", "category", "start_char", "end_char", "text", *ADDED]
         assert table["id"].to_pylist() == [f"w{at}" for at in kept]
@@ -104,7 +107,7 @@ def test_the_files_hold_what_is_kept_with_text_and_scores_whatever_the_number_of
 
 def test_what_the_card_states_of_the_files_is_what_they_hold(scored):
     scores, shards = scored
-    files = plan_files(scores, ["a", "b", "c"])
+    files = plan_files(scores, ["a", "b", "z"])
     # two files of scores
     half = [
         type(files[-1])("scores", f"scores/train-{n:05d}-of-00002.parquet", np.arange(6 * n, 6 + 5 * n))
@@ -115,7 +118,7 @@ def test_what_the_card_states_of_the_files_is_what_they_hold(scored):
     write_kept(shards, process=ALONE)
     staging = shards.folder.staging
     described = describe_files(files, staging)
-    assert [*described] == ["a", "b", "c", "scores"]
+    assert [*described] == ["a", "b", "z", "scores"]
     assert [facts.num_rows for facts in described.values()] == [2, 1, 0, 11]
     for name, facts in described.items():
         folder = "scores" if name == "scores" else f"data/{name}"
@@ -133,7 +136,7 @@ def test_what_the_card_states_of_the_files_is_what_they_hold(scored):
 
 def test_windows_that_are_no_longer_those_that_were_scored_are_no_data(scored):
     scores, shards = scored
-    write_selection(plan_files(scores, ["a", "b", "c"]), scores, shards)
+    write_selection(plan_files(scores, ["a", "b", "z"]), scores, shards)
     path = shards.folder.windows / shards.names[2]
     write_shard(path, pq.read_table(path).take([4, 1, 2, 3, 0]), "f")
     with pytest.raises(ValueError, match="shards changed after they were scored; run the same command again"):

@@ -116,3 +116,17 @@ def test_what_is_a_batch_and_what_is_usable_are_told_apart():
         "not a list of integer token ids (int64, 2 dimensions)",
     ]
     assert _why_unusable([1.5], True) == "not a list of integer token ids (float64, 1 dimensions)"
+
+
+def test_a_scorer_that_gives_other_values_than_it_says_is_an_error_never_a_row():
+    class Short(Letters):
+        def _score(self, value, rank, /):
+            return (1.0,)
+
+    class Loses(Letters):
+        def _read(self, column, values):
+            return values[1:]
+
+    for scorer in (Short(), Loses()):
+        with pytest.raises(ValueError, match="argument 2 is shorter"):
+            scorer({"text": ["far", "a"]})

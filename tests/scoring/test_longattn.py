@@ -88,6 +88,7 @@ def test_sums_without_a_far_pair_or_a_hair_off_give_scores_at_the_ends_of_their_
     # a map of one entry, and a block of equal entries whose variance rounds below zero
     assert scores(1.0, 1.0, 1, 0) == [1, 0, 0]
     assert scores(2.0, 1.0 - 1e-15, 4, 2)[:2] == [0.5, 0]
+    assert scores(4.0, 1.0 - 1e-15, 4, 0) == [1, 0, 0]
     # two of four far entries are 1/2: their mean is 1/4, and their variance 1/16; over all sixteen it is
     # 2/4 - 1/16, by 15
     assert scores(1.0, 0.5, 4, 2) == pytest.approx([1 / 4, -1 / 16, 7 / 16 / 15])
