@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from transformers import Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+from transformers import Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, T5GemmaConfig
 
 from longattn_hf.model.rope import override_rope
 
@@ -54,6 +54,13 @@ def test_the_first_layers_settings_are_the_configurations_with_what_is_given_in_
         assert config.rope_parameters == {"sliding_attention": expected, "full_attention": others}
     else:
         assert config.rope_parameters == expected
+
+
+def test_of_an_encoder_and_a_decoder_the_decoder_counts():
+    config = T5GemmaConfig()
+    assert override_rope(config, 77.0, None) == {"rope_type": "default", "rope_theta": 77.0}
+    assert config.decoder.rope_parameters["rope_theta"] == 77.0
+    assert config.encoder.rope_parameters["rope_theta"] == 10000.0
 
 
 @pytest.mark.parametrize(
