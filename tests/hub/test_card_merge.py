@@ -233,7 +233,7 @@ def test_a_hundred_thousand_values_are_read_and_one_more_is_not(more):
         with pytest.raises(ValueError, match="stand for more than 100000 values"):
             merge_cards(theirs, OURS)
     else:
-        assert f"\nc: {c}\n" in merge_cards(theirs, OURS)
+        assert front_matter(merge_cards(theirs, OURS))["c"] == ["x"] * 94
 
 
 def test_what_is_added_stands_as_it_would_by_hand():
