@@ -234,7 +234,8 @@ def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) 
             squares_PT[p, : pilots[p] + 1] = map_GN[:, : pilots[p] + 1].square_().square_().sum(0)
 
     run_on_all_threads(work, k_TD.device)
-    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0).clamp_min(1)
+    # 0 for the last keys, whose 0 / 0 is no importance
+    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0)
     importance_T = (squares_PT.sum(0, dtype=torch.float64) / reached_T.to(k_TD.device)).sqrt().nan_to_num(nan=0)
     even = num_keys / num_tokens
     chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))

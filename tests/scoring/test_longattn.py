@@ -271,7 +271,7 @@ BAD_ROWS = [
     ([1.5, 2.5], "not a list of integer token ids"),
     ([5, 300, 7], "token id 300 is outside the vocabulary of 300"),
     ([5, -1, 7], "token id -1 is outside the vocabulary of 300"),
-    ([300], "token id 300 is outside"),
+    ([0, 300], "token id 300 is outside"),
     (list(range(2, 103)), r"longer than the window \(101 of at most 100 tokens\)"),
 ]
 
