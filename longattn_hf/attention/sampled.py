@@ -241,5 +241,5 @@ def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) 
     chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
     chance_T = chance_T.clamp_max(1)
     steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
-    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero()[:, 0]
+    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero().flatten()
     return chosen_S, (1 / chance_T[chosen_S]).float()
