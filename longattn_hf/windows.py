@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -48,14 +49,6 @@ def cut_windows(num_tokens: int, window_tokens: int) -> list[tuple[int, int]]:
     if rest > window_tokens:
         windows.append((right - window_tokens, right))
     return windows
-
-
-def _overlap_with_earlier(windows: Sequence[tuple[int, int]]) -> list[int]:
-    """Counts, window by window, the tokens that an earlier one holds: only the one just before can hold any."""
-    return [
-        max(0, min(end, last_end) - max(start, last_start))
-        for (start, end), (last_start, last_end) in zip(windows, [(0, 0), *windows[:-1]], strict=False)
-    ]
 
 
 def _utf8(text: str) -> Iterator[bytes]:
@@ -217,7 +210,8 @@ class WindowDocuments(KnowsItsBytes):
             return len(text) if token == len(tokens.ids) else int(tokens.ends[token - 1])
 
         rows = []
-        for index, ((start, end), overlap) in enumerate(zip(bounds, _overlap_with_earlier(bounds), strict=True)):
+        # only the window just before can hold tokens of a window's too
+        for index, ((last_start, last_end), (start, end)) in enumerate(pairwise([(0, 0), *bounds])):
             start_char, end_char = char_at(start), char_at(end)
             window_hash = digest.copy()
             window_hash.update(f"\0{start_char}:{end_char}:{start}:{end}".encode())
@@ -232,7 +226,7 @@ class WindowDocuments(KnowsItsBytes):
                     "end_char": end_char,
                     "start_token": start,
                     "num_tokens": end - start,
-                    "overlap_tokens": overlap,
+                    "overlap_tokens": max(0, min(end, last_end) - max(start, last_start)),
                     TEXT: text[start_char:end_char],
                     INPUT_IDS: tokens.ids[start:end],
                 }

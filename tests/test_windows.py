@@ -1,9 +1,13 @@
 import dataclasses
 import multiprocessing
+from hashlib import sha256
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Value
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from longattn_hf import WindowDocuments, cut_windows
 from longattn_hf.columns import WINDOW_FEATURES
@@ -72,6 +76,70 @@ def test_a_window_holds_the_documents_own_ids_and_its_text_is_a_slice_of_the_doc
         assert row["year"] == "abc".index(row["doc_id"]) + 1
 
 
+def test_a_row_says_all_of_its_window_and_its_names_are_hashes_of_text_and_place(windowing):
+    # this tokenizer learnt none of these words: each character is a token
+    text = "zq" * 22
+    rows = windowing({"text": [text]})
+    # 44 tokens are front, middle and back of 16
+    places = [(0, 16), (14, 30), (28, 44)]
+    name = sha256(text.encode())
+    expected = {
+        "doc_hash": [name.hexdigest()[:32]] * 3,
+        "doc_id": [name.hexdigest()[:32]] * 3,
+        "id": [sha256(text.encode() + f"\0{a}:{b}:{a}:{b}".encode()).hexdigest()[:32] for a, b in places],
+        "window_index": [0, 1, 2],
+        "num_windows": [3] * 3,
+        "start_char": [0, 14, 28],
+        "end_char": [16, 30, 44],
+        "start_token": [0, 14, 28],
+        "num_tokens": [16] * 3,
+        "overlap_tokens": [0, 2, 2],
+        "text": [text[a:b] for a, b in places],
+    }
+    assert {name: rows[name] for name in expected} == expected and rows.keys() == {*expected, "input_ids"}
+    # what these are is the version: caches of earlier ones must not be taken for them
+    assert windowing.version == 2
+
+
+def test_without_settings_the_windows_are_the_papers(tiny_llama):
+    text = "zq" * 20_000
+    # 40,000 tokens are a front and a back of 32,768
+    assert WindowDocuments(tokenizer=str(tiny_llama))({"text": [text, None]})["start_token"] == [0, 40_000 - 32_768]
+
+
+def test_a_window_of_one_token_is_a_window_and_one_of_none_is_refused(tiny_llama):
+    rows = WindowDocuments(tokenizer=str(tiny_llama), window_tokens=1)({"text": ["zqz"]})
+    # the last three tokens are front, middle and back
+    assert rows["text"] == ["z", "q", "z"] and rows["overlap_tokens"] == [0] * 3
+    for tokens in (0, -1):
+        with pytest.raises(ValueError, match=f"window_tokens={tokens} must be at least 1"):
+            WindowDocuments(tokenizer="t", window_tokens=tokens)
+    with pytest.raises(ValueError, match="on_error='ignore' must be 'raise' or 'skip'"):
+        WindowDocuments(tokenizer="t", on_error="ignore")
+
+
+def test_the_first_and_last_window_take_the_blanks_that_no_token_holds(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2, "c": 3}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path)
+    LlamaConfig().save_pretrained(tmp_path)
+    rows = WindowDocuments(tokenizer=str(tmp_path), window_tokens=2)({"text": ["  a b c a  "]})
+    assert rows["text"] == ["  a b", " c a  "]
+    assert (rows["start_char"], rows["end_char"]) == ([0, 5], [5, 11])
+
+
+@pytest.mark.parametrize("length", [2**20 - 1, 2**20, 2**20 + 1, 2**21 + 5])
+def test_a_long_text_has_the_hash_of_all_of_it_and_is_looked_through_to_its_end(windowing, length):
+    text = "zq " * (length // 3) + "z" * (length % 3)
+    transform = dataclasses.replace(windowing, window_tokens=2**22, keep_skipped=True)
+    assert transform({"text": [text[:-1] + "\ud800", text]})["skip_reason"] == [
+        "not Unicode, by a lone surrogate",
+        "too short",
+    ]
+    rows = dataclasses.replace(windowing, window_tokens=2**19)({"text": [text]})
+    assert rows["doc_hash"][0] == sha256(text.encode()).hexdigest()[:32]
+
+
 def test_windows_that_share_no_token_tile_the_document_though_its_characters_span_tokens(windowing):
     text = "😀" * 48
     tokens = len(build_tokenizer()(text, add_special_tokens=False)["input_ids"])
@@ -123,6 +191,15 @@ def test_skipped_documents_leave_a_row_with_a_reason_when_asked(windowing):
     assert rows["source"].count("z") == sum(reason is None for reason in rows["skip_reason"]) > 0
 
 
+def test_a_reason_of_an_earlier_stage_stays(windowing):
+    batch = {"text": [TEXT * 3, TEXT * 3, TEXT * 3], "skip_reason": ["a secret", None, float("nan")]}
+    rows = dataclasses.replace(windowing, keep_skipped=True)(batch)
+    count = len(windowing({"text": [TEXT * 3]})["id"])
+    assert rows["skip_reason"] == ["a secret"] + [None] * 2 * count and rows["text"][0] is None
+    with pytest.raises(ValueError, match="Row 0 of column 'text' is a secret"):
+        dataclasses.replace(windowing, on_error="raise")(batch)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(None, "missing"), ("", "empty"), (b"bytes", "not text"), (7, "not text"), ([], "not text")]
 )
@@ -145,6 +222,12 @@ def test_binary_columns_and_missing_columns_are_told_apart(windowing):
 def test_a_category_can_be_given_to_a_source_that_has_none(windowing):
     transform = WindowDocuments(tokenizer=windowing.tokenizer, window_tokens=16, category="book")
     assert set(transform({"text": [TEXT * 3], "category": ["other"]})["category"]) == {"book"}
+    numbered = pa.table({"text": [TEXT * 3], "category": [7], "year": [1]})
+    for one, type_, value in ((transform, pa.string(), "book"), (windowing, pa.int64(), 7)):
+        cut = one(numbered)
+        assert cut.schema.field("category").type == type_ and set(cut["category"].to_pylist()) == {value}
+        assert cut.column_names.count("category") == 1 and set(cut["year"].to_pylist()) == {1}
+    assert "category" not in windowing({"text": [TEXT * 3]})
 
 
 def test_special_tokens_written_in_a_document_stay_text(windowing):

@@ -189,7 +189,7 @@ class _Guess:
         torch.minimum(near_GRL, _within(behind_RL, _LOCAL_KEYS), out=near_GRL)
         away_NS = q_ND @ self.k_SD[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T
         away_GRS = away_NS.unflatten(0, heads_and_rows)
-        # keys beyond a row's sight count here: where one drowns all that the row sees, the guess is 0
+        # keys beyond a row's sight count here: where one drowns all that the row sees, or its square, the guess is 0
         largest_GR1 = near_GRL.amax(-1, keepdim=True)
         if away_GRS.shape[-1]:
             largest_GR1 = torch.maximum(largest_GR1, away_GRS.amax(-1, keepdim=True))
@@ -198,8 +198,9 @@ class _Guess:
         total_GR += away_GRS @ self.weights_S[: away_GRS.shape[-1]]
         far_GRS = self._reached(away_GRS, first, last, self.min_distance)
         mass_GR = far_GRS @ self.weights_S[: far_GRS.shape[-1]] / total_GR
-        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / total_GR.square()
-        return torch.stack([mass_GR, energy_GR]).masked_fill_(total_GR == 0, 0)
+        squared_GR = total_GR.square()
+        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / squared_GR
+        return torch.stack([mass_GR, energy_GR]).masked_fill_(squared_GR == 0, 0)
 
     def _reached(self, away_GRS: Tensor, first: int, last: int, distance: int) -> Tensor:
         """The columns of the keys that lie `distance` or more behind some row of first to last, 0 in nearer rows."""
@@ -233,11 +234,12 @@ def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) 
             squares_PT[p, : pilots[p] + 1] = map_GN[:, : pilots[p] + 1].square_().square_().sum(0)
 
     run_on_all_threads(work, k_TD.device)
-    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0).clamp_min(1)
+    # 0 for the last keys, whose 0 / 0 is no importance
+    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0)
     importance_T = (squares_PT.sum(0, dtype=torch.float64) / reached_T.to(k_TD.device)).sqrt().nan_to_num(nan=0)
     even = num_keys / num_tokens
     chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
     chance_T = chance_T.clamp_max(1)
     steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
-    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero()[:, 0]
+    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero().flatten()
     return chosen_S, (1 / chance_T[chosen_S]).float()

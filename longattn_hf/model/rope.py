@@ -57,7 +57,7 @@ def override_rope(
             f"{', '.join(usable)}; {{'rope_type': 'default'}} means none."
         )
     text.rope_parameters = rope | {kind: own} if kind in rope else own
-    if rope_scaling is not None or rope_theta is not None:
+    if rope_scaling is not None:
         try:
             text.standardize_rope_params()
             text.validate_rope()

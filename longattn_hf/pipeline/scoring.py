@@ -52,8 +52,8 @@ def score_windows(shards: ScoredShards, scorers: Mapping[str, Scorer], *, proces
         How many windows this process scored, by one scorer or more; those of shards found done do not count.
 
     Raises:
-        ValueError: As the scorers.
-        OSError: As `write_shard`.
+        ValueError: As the scorers, or a shard of windows is damaged.
+        OSError: As `write_shard`, or likewise.
     """
     fingerprints, todo = fingerprints_of(scorers), []
     for shard in range(process.index, len(shards.names), process.count):
@@ -75,6 +75,10 @@ def score_windows(shards: ScoredShards, scorers: Mapping[str, Scorer], *, proces
                 tables[name].append(table)
         for name, fingerprint in lacking.items():
             whole = pa.concat_tables(tables[name], promote_options="default")
+            # a changed bit in a page's header can end the batches early without a word
+            if len(whole) != shards.rows[shard]:
+                path = shards.folder.windows / file
+                raise ValueError(f"{path} is damaged: run the same command again to make it anew.")
             write_shard(
                 shards.folder.scores_by(name) / file, whole, fingerprint, {"adds": list(scorers[name].added_columns)}
             )

@@ -277,7 +277,7 @@ class Report:
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            first = error.errors()[0]
             if first["type"] == "value_error":
                 raise ValueError(str(first["ctx"]["error"])) from error
             path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]

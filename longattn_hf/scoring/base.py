@@ -118,8 +118,8 @@ class Scorer(KnowsItsBytes, ABC):
             reasons[row] = self._why_refused(usable[row], rank)
             if reasons[row]:
                 del usable[row]
-        for row, (old, reason) in enumerate(zip(already, reasons, strict=True)):
-            if reason and not old and self.on_error == "raise":
+        for row, reason in enumerate(reasons):
+            if reason and not already[row] and self.on_error == "raise":
                 raise ValueError(self._refusal(row, column, reason))
         return usable, reasons
 

@@ -189,7 +189,7 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
         order = best_first[member[best_first]]
         if selection.threshold is not None:
             order = order[scores[order] > limit]
-        order = without_conflicts(order, conflicts)
+        order = without_conflicts(order, conflicts, len(table))
         if selection.fraction is not None:
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * len(rows))]

@@ -26,16 +26,16 @@ def overlapping_pairs(table: pa.Table) -> np.ndarray:
     return np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
 
 
-def without_conflicts(order: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Drops each window that overlaps a better one that stays."""
-    rank = np.full(max(order.max(initial=-1), pairs.max(initial=-1)) + 1, len(order))
+def without_conflicts(order: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
+    """Drops each window that overlaps a better one that stays; of a corpus of `count` windows."""
+    rank = np.full(count, len(order))
     rank[order] = np.arange(len(order))
     pairs = pairs[(rank[pairs] < len(order)).all(axis=1)]
     better, worse = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1]).T
-    refused = np.zeros(len(rank), dtype=bool)
+    refused = np.zeros(count, dtype=bool)
     # a window that no better one can refuse any more stays, and refuses all that it overlaps
     while len(better):
-        open_to_refusal = np.zeros(len(rank), dtype=bool)
+        open_to_refusal = np.zeros(count, dtype=bool)
         open_to_refusal[worse] = True
         refused[worse[~open_to_refusal[better]]] = True
         live = ~refused[better] & ~refused[worse]

@@ -44,20 +44,17 @@ def count_windows(
     columns = {name: table[name] if name in table.column_names else pa.chunked_array([nothing]) for name in names}
     if pa.types.is_dictionary(columns[DOC_ID].type):
         columns[DOC_ID] = pa.chunked_array([chunk.indices for chunk in columns[DOC_ID].chunks])
-    whole = _sum_groups(pa.table(columns), by)
-    selected = _sum_groups(
-        pa.table(columns).filter(pa.chunked_array([kept]) if isinstance(kept, np.ndarray) else kept), by
-    )
-    return {
-        group: WindowCounts(
+    selected, counts = _sum_groups(pa.table(columns).filter(kept), by), {}
+    for group, (windows, tokens, _) in _sum_groups(pa.table(columns), by).items():
+        kept_windows, kept_tokens, kept_documents = selected.get(group, (0, 0, 0))
+        counts[group] = WindowCounts(
             windows=windows,
             tokens=tokens,
-            **dict(
-                zip(("kept_windows", "kept_tokens", "kept_documents"), selected.get(group, (0, 0, 0)), strict=True)
-            ),
+            kept_windows=kept_windows,
+            kept_tokens=kept_tokens,
+            kept_documents=kept_documents,
         )
-        for group, (windows, tokens, _) in whole.items()
-    }
+    return counts
 
 
 def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int, int]]:

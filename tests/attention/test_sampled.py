@@ -1,10 +1,18 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from longattn_hf.attention import far_attention, far_rows
-from longattn_hf.attention.sampled import sample_rows, sampled_far_attention
+from longattn_hf.attention.sampled import (
+    _choose_keys,
+    _guess_all,
+    _standard_error,
+    _trust,
+    sample_rows,
+    sampled_far_attention,
+)
 from tests.support.attention_ladder import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +70,98 @@ def test_estimates_are_unbiased_and_their_errors_are_as_large_as_said(guess_keys
         assert (said > 0.85 * spread).all() and (said < 1.6 * spread).all()
 
 
+def test_without_a_guess_the_estimate_and_its_errors_are_those_of_survey_sampling():
+    found = sampled_far_attention(Q, K, min_distance=FAR, row_fraction=1 / RUN, seed=5, guess_keys=0)
+    positions, sizes = (x.numpy() for x in sample_rows(TOKENS, FAR, 1 / RUN, seed=5))
+    mass, energy = (x.double().numpy()[:, :, positions] for x in far_rows(Q, K, min_distance=FAR))
+    np.testing.assert_allclose(found.far.far_mass, (mass * sizes).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(found.far.far_energy, (energy * sizes).sum(-1), rtol=1e-5)
+    # how much the mean over heads would change if one row of each score did: U = (M^2 / block - E) / block
+    block, total = (TOKENS - FAR) ** 2, (mass * sizes).sum(-1, keepdims=True)
+    changes = {
+        "dependency_strength_error": mass.mean(1) / TOKENS,
+        "distribution_uniformity_error": ((2 * total * mass / block - energy) / block).mean(1),
+    }
+    # a row of a run of s stands for s - 1 that were not read, with the variance of its neighbours
+    unread = (sizes * (sizes - 1)).sum()
+    for name, rows in changes.items():
+        variance = (np.diff(rows, axis=1) ** 2).mean(1) / 2
+        np.testing.assert_allclose(getattr(found, name), np.sqrt(variance * unread), rtol=1e-4)
+    assert found.num_rows == len(positions)
+
+
+def test_an_error_is_worked_out_as_by_hand():
+    # the differences are 2, -1 and 0, 4: half their mean squares are 5/4 and 4; 12 + 12 + 2 is what was not read
+    rows, sizes = torch.tensor([[1.0, 3, 2], [5, 5, 9]]), torch.tensor([4.0, 4, 2])
+    expected = torch.tensor([math.sqrt(26 * 5 / 4), math.sqrt(26 * 4)])
+    torch.testing.assert_close(_standard_error(rows, sizes), expected)
+    assert _standard_error(rows, torch.ones(3)).tolist() == [0, 0]
+
+
+def test_a_run_trusts_the_guess_as_far_as_the_runs_that_are_not_its_neighbours_bear_it_out():
+    guess = torch.tensor([1.0, 5, 2, 7, 4, 6, 9])
+    # what the even runs hold says how far the odd ones trust, and a constant says nothing
+    exact = torch.where(torch.arange(7) % 2 == 0, 3 * guess + 11, 0.5 * guess - 2)
+    torch.testing.assert_close(_trust(exact, guess), torch.tensor([0.5, 3, 0.5, 3, 0.5, 3, 0.5]))
+    both = torch.stack([exact, torch.ones(7)])
+    assert _trust(both, torch.stack([guess, torch.ones(7)]))[1].tolist() == [0] * 7
+
+
+@pytest.mark.parametrize(("min_distance", "guess_keys"), [(64, 100), (64, TOKENS - 1)])
+def test_a_guess_takes_part_where_it_saves_work_and_the_nearest_keys_are_near(min_distance, guess_keys):
+    def mass(**settings):
+        return sampled_far_attention(Q, K, row_fraction=1 / RUN, **settings).far.far_mass
+
+    def alone(min_distance):
+        return mass(min_distance=min_distance, guess_keys=0)
+
+    assert not torch.equal(mass(min_distance=min_distance, guess_keys=guess_keys), alone(min_distance))
+    assert torch.equal(mass(min_distance=min_distance - 1, guess_keys=guess_keys), alone(min_distance - 1))
+    assert torch.equal(mass(min_distance=min_distance, guess_keys=TOKENS), alone(min_distance))
+
+
+@pytest.mark.parametrize("min_distance", [64, 65, 300, TOKENS - 2])
+def test_a_guess_from_every_key_is_the_map_itself(min_distance):
+    # with so many keys to choose, each is chosen for sure and stands for itself
+    guess = _guess_all(Q, K, min_distance, 0.2, 10 * TOKENS)
+    exact = torch.stack(far_rows(Q, K, min_distance=min_distance, scale=0.2))[..., min_distance:]
+    torch.testing.assert_close(guess, exact, rtol=1e-4, atol=1e-12)
+    # logits of hundreds: a key after the row may leave next to nothing of what the row sees
+    mass, energy = _guess_all(30 * Q, K, min_distance, 0.2, 10 * TOKENS)
+    exact_mass, _ = far_rows(30 * Q, K, min_distance=min_distance, scale=0.2)
+    assert ((mass - exact_mass[..., min_distance:]).abs() < 1e-3).float().mean() > 0.99
+    assert (energy >= 0).all() and (energy <= mass + 1e-6).all()
+
+
+@pytest.mark.parametrize(("far_rows_", "min_distance"), [(200, 80), (40, 64)])
+def test_a_keys_chance_is_half_even_and_half_by_the_energy_that_some_rows_give_it(far_rows_, min_distance):
+    tokens, num_keys = far_rows_ + min_distance, 30
+    q, k = draw(heads=3, tokens=far_rows_, head_size=8, gain=2.0)[0][0], draw(tokens=tokens, head_size=8)[1][0, 0]
+    chosen, weights = _choose_keys(q, k, min_distance, num_keys)
+    # up to 64 rows, from the first to the last, are read in full
+    pilots = [int(at) for at in np.linspace(0, far_rows_ - 1, min(64, far_rows_))]
+    fourth, seen = np.zeros(tokens), np.zeros(tokens)
+    for row in pilots:
+        logits = q[:, row].double().numpy() @ k[: row + min_distance + 1].double().numpy().T
+        weight = 2.0**logits
+        fourth[: row + 1] += ((weight / weight.sum(1, keepdims=True)) ** 4).sum(0)[: row + 1]
+        seen[: row + 1] += 1
+    importance = np.sqrt(fourth / np.maximum(seen, 1))
+    chance = np.minimum(1, num_keys / tokens / 2 * (1 + importance / importance.mean()))
+    counted = np.floor(np.cumsum(chance) + 0.5)
+    expected = np.flatnonzero(np.diff(counted, prepend=0))
+    assert chosen.tolist() == expected.tolist() and 0.7 * num_keys < len(chosen) <= num_keys
+    np.testing.assert_allclose(weights, 1 / chance[expected], rtol=1e-4)
+
+
+def test_keys_that_no_row_attends_to_are_chosen_evenly():
+    # each row's own key takes all: the others' energies are below float32
+    q = torch.full((1, 50, 1), 1000.0)
+    chosen, weights = _choose_keys(q, torch.linspace(0, 1000, 200)[:, None], 150, 50)
+    # half of 50 of 200 keys: one in eight, the first where chances of an eighth have come to a half
+    assert chosen.tolist() == list(range(3, 200, 8)) and weights.tolist() == [8.0] * 25
+
+
 def test_a_guess_from_few_keys_leaves_less_to_chance():
     """Rows differ in how much their nearest keys draw them, which the guess knows, and in little else."""
     generator = torch.Generator().manual_seed(0)
@@ -94,9 +194,10 @@ def test_a_window_does_not_feel_its_neighbours_in_the_batch():
         assert alone.dependency_strength_error[0] == together.dependency_strength_error[b]
 
 
-def test_without_far_rows_the_sums_are_zero():
-    q, k = draw(tokens=50)
-    found = sampled_far_attention(q, k, min_distance=50, row_fraction=1 / 4)
+@pytest.mark.parametrize("tokens", [50, 600])
+def test_without_far_rows_the_sums_are_zero(tokens):
+    q, k = draw(tokens=tokens)
+    found = sampled_far_attention(q, k, min_distance=tokens, row_fraction=1 / 4)
     assert found.far.far_mass.item() == found.far.far_energy.item() == found.num_rows == 0
     assert found.dependency_strength_error.item() == 0
 

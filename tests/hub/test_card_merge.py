@@ -223,9 +223,33 @@ def test_aliases_that_stand_for_too_much_are_refused_at_once(name):
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_hundred_thousand_values_are_read_and_one_more_is_not(more):
+    # the mapping, three keys, and lists of 99 texts, of 998 of these lists, and of 94 texts or 95
+    assert 1 + 3 + (1 + 99) + (1 + 998 * 100) + (1 + 94) == 100_000
+    a, b, c = ("[" + ", ".join(items) + "]" for items in (["x"] * 99, ["*a"] * 998, ["x"] * (94 + more)))
+    theirs = f"---\na: &a {a}\nb: {b}\nc: {c}\n---\n"
+    if more:
+        with pytest.raises(ValueError, match="its aliases make more than 100,000 values"):
+            merge_cards(theirs, OURS)
+    else:
+        assert front_matter(merge_cards(theirs, OURS))["c"] == ["x"] * 94
+
+
+def test_what_is_added_stands_as_it_would_by_hand():
+    ours = OURS.replace(
+        "license: apache-2.0\n", "license: apache-2.0\npretty_name: Naïve 手\nabout: " + "word " * 99 + "\n"
+    )
+    merged = merge_cards("---\n# theirs alone\n---\nText\n", ours)
+    # each on a line of its own, not indented, in our order
+    assert merged.startswith("---\n# theirs alone\nlicense: apache-2.0\npretty_name: Naïve 手\nabout: " + "word " * 98)
+    assert "\n- config_name: arxiv\n  default: true\n" in merged
+
+
 @pytest.mark.parametrize(
     ("front", "message"),
     [
+        (f"configs: {'x' * 150}", f"list of mappings, not {'x' * 100}: correct"),
         ("configs: 5", "configs must be a list of mappings, not 5"),
         ("configs: [[a]]", "configs must be a list"),
         ("dataset_info: hello", "dataset_info must be a list"),

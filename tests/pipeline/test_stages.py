@@ -11,9 +11,10 @@ from datasets import Dataset, IterableDataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.heartbeat import read_heartbeats
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.scoring import score_windows
-from longattn_hf.pipeline.shards import ScoredShards, read_facts, write_shard
+from longattn_hf.pipeline.shards import ScoredShards, read_facts, read_shard, write_shard
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
 
@@ -271,6 +272,53 @@ def test_a_window_that_cannot_be_scored_names_its_shard_and_id(windowed, tiny_ll
     name = windowed.names[0].split("/")[-1]
     with pytest.raises(ValueError, match=rf"While scoring {name}, windows \['[0-9a-f]+'.*longer than"):
         score_windows(windowed, {"longattn": LongAttnScorer(str(tiny_llama), window_tokens=8)})
+
+
+def test_windows_with_a_damaged_page_are_not_scored(windowed, tiny_llama):
+    path, scorer = windowed.folder.windows / windowed.names[0], LongAttnScorer(str(tiny_llama))
+    score_windows(windowed, {"longattn": scorer})
+    scores, whole = windowed.folder.scores / windowed.names[0], path.read_bytes()
+    expected, group = read_shard(scores), pq.read_metadata(path).row_group(0)
+    (ids,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("input_ids"))
+    # the page's header and the ids: where a change of either goes unnoticed, it changes nothing
+    start, noticed = ids.dictionary_page_offset or ids.data_page_offset, 0
+    places = [*range(start, start + 40), *range(start + 40, start + ids.total_compressed_size, 7)]
+    for at in places:
+        scores.unlink(missing_ok=True)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            score_windows(windowed, {"longattn": scorer})
+            assert read_shard(scores).equals(expected), at
+        except (OSError, ValueError):
+            noticed += 1
+    assert noticed > len(places) / 2
+
+
+def test_a_process_says_how_much_it_has_to_do_and_has_done(transform, tiny_llama, tmp_path):
+    sources, folder = [source(documents(10), parts=5)], BuildFolder(tmp_path)
+    for index in range(2):
+        window_sources(
+            sources,
+            transform,
+            folder.windows,
+            documents_per_shard=1,
+            process=Process(index, 2),
+            heartbeats=folder.heartbeats,
+        )
+    beats = read_heartbeats(folder.heartbeats)
+    # the first takes parts 0, 2 and 4
+    assert [(b.stage, b.unit, b.processes, b.total, b.done, b.ended) for b in beats] == [
+        ("windows", "source parts", 2, 3, 3, True),
+        ("windows", "source parts", 2, 2, 2, True),
+    ]
+    shards = list_shards(sources, tmp_path)
+    score_windows(shards, {"longattn": LongAttnScorer(str(tiny_llama))})
+    (beat,) = read_heartbeats(folder.heartbeats)
+    assert (beat.stage, beat.unit, beat.total, beat.done) == ("scores", "windows", *[shards.rows.sum()] * 2)
+    (folder.scores / shards.names[0]).unlink()
+    assert score_windows(shards, {"longattn": LongAttnScorer(str(tiny_llama))}) == shards.rows[0]
+    (beat,) = read_heartbeats(folder.heartbeats)
+    assert (beat.total, beat.done, beat.ended) == (shards.rows[0], shards.rows[0], True)
 
 
 def test_moving_the_folder_changes_nothing(windowed, tiny_llama, tmp_path):

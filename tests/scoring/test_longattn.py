@@ -1,6 +1,6 @@
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
+from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.longattn import map_scores
 from tests.support.tiny import build_tokenizer, save_tiny_llama
 
@@ -78,6 +79,22 @@ def test_an_attention_map_that_is_uniform_has_the_closed_forms_scores():
     assert scores["map_variance"].item() == pytest.approx(full.var(ddof=1), rel=1e-10)
 
 
+def test_sums_without_a_far_pair_or_a_hair_off_give_scores_at_the_ends_of_their_ranges():
+    def scores(mass, energy, tokens, k):
+        sums = (torch.tensor([[value]], dtype=torch.float64) for value in (mass, energy))
+        return [value.item() for value in map_scores(FarAttention(*sums, "reference"), tokens, k).values()]
+
+    assert scores(0.0, 0.0, 8, 8) == [0, 0, 0]
+    assert scores(0.0, 0.0, 8, 9) == [0, 0, 0]
+    # a map of one entry, and a block of equal entries whose variance rounds below zero
+    assert scores(1.0, 1.0, 1, 0) == [1, 0, 0]
+    assert scores(2.0, 1.0 - 1e-15, 4, 2)[:2] == [0.5, 0]
+    assert scores(4.0, 1.0 - 1e-15, 4, 0) == [1, 0, 0]
+    # two of four far entries are 1/2: their mean is 1/4, and their variance 1/16; over all sixteen it is
+    # 2/4 - 1/16, by 15
+    assert scores(1.0, 0.5, 4, 2) == pytest.approx([1 / 4, -1 / 16, 7 / 16 / 15])
+
+
 def test_batched_or_not_on_every_container_the_scores_are_the_same(scorer):
     rows = windows(5)
     expected = rows.map(scorer, batched=True).to_list()
@@ -120,6 +137,82 @@ def test_windows_of_unequal_length_score_as_they_do_alone(scorer):
         alone = scorer({"input_ids": [row_ids]})
         for name in SCORES:
             assert together[name][row] == pytest.approx(alone[name][0], rel=1e-6)
+
+
+def test_rows_that_follow_one_another_are_scored_together_as_long_as_they_are_equal_and_few():
+    def groups(lengths, tokens):
+        return list(equal_lengths({7 * row: np.zeros(n) for row, n in enumerate(lengths)}, tokens))
+
+    assert groups([5, 5, 5, 7, 5, 5], 10) == [[0, 7], [14], [21], [28, 35]]
+    assert groups([5, 5, 5, 5], 14) == [[0, 7], [14, 21]]
+    assert groups([5, 5, 5, 5], 15) == [[0, 7, 14], [21]]
+    # one that is too long for the limit is scored all the same
+    assert groups([5, 5], 4) == [[0], [7]] and groups([], 4) == []
+
+
+def test_the_settings_that_are_not_named_are_the_papers():
+    """A map's cached results hang on these values: one that changes is another scorer, and a line of the changes."""
+    assert asdict(LongAttnScorer("m")) == {
+        "model": "m",
+        "revision": None,
+        "gguf_file": None,
+        "convention": "paper",
+        "min_distance": None,
+        "rope_theta": None,
+        "rope_scaling": None,
+        "dtype": None,
+        "device": None,
+        "impl": "auto",
+        "add_bos": None,
+        "row_fraction": None,
+        "seed": 0,
+        "per_head": False,
+        "text_column": "text",
+        "window_tokens": None,
+        "on_error": "raise",
+        "batch_tokens": 65536,
+        "version": 2,
+    }
+
+
+def test_a_window_is_given_with_bos_where_the_tokenizer_has_one_and_puts_it(tiny_llama, tmp_path):
+    text = "far tokens zq"
+    ids = build_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    putting, silent = LongAttnScorer(str(tiny_llama)), LongAttnScorer(str(save_tiny_llama(tmp_path / "a", bos=False)))
+    for scorer, add_bos, bos in (
+        (putting, None, True),
+        (putting, True, True),
+        (putting, False, False),
+        (silent, None, False),
+        (silent, True, True),
+    ):
+        scorer = replace(scorer, add_bos=add_bos)
+        given = scorer.token_ids({"text": text, "id": "x"})
+        assert given.tolist() == [0] * bos + ids and given.dtype == np.int64
+        assert scorer.scale["bos"] == bos
+    with pytest.raises(ValueError, match="The window's column 'input_ids' is unusable: empty"):
+        replace(putting, on_error="skip").token_ids({"input_ids": [], "text": text})
+    bare = save_tiny_llama(tmp_path / "b", bos=False)
+    tokenizer = build_tokenizer(bos=False)
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(bare)
+    assert LongAttnScorer(str(bare)).token_ids({"text": text}).tolist() == ids
+    with pytest.raises(
+        ValueError, match="add_bos=True, but the tokenizer of .*b' has no BOS token; pass add_bos=False"
+    ):
+        LongAttnScorer(str(bare), add_bos=True)({"text": [text]})
+
+
+def test_the_scale_of_scores_is_that_of_tensors_tokenizer_and_settings(tiny_llama):
+    scorer = LongAttnScorer(str(tiny_llama), window_tokens=64, min_distance=5, dtype="bfloat16")
+    scale, identity = scorer.scale, scorer.load_layer().identity
+    assert (scale["tensors"], scale["rope"]) == (identity["sha256"], identity["rope"])
+    assert (scale["convention"], scale["window_tokens"], scale["min_distance"]) == ("paper", 64, 5)
+    assert identity["dtype"] == "bfloat16" and scorer.load_layer().device == torch.device("cpu")
+    code = replace(scorer, convention="reference_code", dtype=None, rope_theta=None).load_layer().identity
+    assert (code["dtype"], code["rope"]["rope_theta"]) == ("float16", 2.5e6)
+    own = replace(scorer, convention="reference_code", rope_theta=7e4).load_layer().identity
+    assert (own["dtype"], own["rope"]["rope_theta"]) == ("bfloat16", 7e4)
 
 
 def test_per_head_scores_average_to_the_columns(tiny_llama):
@@ -179,6 +272,7 @@ BAD_ROWS = [
     ([1.5, 2.5], "not a list of integer token ids"),
     ([5, 300, 7], "token id 300 is outside the vocabulary of 300"),
     ([5, -1, 7], "token id -1 is outside the vocabulary of 300"),
+    ([0, 300], "token id 300 is outside"),
     (list(range(2, 103)), r"longer than the window \(101 of at most 100 tokens\)"),
 ]
 
@@ -201,6 +295,12 @@ def test_a_bad_row_of_text_raises_or_is_skipped_with_a_reason(tiny_llama, bad, r
         LongAttnScorer(str(tiny_llama))({"text": [bad, "fine, a text"]})
     rows = LongAttnScorer(str(tiny_llama), on_error="skip")({"text": [bad, "fine, a text"]})
     assert rows["skip_reason"] == [reason, None] and rows["dependency_strength"][0] is None
+
+
+def test_the_first_and_last_id_and_a_full_window_are_scored(tiny_llama):
+    scorer = LongAttnScorer(str(tiny_llama), window_tokens=40)
+    rows = scorer({"input_ids": [[0, *range(5, 43), 299], list(range(5, 20))]})
+    assert all(0 < score < 1 for score in rows["dependency_strength"])
 
 
 def test_a_batch_of_bad_rows_alone_is_skipped_whole(tiny_llama):
@@ -231,6 +331,17 @@ def test_scores_that_are_not_finite_are_an_error_never_a_row(tmp_path):
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="not finite|NaN"):
         LongAttnScorer(str(path))({"input_ids": [list(range(5, 30))]})
+
+
+def test_the_row_whose_score_is_not_finite_is_named(tmp_path):
+    path = save_tiny_llama(tmp_path / "broken")
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.embed_tokens.weight"][77] = torch.nan
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    rows = [list(range(5, 25)), list(range(5, 30)), list(range(60, 85)), list(range(6, 31))]
+    with pytest.raises(ValueError, match="The score of row 2 is not finite.*overflow in torch.float32"):
+        LongAttnScorer(str(path))({"input_ids": rows})
+    assert LongAttnScorer(str(path))({"input_ids": rows[:2]})["dependency_strength"][1] > 0
 
 
 def test_longattn_score_takes_its_model_from_the_environment(tiny_llama, run_python):

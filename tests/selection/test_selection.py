@@ -121,21 +121,33 @@ def test_a_fraction_keeps_the_best_of_each_category_rounded_up(scored):
     assert kept["id"][:] == sorted(kept["id"])
 
 
-def test_a_budget_is_filled_as_far_as_it_goes_and_never_passed(scored):
+def test_a_budget_is_filled_as_far_as_it_goes_and_never_passed(scored, caplog):
     assert set(select_windows(scored, token_budget=599)["id"]) == best(scored, "arxiv", 5) | best(scored, "book", 5)
     kept = select_windows(scored, token_budget={"arxiv": 100, "book": 0})
     assert set(kept["id"]) == best(scored, "arxiv", 1)
+    assert set(select_windows(scored, token_budget=600)["id"]) == best(scored, "arxiv", 6) | best(scored, "book", 6)
+    # exactly what there is is no lack
+    assert len(select_windows(scored, token_budget=2000)) == 40 and not caplog.records
 
 
 def test_a_budget_larger_than_the_corpus_keeps_all_and_says_so(scored, caplog):
     assert len(select_windows(scored, token_budget=10**9)) == 40
     assert "arxiv holds 2000 tokens, fewer than the budget of 1000000000" in caplog.text
+    unscored = Dataset.from_dict(
+        {"id": ["a"], "category": ["x"], "num_tokens": [9], "long_distance_score": pa.array([None], pa.float64())}
+    )
+    assert len(select_windows(unscored, token_budget=5)) == 0
+    assert "x holds 0 tokens, fewer than the budget of 5" in caplog.text
 
 
 def test_a_threshold_keeps_what_is_above_it(scored):
     kept = select_windows(scored, threshold=0.7)
     assert set(kept["id"]) == {r["id"] for r in scored if r["long_distance_score"] > 0.7}
     assert 0 < len(kept) < 40
+    least = min(kept["long_distance_score"])
+    assert set(select_windows(scored, threshold=least)["id"]) == {
+        r["id"] for r in kept if r["long_distance_score"] != least
+    }
 
 
 def test_the_outcome_does_not_depend_on_the_rows_order_even_with_ties(scored):
@@ -163,6 +175,42 @@ def test_refusing_overlap_counts_no_token_twice():
     assert keep_mask(table, Selection(threshold=0.4, refuse_overlap=True)).tolist() == [False, True, True, False]
 
 
+def greedy(table, limit=None):
+    """The windows kept one by one, the best first, each unless it shares tokens with one that is kept."""
+    kept = []
+    for row in sorted(table.to_pylist(), key=lambda row: (-row["score"], row["id"])):
+        same = [k for k in kept if all(k[name] == row[name] for name in ("doc_id", "doc_hash", "source", "category"))]
+        reach = (row["start_token"], row["start_token"] + row["num_tokens"])
+        if (limit is None or row["score"] > limit) and not any(
+            k["start_token"] < reach[1] and reach[0] < k["start_token"] + k["num_tokens"] for k in same
+        ):
+            kept.append(row)
+    return {row["id"] for row in kept}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_refusing_overlap_keeps_what_taking_the_best_one_by_one_does(seed):
+    random, count = np.random.default_rng(seed), 120
+    table = pa.table(
+        {
+            "id": [f"w{i}" for i in random.permutation(count)],
+            # ties, too
+            "score": random.integers(0, 40, count).astype(float),
+            # documents with many windows on top of one another, that share a name with another text or source
+            "doc_id": [f"d{i}" for i in random.integers(0, 2, count)],
+            "doc_hash": [f"h{i}" for i in random.integers(0, 2, count)],
+            "source": [f"s{i}" for i in random.integers(0, 2, count)],
+            "category": [f"c{i}" for i in random.integers(0, 2, count)],
+            "start_token": random.integers(0, 60, count),
+            "num_tokens": random.integers(1, 30, count),
+        }
+    )
+    for limit in (None, 10.0, 45.0):
+        selection = {"fraction": 1.0} if limit is None else {"threshold": limit}
+        mask = keep_mask(table, Selection(score="score", refuse_overlap=True, **selection))
+        assert set(table.filter(mask)["id"].to_pylist()) == greedy(table, limit), limit
+
+
 def test_a_refused_window_does_not_refuse_others():
     table = pa.table(
         {
@@ -182,13 +230,50 @@ def test_a_refused_window_does_not_refuse_others():
         ({}, "exactly one of threshold, fraction and token_budget, not none"),
         ({"fraction": 0.5, "threshold": 1.0}, "not threshold and fraction"),
         ({"fraction": 1.5}, r"fraction=1.5 must lie in \[0, 1\]"),
+        ({"fraction": -0.5}, r"fraction=-0.5 must lie in \[0, 1\]"),
         ({"token_budget": -1}, "at least 0"),
         ({"token_budget": {"arxiv": 5}}, "not the category 'book'"),
+        ({"fraction": 1.0, "score": {"num_tokens": 0.0}}, "finite weights that are not all 0"),
+        ({"fraction": 1.0, "score": {"num_tokens": 1.0, "start_token": math.nan}}, "finite weights that are not all"),
+        ({"fraction": 1.0, "score": {}}, "finite weights that are not all 0"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(scored, limits, message):
     with pytest.raises(ValueError, match=message):
         select_windows(scored, **limits)
+
+
+def test_without_settings_overlap_is_kept_and_the_uniformity_weighs_a_half():
+    windows = scored_windows(40).remove_columns("doc_id").add_column("doc_id", ["d"] * 40)
+    raw = windows.with_format("arrow")[:]
+    half = long_distance_scores(raw, alpha=0.5)
+    scored = add_long_distance_score(windows)
+    assert scored["long_distance_score"][:] == long_distance_scores(raw).tolist() == half.tolist()
+    # all windows are the same tokens of one document
+    assert len(select_windows(scored, fraction=1.0)) == 40
+    assert len(select_windows(scored, fraction=1.0, refuse_overlap=True)) == 2
+    table = Selection(fraction=1.0).apply(raw)
+    assert table["kept"].to_pylist() == [True] * 40 and table["long_distance_score"].to_pylist() == half.tolist()
+
+
+def test_a_selection_adds_the_papers_score_where_it_can_and_needs_it_for_none_but_its_own():
+    table = scored_windows(4, categories=("all",)).add_column("gain", [1, 4, 2, 3]).with_format("arrow")[:]
+    for ready in (table, table.drop_columns(["map_variance"])):
+        chosen = Selection(score="gain", fraction=0.5).apply(ready)
+        assert chosen["kept"].to_pylist() == [False, True, False, True]
+        assert ("long_distance_score" in chosen.column_names) == (ready is table)
+    with pytest.raises(ValueError, match="No column 'map_variance'"):
+        Selection(fraction=0.5).apply(table.drop_columns(["map_variance"]))
+    whole = Selection(score={"gain": 1.0, "long_distance_score": 0.0}, fraction=0.5).apply(table, by=None)
+    assert whole["kept"].to_pylist() == [False, True, False, True]
+
+
+def test_a_score_that_is_there_is_replaced_and_ties_of_nameless_rows_go_to_the_first(scored):
+    stale = scored.remove_columns("long_distance_score").add_column("long_distance_score", [9.0] * 40)
+    again = add_long_distance_score(stale)
+    assert again["long_distance_score"][:] == scored["long_distance_score"][:]
+    assert again.column_names.count("long_distance_score") == 1
+    assert select_windows(stale.remove_columns("id"), fraction=0.1, by=None)["doc_id"][:] == ["d0", "d0", "d1", "d1"]
 
 
 def test_missing_columns_and_other_containers_are_named(scored):
@@ -241,6 +326,10 @@ def test_limits_may_name_categories_by_their_own_values():
     assert select_windows(numbered, fraction={1: 1.0, 2: 0.0})["id"][:] == ["a"]
     labelled = Dataset.from_dict(windows | {"category": [0, 1]}).cast_column("category", ClassLabel(names=["x", "y"]))
     assert select_windows(labelled, fraction={"x": 0.0, "y": 1.0})["id"][:] == ["b"]
+    features = labelled.features
+    unlabelled = Dataset.from_dict(windows | {"category": [None, 1]}, features=features)
+    with pytest.raises(ValueError, match="Column 'category' is null in 1 rows"):
+        select_windows(unlabelled, fraction=1.0)
     with pytest.raises(ValueError, match="fraction names '1' but not the category '2'"):
         select_windows(numbered, fraction={1: 1.0})
 

@@ -81,4 +81,4 @@ def write_build(folder: Path, model: str | None = None, *, running: bool = False
 def _write(dataset: Dataset, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table: pa.Table = dataset.with_format("arrow")[:]
-    pq.write_table(table, path, row_group_size=7)
+    pq.write_table(table, path, row_group_size=7, write_page_checksum=True)
