@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -124,6 +125,31 @@ def test_blockwise_does_only_overflowing_rows_again(monkeypatch):
     k[0, 0, 5, 0] = 1
     assert_exact(q, k, impl="blockwise", min_distance=100)
     assert sorted(redone) == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "min_distance", "borders"),
+    [
+        # far from all rows up to 768 and to none from 845 on, seen by all up to 1024: on these, whole units of 64
+        ((1023, 1100), 256, [0, 768, 896, 1024, 1101]),
+        # no mask ends at a unit's end: from 767, to 844, and from 1023
+        ((1022, 1099), 256, [0, 704, 896, 960, 1100]),
+        # 1728 keys without a mask are three tiles of 576, since 768 is the most
+        ((1983, 2050), 256, [0, 576, 1152, 1728, 1856, 1984, 2051]),
+        # 832 are two, of 416, up to whole units
+        ((1087, 1100), 256, [0, 448, 832, 896, 1088, 1101]),
+        # every key that a row sees is far
+        ((64, 127), 0, [0, 64, 128]),
+        # a single far key
+        ((700, 700), 700, [0, 64, 640, 701]),
+    ],
+)
+def test_blockwise_takes_keys_in_tiles_that_end_where_masks_begin(rows, min_distance, borders):
+    positions = torch.arange(rows[0], rows[1] + 1)
+    block = blockwise._Block(
+        torch.zeros(1, len(positions), 4), torch.zeros(3000, 5), positions, min_distance, 768, torch.empty(0)
+    )
+    assert [(tile.start, tile.stop) for tile in block._tiles()] == list(pairwise(borders))
 
 
 def test_blockwise_gives_the_same_bits_on_any_number_of_threads_and_leaves_the_number_alone():
