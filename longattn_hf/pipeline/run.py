@@ -86,7 +86,7 @@ class BuildResult:
 
 
 def _short(number: float | None) -> str:
-    return "-" if number is None else f"{round(number, 12):.3g}"
+    return "-" if number is None else f"{round(number, 12) + 0.0:.3g}"
 
 
 def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:
