@@ -13,6 +13,7 @@ _HOME_OF = {
     "DeepAttention": "deep_attention",
     "FarGainScorer": "far_gain",
     "GzipRatio": "simple",
+    "KindScorer": "far_gain",
     "Ladm": "ladm",
     "Length": "simple",
     "LossGain": "loss_gain",
@@ -24,6 +25,7 @@ _HOME_OF = {
 if TYPE_CHECKING:
     from longattn_hf.baselines.deep_attention import DeepAttention as DeepAttention
     from longattn_hf.baselines.far_gain import FarGainScorer as FarGainScorer
+    from longattn_hf.baselines.far_gain import KindScorer as KindScorer
     from longattn_hf.baselines.ladm import Ladm as Ladm
     from longattn_hf.baselines.loss_gain import LossGain as LossGain
     from longattn_hf.baselines.prolong import ProLong as ProLong

@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from longattn_hf.baselines import DeepAttention, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import DeepAttention, GzipRatio, KindScorer, Ladm, Length, LossGain, ProLong, RandomScore
 from longattn_hf.model.language_model import token_losses
+from longattn_hf.pipeline.demo_corpus import demo_documents
 from longattn_hf.scoring.echo import EchoScorer, echo_gains, load_calibration
 from longattn_hf.scoring.longattn import LongAttnScorer
 
@@ -251,3 +253,15 @@ def test_reasons_of_an_earlier_stage_are_read_in_every_format(format_type, reaso
     rows = Dataset.from_dict({"text": ["abc", "abcd"], "skip_reason": reasons}).with_format(format_type)
     scored = rows.map(Length(), batched=True).with_format(None)
     assert scored["length"][:] == [None if reasons[0] else 3.0, 4.0]
+
+
+def test_the_kind_of_intact_documents_is_known_and_that_of_logs_and_tables_is_not():
+    chance = random.Random(0)
+    logs = "\n".join(
+        f"2026-11-{n % 28 + 1:02d}T10:{n % 60:02d}:00Z INFO worker-{n % 7} {chance.randrange(10**6)} took {n} ms"
+        for n in range(400)
+    )
+    rows = "\n".join(",".join(str(chance.randrange(10**5)) for _ in range(8)) for _ in range(600))
+    scored = KindScorer()({"text": [document["text"][:30_000] for document in demo_documents()][:12] + [logs, rows]})
+    intact, junk = scored["kind"][:12], scored["kind"][12:]
+    assert max(junk) < 0 and sum(kind >= 0 for kind in intact) >= 9 and max(scored["kind"]) <= 1
