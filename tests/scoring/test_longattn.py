@@ -366,7 +366,9 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
     np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
 
 
-def test_rounded_probabilities_cannot_be_sampled():
+def test_rounded_probabilities_cannot_be_sampled_and_need_the_whole_map():
+    for convention, impl in (("paper", "blockwise"), ("reference_code", "reference")):
+        assert LongAttnScorer("m", convention=convention).pick_impl(torch.device("cpu")) == impl
     with pytest.raises(ValueError, match="'reference_code' rounds each probability: leave row_fraction at None"):
         LongAttnScorer("m", convention="reference_code", row_fraction=0.5)
 
