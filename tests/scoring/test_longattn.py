@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
@@ -178,7 +179,13 @@ def test_a_window_is_given_with_bos_where_the_tokenizer_has_one_and_puts_it(tiny
     text = "far tokens zq"
     ids = build_tokenizer()(text, add_special_tokens=False)["input_ids"]
     putting, silent = LongAttnScorer(str(tiny_llama)), LongAttnScorer(str(save_tiny_llama(tmp_path / "a", bos=False)))
+    ending = build_tokenizer(bos=False)
+    # one that puts EOS at the end, and nothing before
+    ending._tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    ending.save_pretrained(save_tiny_llama(tmp_path / "c"))
+    assert ending("")["input_ids"] == [1]
     for scorer, add_bos, bos in (
+        (LongAttnScorer(str(tmp_path / "c")), None, False),
         (putting, None, True),
         (putting, True, True),
         (putting, False, False),
