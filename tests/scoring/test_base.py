@@ -61,6 +61,8 @@ def test_what_cannot_be_scored_is_an_error_or_null_with_its_reason_and_an_earlie
         "letters": [3.0, None],
         "first": ["f", None],
     }
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        Letters()({"text": ["far", "old"], "skip_reason": [None]})
     one = Letters(on_error="skip")({"text": ""})
     assert one == {"letters": None, "first": None, "skip_reason": "empty"}
 

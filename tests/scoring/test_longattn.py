@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
@@ -179,7 +180,13 @@ def test_a_window_is_given_with_bos_where_the_tokenizer_has_one_and_puts_it(tiny
     text = "far tokens zq"
     ids = build_tokenizer()(text, add_special_tokens=False)["input_ids"]
     putting, silent = LongAttnScorer(str(tiny_llama)), LongAttnScorer(str(save_tiny_llama(tmp_path / "a", bos=False)))
+    ending = build_tokenizer(bos=False)
+    # one that puts EOS at the end, and nothing before
+    ending._tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    ending.save_pretrained(save_tiny_llama(tmp_path / "c"))
+    assert ending("")["input_ids"] == [1]
     for scorer, add_bos, bos in (
+        (LongAttnScorer(str(tmp_path / "c")), None, False),
         (putting, None, True),
         (putting, True, True),
         (putting, False, False),
@@ -367,7 +374,9 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
     np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
 
 
-def test_rounded_probabilities_cannot_be_sampled():
+def test_rounded_probabilities_cannot_be_sampled_and_need_the_whole_map():
+    for convention, impl in (("paper", "blockwise"), ("reference_code", "reference")):
+        assert LongAttnScorer("m", convention=convention).pick_impl(torch.device("cpu")) == impl
     with pytest.raises(ValueError, match="'reference_code' rounds each probability: leave row_fraction at None"):
         LongAttnScorer("m", convention="reference_code", row_fraction=0.5)
 
