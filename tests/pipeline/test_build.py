@@ -461,7 +461,7 @@ def test_bad_documents_are_counted_with_their_reason_or_end_the_build(recipe, tm
     run(recipe, tmp_path / "out", sources=[source])
     facts = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]["book"]
     assert facts["skipped"] == {"empty": 1, "missing": 1, "too short": 1} and facts["documents"] == 5
-    with pytest.raises(ValueError, match="Row 1 of column 'text' is missing"):
+    with pytest.raises(ValueError, match="docs.parquet, row 2, cannot be read as a document: missing"):
         run(recipe, tmp_path / "strict", sources=[source], on_error="raise")
 
 
