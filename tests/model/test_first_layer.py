@@ -123,6 +123,52 @@ def test_the_first_layers_map_is_the_models_own_eager_one(tmp_path, name):
     json.dumps(layer.identity)
 
 
+def refuse_inner_names(monkeypatch):
+    """Makes transformers a release whose loading has other inner names, of which from_pretrained itself needs none."""
+    monkeypatch.delattr("transformers.core_model_loading.convert_and_load_state_dict_in_model")
+    monkeypatch.delattr("transformers.conversion_mapping.get_model_conversion_mapping")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "llama with yarn", "mixtral", "qwen2", "qwen3 moe", "gemma3", "phi3", "olmo2", "gpt_neox", "gpt2"]
+    + ["opt", "cohere2", "llama4", "deepseek v3", "sarvam, saved with one matrix for q, k and v"],
+)
+def test_loading_by_public_names_alone_gives_the_same_layer(tmp_path, monkeypatch, name):
+    kind, settings = ARCHITECTURES[name]
+    model = save_model(tmp_path, kind, **settings)
+    by_inner_names, ids = FirstLayer.from_pretrained(str(tmp_path)), some_ids()
+    refuse_inner_names(monkeypatch)
+    state = torch.random.get_rng_state()
+    layer = FirstLayer.from_pretrained(str(tmp_path))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    (q, k, scale), theirs = layer.query_key(ids), by_inner_names.query_key(ids)
+    assert torch.equal(q, theirs[0]) and torch.equal(k, theirs[1]) and scale == theirs[2]
+    own = own_map(model, ids)
+    assert (causal_map(q, k, scale) - own).abs().max() <= 1e-5 * own.max()
+    # whatever is not needed has no values that could be taken for the model's
+    loaded = [{n for n, p in each._model.named_parameters() if not p.is_meta} for each in (layer, by_inner_names)]
+    assert loaded[0] <= loaded[1]
+    # the tensors of a layer that is converted on its way cannot be told apart without the inner names
+    assert "sarvam" in name or layer.identity == by_inner_names.identity
+
+
+def test_loading_by_public_names_alone_refuses_what_does_not_belong_together(tmp_path, monkeypatch, tiny_llama):
+    refuse_inner_names(monkeypatch)
+    shutil.copytree(tiny_llama, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tiny_llama / "model.safetensors")
+    key = "model.layers.0.self_attn.k_proj.weight"
+    save_file(tensors | {key: tensors[key][:16].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"k_proj.weight has the shape \[16, 64\], but its configuration says \[32, 64"
+    ):
+        FirstLayer.from_pretrained(str(tmp_path))
+    del tensors[key]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"lacks {key}"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "phi3"])
 def test_bfloat16_queries_and_keys_are_those_of_the_whole_model(tmp_path, name):
     kind, settings = ARCHITECTURES[name]
