@@ -3,6 +3,7 @@ import multiprocessing
 import shutil
 import warnings
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -125,8 +126,8 @@ def test_the_first_layers_map_is_the_models_own_eager_one(tmp_path, name):
 
 def refuse_inner_names(monkeypatch):
     """Makes transformers a release whose loading has other inner names, of which from_pretrained itself needs none."""
-    monkeypatch.delattr("transformers.core_model_loading.convert_and_load_state_dict_in_model")
-    monkeypatch.delattr("transformers.conversion_mapping.get_model_conversion_mapping")
+    monkeypatch.delattr(import_module("transformers.core_model_loading"), "convert_and_load_state_dict_in_model")
+    monkeypatch.delattr(import_module("transformers.conversion_mapping"), "get_model_conversion_mapping")
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,7 @@ def test_loading_by_public_names_alone_refuses_what_does_not_belong_together(tmp
     tensors = load_file(tiny_llama / "model.safetensors")
     key = "model.layers.0.self_attn.k_proj.weight"
     save_file(tensors | {key: tensors[key][:16].clone()}, tmp_path / "model.safetensors")
-    with pytest.raises(
-        ValueError, match=r"k_proj.weight has the shape \[16, 64\], but its configuration says \[32, 64"
-    ):
+    with pytest.raises(ValueError, match=r"k_proj.weight has the shape \[16, 64\], but its config.* says \[32, 64\]"):
         FirstLayer.from_pretrained(str(tmp_path))
     del tensors[key]
     save_file(tensors, tmp_path / "model.safetensors")
