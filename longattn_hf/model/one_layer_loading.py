@@ -175,6 +175,7 @@ def _load_publicly(
         vars(part).pop("quantization_config", None)
     with TemporaryDirectory(prefix="longattn_hf-") as folder, _quietly(), torch.random.fork_rng(devices=[]):
         stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        config.save_pretrained(folder)
         save_file(stored, Path(folder, "model.safetensors"), metadata={"format": "pt"})
         whole, loaded = type(network).from_pretrained(
             folder,
