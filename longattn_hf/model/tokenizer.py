@@ -104,6 +104,9 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
         backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     if kind != "gpt2":
         return
+    if not gguf_field(reader, "tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
+        # early releases of transformers put BOS before every text
+        backend.post_processor = None
     split = _SPLITS.get(name)
     if split is None:
         says = f"splits text as {name!r} (tokenizer.ggml.pre), which is not known here"
