@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 from datasets import Dataset, interleave_datasets
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
 from longattn_hf.files import claim
 from longattn_hf.model.device import pick_device
@@ -256,10 +256,8 @@ def load_model(config: TrainConfig) -> PreTrainedModel:
     override_rope(model_config, config.rope_theta, config.rope_scaling)
     text = model_config.get_text_config(decoder=True)
     text.max_position_embeddings = max(text.max_position_embeddings, config.window_tokens)
-    # packed weights cannot be trained
-    quantization = {"quantization_config": GgufConfig(dequantize=True)} if location.gguf_file else {}
     return AutoModelForCausalLM.from_pretrained(
-        location.path, config=model_config, dtype=torch.float32, **location.loading_arguments, **quantization
+        location.path, config=model_config, dtype=torch.float32, **location.weights_arguments
     )
 
 

@@ -45,6 +45,10 @@ Rows = tuple[int, int] | None
 _FILES = "files.json"
 
 
+# early releases of huggingface_hub do not try again after an answer that broke off
+_PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+
+
 @dataclass(frozen=True)
 class _Remote:
     """One repository at a commit, read by byte ranges."""
@@ -58,7 +62,8 @@ class _Remote:
         url = hf_hub_url(self.repo_id, file, revision=self.commit)
         headers = build_hf_headers(token=self.token) | {"Range": f"bytes={start}-{stop - 1}"}
         for _ in range(_ATTEMPTS):
-            response = http_backoff("GET", url, headers=headers, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+            seconds = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            response = http_backoff("GET", url, headers=headers, timeout=seconds, retry_on_exceptions=_PASSING)
             if response.status_code != 416:
                 hf_raise_for_status(response)
             stated = response.headers.get("Content-Range", "")

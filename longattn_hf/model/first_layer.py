@@ -18,7 +18,8 @@ from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_aft
 from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
-from longattn_hf.model.one_layer import build_one_layer, load_one_layer, pick_stored_names
+from longattn_hf.model.one_layer import build_one_layer
+from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.tensors import gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
 

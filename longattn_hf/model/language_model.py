@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
@@ -42,14 +42,8 @@ def load_language_model(
 @lru_cache(maxsize=1)
 def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     location = locate(model)
-    # packed weights are slower than plain ones for whole windows
-    quantization = {"quantization_config": GgufConfig(dequantize=True)} if location.gguf_file else {}
     network = AutoModelForCausalLM.from_pretrained(
-        location.path,
-        dtype=dtype,
-        attn_implementation=SHOWS_ATTENTION,
-        **location.loading_arguments,
-        **quantization,
+        location.path, dtype=dtype, attn_implementation=SHOWS_ATTENTION, **location.weights_arguments
     )
     changes = [
         name

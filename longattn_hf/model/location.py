@@ -108,6 +108,16 @@ class Location:
         """The arguments with which transformers' `from_pretrained` finds the same files."""
         return {"revision": self.commit or "main", "gguf_file": self.gguf_file, "token": self.token}
 
+    @property
+    def weights_arguments(self) -> dict[str, Any]:
+        """`loading_arguments` for a model's plain weights: packed ones cannot be trained, and are slower."""
+        import transformers
+
+        # transformers before 5.23 unpacks every GGUF file
+        if not self.gguf_file or not hasattr(transformers, "GgufConfig"):
+            return self.loading_arguments
+        return self.loading_arguments | {"quantization_config": transformers.GgufConfig(dequantize=True)}
+
 
 def locate(model: ModelRef | str, *, token: str | bool | None = None) -> Location:
     """Finds a model; a Hub repository's revision is pinned to its commit.

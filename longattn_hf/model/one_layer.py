@@ -1,30 +1,25 @@
 """A causal language model cut down to what its first queries and keys depend on.
 
-The model is built without memory (on torch's meta device) with one layer, and run there once, up to the call of its
-attention. What the queries and keys depend on is then read off autograd's graph, so that no architecture needs code of
-its own: those parameters are loaded and no others, and the modules that they have no part in are not run either.
+The model is built without memory (on torch's meta device) with one layer, and run once on tensors without values, up
+to the call of its attention. What the queries and keys depend on is then read off autograd's graph, so that no
+architecture needs code of its own: those parameters are loaded and no others, and the modules that they have no part
+in are not run either.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
-from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils import logging
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.idle import Idle
+from longattn_hf.model.one_layer_loading import converted_together
 
 # where quantisation methods name the modules that they leave alone
 _SPARES = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules")
@@ -97,6 +92,15 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bo
         ) from error
 
 
+class _ScalarsOfWholeTexts(TorchDispatchMode):
+    """Answers models that look at a number of a tensor without values: a mask's is one, a position's is low."""
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        return func(*args, **(kwargs or {}))
+
+
 def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
     """Finds what the first queries and keys depend on.
 
@@ -104,7 +108,10 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
         The names of the parameters and stored buffers they depend on, with the rows that count, and the names, with
         the widths of their outputs, of the modules that run before them and hold none of those.
     """
-    network.eval()
+    # not on the meta device, where transformers before 5.20 cannot run
+    without_values = FakeTensorMode(allow_non_fake_inputs=True)
+    with without_values:
+        network.to_empty(device="cpu").eval()
     ran: list[tuple[nn.Module, Tensor]] = []
     for module in network.modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -118,7 +125,7 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
     layer_types = getattr(network.config.get_text_config(decoder=True), "layer_types", None)
     layer = f"The first layer of a {kind} model{f' ({layer_types[0]})' if layer_types else ''}"
     try:
-        with torch.enable_grad(), torch.device("meta"):
+        with torch.enable_grad(), without_values, _ScalarsOfWholeTexts():
             call = stop_at_attention(network, torch.zeros(1, 8, dtype=torch.int64))
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -132,26 +139,13 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
     call.refuse_unless_plain()
     needed = _leaves_of(call, {id(tensor): name for name, tensor in stored.items()})
     name_of = {module: name for name, module in network.named_modules()}
-    kept = needed.keys() | _converted_together(network, needed)
+    kept = needed.keys() | converted_together(network, needed)
     idle = {
         name_of[module]: output.shape[-1]
         for module, output in ran
         if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & kept
     }
     return needed, idle
-
-
-def _converted_together(network: PreTrainedModel, needed: Mapping[str, Rows]) -> set[str]:
-    """Names the parameters that stand in a checkpoint in one tensor with a needed one, and are split off it."""
-    targets = [e.target_patterns for e in get_model_conversion_mapping(network) if isinstance(e, WeightConverter)]
-    return {
-        name.replace(own, other)
-        for several in targets
-        for own in several
-        for name in needed
-        if own in name
-        for other in several
-    }
 
 
 def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:
@@ -195,106 +189,3 @@ def _product_cut_by(node: Node) -> Node | None:
     transposed = product.next_functions[-1][0]
     is_weight = transposed is not None and transposed.name() == "TBackward0"
     return product if is_weight and hasattr(transposed.next_functions[0][0], "variable") else None
-
-
-def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str]) -> dict[str, Rows]:
-    """Picks from a checkpoint's names those that the `needed` parameters are made of, by transformers' renaming.
-
-    Returns:
-        The names, with the rows to read of each; None for all.
-    """
-    mapping = get_model_conversion_mapping(network)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    targets_of = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
-    prefix, state = network.base_model_prefix, network.state_dict()
-    twins = {twin: name for twin, name in network.all_tied_weights_keys.items() if name in needed}
-    picked: dict[str, Rows] = {}
-    covered: set[str] = set()
-    other_names: dict[str, str] = {}
-    for name in names:
-        renamed, source = rename_source_key(name, renamings, converters, prefix, state)
-        if renamed not in state and name in state:
-            renamed, source = rename_source_key(name, [], [], prefix, state)
-        first, *others = targets_of.get(source, [renamed])
-        if not {renamed, *(renamed.replace(first, other) for other in others)}.isdisjoint(needed):
-            # a tensor that is converted on its way is read whole
-            picked[name] = None if source in targets_of else needed[renamed]
-            covered.add(renamed)
-        elif renamed in twins:
-            other_names[twins[renamed]] = name
-    # a matrix that two parameters share may be stored under the other's name alone
-    return picked | {name: needed[twin] for twin, name in other_names.items() if twin not in covered}
-
-
-def load_one_layer(
-    network: PreTrainedModel,
-    needed: Mapping[str, Rows],
-    tensors: dict[str, Tensor],
-    device: torch.device,
-    *,
-    renamed: bool,
-) -> None:
-    """Puts a checkpoint's tensors into a network of `build_one_layer`, and fills the buffers that are computed.
-
-    Args:
-        network: The model on the meta device; the parameters it does not need stay there.
-        needed: The names of those it does, with the rows that count.
-        tensors: By their names in the checkpoint, or, with `renamed`, in the network, with the rows that
-            `pick_stored_names` picks.
-        device: Where to put them.
-        renamed: Whether the tensors bear the network's names, in its layout.
-
-    Raises:
-        ValueError: A tensor is missing, quantised, or of another shape.
-    """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"The checkpoint's {name} is quantised ({tensor.dtype}). Give the unquantised model, or a GGUF file."
-            )
-    if not renamed:
-        tensors = {network.all_tied_weights_keys.get(name, name): tensor for name, tensor in tensors.items()}
-        cut = {name: rows for name, rows in pick_stored_names(network, needed, tensors).items() if rows}
-        tensors = tensors | {name: _with_zeros_below(tensors[name], rows) for name, (_, rows) in cut.items()}
-    # the settings hold the dtypes that some models keep for some parameters
-    settings = LoadStateDictConfig(
-        device_map={"": device},
-        dtype=network.dtype,
-        dtype_plan=network._get_dtype_plan(network.dtype),
-        weight_mapping=[] if renamed else get_model_conversion_mapping(network),
-    )
-    with _without_progress_bars():
-        told, _ = convert_and_load_state_dict_in_model(network, tensors, settings)
-    if told.mismatched_keys:
-        wrong, got, expected = min(told.mismatched_keys)
-        raise ValueError(
-            f"The checkpoint's {wrong} has the shape {list(got)}, but its configuration says {list(expected)}. The "
-            "files do not belong together: fetch the model again."
-        )
-    if absent := sorted(name for name in needed if network.get_parameter_or_buffer(name).is_meta):
-        raise ValueError(
-            f"The checkpoint lacks {', '.join(absent)}, which the first layer needs. Is it a whole "
-            f"{network.config.model_type} checkpoint, and not quantised?"
-        )
-    for name, buffer in list(network.named_non_persistent_buffers()):
-        owner, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, torch.empty_like(buffer, device=device))
-    # what has been loaded is marked so, and left as it is
-    network.initialize_weights()
-    network.requires_grad_(False)
-
-
-def _with_zeros_below(tensor: Tensor, rows: int) -> Tensor:
-    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

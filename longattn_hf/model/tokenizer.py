@@ -104,6 +104,9 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
         backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     if kind != "gpt2":
         return
+    if not gguf_field(reader, "tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
+        # early releases of transformers put BOS before every text
+        backend.post_processor = None
     split = _SPLITS.get(name)
     if split is None:
         says = f"splits text as {name!r} (tokenizer.ggml.pre), which is not known here"
@@ -142,6 +145,11 @@ def _prove(tokenizer: Any, location: Location) -> None:
         ValueError: They are others: every score would be that of another text.
     """
     ids, backend = probe_ids(tokenizer), tokenizer.backend_tokenizer
+    if set(ids) <= set(tokenizer.all_special_ids):
+        # early releases of transformers make an empty one where there are no files
+        raise ValueError(
+            f"{location.name!r} has no tokenizer that transformers can load: it knows no token of a text."
+        )
     text = _PROBE + " ".join(tokenizer.all_special_tokens)
     if (own := _own_tokenizer(location)) is not None:
         own.encode_special_tokens = True

@@ -5,6 +5,8 @@ import shutil
 
 import gguf
 import pytest
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, pre_tokenizers
 
 from longattn_hf import WindowDocuments
@@ -13,6 +15,7 @@ from longattn_hf.pipeline.demo_corpus import demo_documents
 from tests.support.models import SMOLLM2, needs_smollm2
 from tests.support.tiny import build_tokenizer, write_gguf
 
+READS_WHAT_THE_FILE_SAYS = Version(transformers.__version__) >= Version("5.10")
 TEXT = "a1234 I'VE we've\n\n x"
 
 
@@ -71,6 +74,7 @@ def test_a_llama_3_piece_that_is_a_token_is_that_token(tiny_llama, tmp_path):
     assert ids["llama-bpe"]["input_ids"] == [299] and len(ids["gpt-2"]["input_ids"]) == 2
 
 
+@pytest.mark.skipif(not READS_WHAT_THE_FILE_SAYS, reason="this release of transformers refuses the vocabulary")
 @pytest.mark.parametrize(
     ("flags", "tokens"),
     [
@@ -99,6 +103,7 @@ def test_a_sentencepiece_gguf_file_needs_no_split_and_puts_a_blank_before_text_a
     assert tokenizer.convert_ids_to_tokens(tokenise(tokenizer, "far a")["input_ids"]) == tokens
 
 
+@pytest.mark.skipif(not READS_WHAT_THE_FILE_SAYS, reason="this release of transformers has no such class")
 def test_ids_that_are_not_those_of_the_tokenizer_json_beside_are_refused(tiny_llama, tmp_path):
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     config = json.loads((folder / "tokenizer_config.json").read_text())
