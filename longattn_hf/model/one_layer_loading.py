@@ -177,7 +177,8 @@ def _load_publicly(
         stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
         config.save_pretrained(folder)
         save_file(stored, Path(folder, "model.safetensors"), metadata={"format": "pt"})
-        whole, loaded = type(network).from_pretrained(
+        # with its loading info it is a pair, of which the stub does not know
+        pair: Any = type(network).from_pretrained(
             folder,
             config=config,
             dtype=network.dtype,
@@ -185,6 +186,7 @@ def _load_publicly(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    whole, loaded = pair
     computed = [name for name, _ in network.named_non_persistent_buffers()]
     for name in {*needed} - {*loaded["missing_keys"]} | {*computed}:
         tensor = whole.get_parameter_or_buffer(name)
