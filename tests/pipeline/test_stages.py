@@ -151,8 +151,10 @@ def test_a_stream_is_continued_from_its_noted_position(transform, tmp_path):
     assert read == [], "a finished stream is not read again"
     names = list(windowed_shards(sources, windows_of(tmp_path)))
     (windows_of(tmp_path) / names[3]).unlink()
+    written = {name: (windows_of(tmp_path) / name).stat().st_mtime_ns for name in whole if name != names[3]}
     window_all(sources, transform, tmp_path)
     assert contents(tmp_path) == whole
+    assert all((windows_of(tmp_path) / name).stat().st_mtime_ns == when for name, when in written.items())
     assert 0 not in read, "documents before the missing shard are skipped"
 
 
