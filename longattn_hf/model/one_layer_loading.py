@@ -177,7 +177,9 @@ def _load_publicly(
         stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
         config.save_pretrained(folder)
         save_file(stored, Path(folder, "model.safetensors"), metadata={"format": "pt"})
-        whole, loaded = type(network).from_pretrained(
+        # with its loading told, the model comes in a pair, of which the stub knows nothing
+        make: Any = type(network).from_pretrained
+        whole, loaded = make(
             folder,
             config=config,
             dtype=network.dtype,
