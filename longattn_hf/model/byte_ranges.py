@@ -35,7 +35,7 @@ _BITS |= {"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 # one request; what is in memory at once is this much a thread
 _PIECE_BYTES = 2**25
 _THREADS, _ATTEMPTS, _WHOLE_SECONDS = 4, 3, 86_400.0
-# huggingface_hub before 1.31 does not try again after an answer that broke off
+# huggingface_hub 1.20 does not try again after an answer that broke off
 _PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _PLAIN_PATH = re.compile(r"\w[\w.+=@ -]*(/\w[\w.+=@ -]*)*")
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
