@@ -34,19 +34,15 @@ _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8
 _BITS |= {"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 # one request; what is in memory at once is this much a thread
 _PIECE_BYTES = 2**25
-_THREADS = 4
-_ATTEMPTS = 3
-_WHOLE_SECONDS = 86_400.0
+_THREADS, _ATTEMPTS, _WHOLE_SECONDS = 4, 3, 86_400.0
+# huggingface_hub 1.20 does not try again after an answer that broke off
+_PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _PLAIN_PATH = re.compile(r"\w[\w.+=@ -]*(/\w[\w.+=@ -]*)*")
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 #: What to read of a tensor: the first N of M rows, as (N, M); None for all of it.
 Rows = tuple[int, int] | None
 # beside what was read: which file holds which tensor, so that names can be picked from offline
 _FILES = "files.json"
-
-
-# early releases of huggingface_hub do not try again after an answer that broke off
-_PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,9 @@ class _Remote:
 
     def read(self, file: str, start: int, stop: int) -> tuple[bytes, int]:
         """Reads the bytes `[start, stop)` of a file; returns them and the whole file's size."""
-        url = hf_hub_url(self.repo_id, file, revision=self.commit)
+        url, seconds = hf_hub_url(self.repo_id, file, revision=self.commit), float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         headers = build_hf_headers(token=self.token) | {"Range": f"bytes={start}-{stop - 1}"}
         for _ in range(_ATTEMPTS):
-            seconds = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
             response = http_backoff("GET", url, headers=headers, timeout=seconds, retry_on_exceptions=_PASSING)
             if response.status_code != 416:
                 hf_raise_for_status(response)

@@ -104,8 +104,12 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
         backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     if kind != "gpt2":
         return
+    # early releases of transformers name others, and put BOS before every text
+    for role, field in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
+        token = gguf_field(reader, f"tokenizer.ggml.{field}_token_id")
+        if token is not None and getattr(tokenizer, f"{role}_token_id") != token:
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(token)))
     if not gguf_field(reader, "tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
-        # early releases of transformers put BOS before every text
         backend.post_processor = None
     split = _SPLITS.get(name)
     if split is None:

@@ -103,7 +103,9 @@ def test_a_sentencepiece_gguf_file_needs_no_split_and_puts_a_blank_before_text_a
     assert tokenizer.convert_ids_to_tokens(tokenise(tokenizer, "far a")["input_ids"]) == tokens
 
 
-@pytest.mark.skipif(not READS_WHAT_THE_FILE_SAYS, reason="this release of transformers has no such class")
+@pytest.mark.skipif(
+    not READS_WHAT_THE_FILE_SAYS, reason="this release of transformers gives the ids of the file itself"
+)
 def test_ids_that_are_not_those_of_the_tokenizer_json_beside_are_refused(tiny_llama, tmp_path):
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     config = json.loads((folder / "tokenizer_config.json").read_text())
