@@ -91,10 +91,9 @@ def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
         window_sources(
             sources,
             transform,
-            folder.windows,
+            folder,
             documents_per_shard=1,
             process=Process(index, 2),
-            heartbeats=folder.heartbeats,
         )
     beats = read_heartbeats(folder.heartbeats)
     assert [(one.stage, one.done, one.total, one.ended) for one in beats] == [("windows", 1, 1, True)] * 2

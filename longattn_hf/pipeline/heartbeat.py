@@ -89,6 +89,13 @@ class Progress:
         if now - self._written >= _SECONDS_BETWEEN:
             self._write()
 
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+
     def close(self) -> None:
         """Notes the end of the stage."""
         self._heartbeat.ended, self._heartbeat.beat = True, time.time()

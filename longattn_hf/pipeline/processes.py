@@ -1,13 +1,17 @@
-"""The processes of one build: how they find each other, wait for each other, and end together."""
+"""The processes of one build: how they find each other, share the work, wait for each other, and end together."""
 
 import ctypes
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Protocol
+
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.heartbeat import Progress
 
 # what launchers tell their processes, as accelerate reads it
 _LAUNCHED = {"LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
@@ -15,13 +19,75 @@ _LAUNCHED = {"LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV
 _PR_SET_PDEATHSIG = 1
 
 
+class Stage(Protocol):
+    """Work on a build's folder in units that can be done in any order, anywhere, twice: each writes whole shards.
+
+    A stage is a picklable value, and so are its units.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def counted(self) -> str:
+        """What the sizes of units count."""
+
+    @property
+    def folder(self) -> BuildFolder:
+        """Where it reads and writes."""
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether a GPU speeds it up."""
+
+    def units(self, workers: int, share: slice) -> Sequence[Any]:
+        """Lists what is to be done of a share of all units, where as many workers share them."""
+
+    def size(self, unit: Any) -> int:
+        """Says how much a unit is."""
+
+    def do(self, unit: Any, tick: Callable[[int], object]) -> None:
+        """Does a unit; calls `tick` with how much was done since the last call, and before each shard is written."""
+
+    def made_with(self) -> Mapping[str, str]:
+        """Names what shards are made with here: equal in two places that make equal shards."""
+
+
 @dataclass(frozen=True)
 class Process:
-    """Which of how many processes this one is, and how to wait until all have come as far."""
+    """Which of how many processes this one is, how to wait until all have come as far, and how they share work.
+
+    An engine that launches its own workers derives from it, is the only process of its build, and has another `run`.
+    """
 
     index: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
+
+    def run(self, stage: Stage) -> int:
+        """Does this process's share of a stage; returns how much that was.
+
+        Raises:
+            ValueError: A unit cannot be done.
+            OSError: As `write_shard`.
+        """
+        units = stage.units(self.count, slice(self.index, None, self.count))
+        with self.show(stage, total := sum(map(stage.size, units))) as progress:
+            for unit in units:
+                stage.do(unit, progress.update)
+        return total
+
+    def show(self, stage: Stage, total: int) -> Progress:
+        """Begins to show how far this process is in a stage."""
+        return Progress(
+            stage.folder.heartbeats,
+            process=self.index,
+            processes=self.count,
+            stage=stage.name,
+            total=total,
+            unit=stage.counted,
+        )
 
 
 #: The only process of a build.

@@ -146,10 +146,9 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
     window_sources(
         sources,
         make_transform(config),
-        folder.windows,
+        folder,
         documents_per_shard=config.documents_per_shard,
         process=process,
-        heartbeats=folder.heartbeats,
     )
     process.wait()
     if process.index == 0:

@@ -1,8 +1,9 @@
 """The second of a build's two long stages: every scorer's own shards, beside those of windows and as resumable."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,10 +11,9 @@ import pyarrow.parquet as pq
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, takes
 from longattn_hf.columns import ID, INPUT_IDS, SKIP_REASON, TEXT
 from longattn_hf.pipeline.config import BuildConfig
-from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
-from longattn_hf.pipeline.stages import show_progress
 from longattn_hf.scoring.base import Scorer
 
 # the settings of a build that are LongAttn's
@@ -41,49 +41,92 @@ def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
 
 
 def score_windows(shards: ScoredShards, scorers: Mapping[str, Scorer], *, process: Process = ALONE) -> int:
-    """Scores every shard of windows by every scorer; process r of w takes the shards r, r + w, ...
-
-    Args:
-        shards: The shards; beside each file of windows comes one a scorer of ids and scores, without text.
-        scorers: By name.
-        process: This process.
+    """Scores every shard of windows by every scorer, or this process's share of them; see `Scoring`.
 
     Returns:
-        How many windows this process scored, by one scorer or more; those of shards found done do not count.
+        How many windows were scored here, by one scorer or more; those of shards found done do not count.
 
     Raises:
         ValueError: As the scorers, or a shard of windows is damaged.
         OSError: As `write_shard`, or likewise.
     """
-    fingerprints, todo = fingerprints_of(scorers), []
-    for shard in range(process.index, len(shards.names), process.count):
-        lacking = {}
-        for name, made_from in fingerprints.items():
-            fingerprint = shards.score_fingerprint(shard, made_from)
-            if read_facts(shards.folder.scores_by(name) / shards.names[shard], fingerprint) is None:
-                lacking[name] = fingerprint
-        if lacking:
-            todo.append((shard, lacking))
-    total = int(sum(shards.rows[shard] for shard, _ in todo))
-    progress = show_progress(shards.folder.heartbeats, process, "scores", total, "windows")
-    for shard, lacking in todo:
-        file = shards.names[shard]
-        wanted = {name: scorers[name] for name in lacking}
-        tables: dict[str, list[pa.Table]] = {name: [] for name in wanted}
-        for scored in _score_batches(shards.folder.windows / file, wanted, progress):
+    return process.run(Scoring(shards, scorers))
+
+
+@dataclass(frozen=True)
+class _Lacking:
+    """A unit of scoring: a shard of windows by its number, and the fingerprints of the scores it lacks, by scorer."""
+
+    shard: int
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores shards of windows; a unit is one shard by all scorers that it lacks.
+
+    Attributes:
+        shards: The shards; beside each file of windows comes one a scorer of ids and scores, without text.
+        scorers: By name.
+    """
+
+    name: ClassVar[str] = "scores"
+    counted: ClassVar[str] = "windows"
+
+    shards: ScoredShards
+    scorers: Mapping[str, Scorer]
+
+    @property
+    def folder(self) -> BuildFolder:
+        """The shards' own."""
+        return self.shards.folder
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether one of the scorers has a model."""
+        return any(takes(name, "model") for name in self.scorers)
+
+    def made_with(self) -> dict[str, str]:
+        """Names the scorers, and the device where they compute on one."""
+        if not self.runs_models:
+            return fingerprints_of(self.scorers)
+        from longattn_hf.model.device import pick_device
+
+        return {"device": pick_device().type} | fingerprints_of(self.scorers)
+
+    def units(self, workers: int, share: slice) -> list[_Lacking]:
+        """Lists those of a share of the shards that lack scores."""
+        fingerprints, units = fingerprints_of(self.scorers), []
+        for shard in range(len(self.shards.names))[share]:
+            lacking = {}
+            for name, made_from in fingerprints.items():
+                fingerprint = self.shards.score_fingerprint(shard, made_from)
+                if read_facts(self.folder.scores_by(name) / self.shards.names[shard], fingerprint) is None:
+                    lacking[name] = fingerprint
+            if lacking:
+                units.append(_Lacking(shard, lacking))
+        return units
+
+    def size(self, unit: _Lacking) -> int:
+        """The shard's windows."""
+        return int(self.shards.rows[unit.shard])
+
+    def do(self, unit: _Lacking, tick: Callable[[int], object]) -> None:
+        """Scores a shard."""
+        file = self.shards.names[unit.shard]
+        lacking = {name: self.scorers[name] for name in unit.fingerprints}
+        tables: dict[str, list[pa.Table]] = {name: [] for name in lacking}
+        for scored in _score_batches(self.folder.windows / file, lacking, tick):
             for name, table in scored.items():
                 tables[name].append(table)
-        for name, fingerprint in lacking.items():
+        for name, fingerprint in unit.fingerprints.items():
             whole = pa.concat_tables(tables[name], promote_options="default")
             # a changed bit in a page's header can end the batches early without a word
-            if len(whole) != shards.rows[shard]:
-                path = shards.folder.windows / file
+            if len(whole) != self.size(unit):
+                path = self.folder.windows / file
                 raise ValueError(f"{path} is damaged: run the same command again to make it anew.")
-            write_shard(
-                shards.folder.scores_by(name) / file, whole, fingerprint, {"adds": list(scorers[name].added_columns)}
-            )
-    progress.close()
-    return total
+            facts = {"adds": list(self.scorers[name].added_columns)}
+            write_shard(self.folder.scores_by(name) / file, whole, fingerprint, facts)
 
 
 def fingerprints_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:
@@ -91,7 +134,9 @@ def fingerprints_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:
     return {name: scorer.fingerprint for name, scorer in scorers.items()}
 
 
-def _score_batches(path: Path, scorers: Mapping[str, Scorer], progress: Progress) -> Iterator[dict[str, pa.Table]]:
+def _score_batches(
+    path: Path, scorers: Mapping[str, Scorer], tick: Callable[[int], object]
+) -> Iterator[dict[str, pa.Table]]:
     """Yields the scores of a few windows, by scorer: the windows' own columns without text and ids, and the scores."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         there = file.schema_arrow.names
@@ -118,5 +163,5 @@ def _score_batches(path: Path, scorers: Mapping[str, Scorer], progress: Progress
                     kind = pa.string() if column == SKIP_REASON else None
                     table = table.append_column(column, pa.array(values, kind))
                 scored[name] = table
-            progress.update(len(batch))
+            tick(len(batch))
             yield scored

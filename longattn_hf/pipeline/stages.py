@@ -8,15 +8,14 @@ goes on where it stopped, with any number of processes, and ends in the same byt
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, IterableDataset, Value
 
 from longattn_hf.columns import (
     CATEGORY,
@@ -28,7 +27,7 @@ from longattn_hf.columns import (
 )
 from longattn_hf.files import hash_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.reading import UNREADABLE, rows_of
 from longattn_hf.pipeline.shards import read_facts, write_shard
@@ -39,104 +38,134 @@ from longattn_hf.windows import WindowDocuments
 def window_sources(
     sources: Sequence[Source],
     transform: WindowDocuments,
-    folder: Path,
+    folder: BuildFolder,
     *,
     documents_per_shard: int,
     process: Process = ALONE,
-    heartbeats: Path | None = None,
 ) -> None:
-    """Cuts all documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
-
-    Process r of w takes the stream shards r, r + w, ... of all sources. Where there are more processes than stream
-    shards, several read the same one and take turns at its documents.
-
-    Args:
-        sources: Where the documents come from.
-        transform: The window settings; its text column and category are each source's.
-        folder: Receives `<category>/<source>-<stream shard>-<number>.parquet`.
-        documents_per_shard: Documents per file.
-        process: This process.
-        heartbeats: The folder of the processes' signs of life; none if None.
+    """Cuts all documents into windows, or this process's share of them; see `Windowing`.
 
     Raises:
         ValueError: As `WindowDocuments`.
         OSError: As `write_shard`.
     """
-    tokenizer = load_tokenizer_once(transform.model_ref)
-    made_from = hash_json(
-        {
-            "transform": asdict(replace(transform, tokenizer="", revision=None, gguf_file=None)),
+    process.run(Windowing(tuple(sources), transform, folder, documents_per_shard))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A unit of windowing: the documents of a stream's shard whose file's number is `turn` modulo `turns`."""
+
+    source: int
+    number: int
+    turn: int
+    turns: int
+    made_from: str
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """Cuts documents into windows, one Parquet file for each `documents_per_shard` documents of a stream's shard.
+
+    A unit is a shard of a source's stream. Where there are more workers than these, several units read the same one
+    and take turns at its documents.
+
+    Attributes:
+        sources: Where the documents come from.
+        transform: The window settings; its text column and category are each source's.
+        folder: Its `windows` receive `<category>/<source>-<stream shard>-<number>.parquet`.
+        documents_per_shard: Documents per file.
+    """
+
+    name: ClassVar[str] = "windows"
+    counted: ClassVar[str] = "source parts"
+    runs_models: ClassVar[bool] = False
+
+    sources: tuple[Source, ...]
+    transform: WindowDocuments
+    folder: BuildFolder
+    documents_per_shard: int
+
+    def made_with(self) -> dict[str, str]:
+        """Names the settings and the tokenizer."""
+        tokenizer = load_tokenizer_once(self.transform.model_ref)
+        settings = {
+            "transform": asdict(replace(self.transform, tokenizer="", revision=None, gguf_file=None)),
             "tokenizer": sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-            "documents_per_shard": documents_per_shard,
+            "documents_per_shard": self.documents_per_shard,
         }
-    )
-    parts = _parts(sources)
-    units = [unit for unit in range(len(parts)) if unit % min(process.count, len(parts)) == process.index % len(parts)]
-    progress = show_progress(heartbeats, process, "windows", len(units), "source parts")
-    for unit in units:
-        number, part = parts[unit]
-        source = sources[number]
-        readers = -(-(process.count - unit) // len(parts)) if process.count > len(parts) else 1
-        _window_part(
-            source,
-            part,
-            replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True),
-            partial(_shard_path, folder, source, number, part),
-            hash_json(
-                [
-                    made_from,
-                    source.identity,
-                    part,
-                    source.stream.num_shards,
-                    dict(source.constants or {}),
-                    source.max_documents,
-                ]
-            ),
-            documents_per_shard,
-            Process(process.index // len(parts) if readers > 1 else 0, readers),
-            progress,
+        return {"the tokenizer": hash_json(settings)}
+
+    def units(self, workers: int, share: slice) -> list[_Part]:
+        """Lists a share of the units; those that are done already find it out for themselves."""
+        parts, (made_from,) = _parts(self.sources), self.made_with().values()
+        units = []
+        for unit in range(max(workers, len(parts)))[share]:
+            number, part = parts[unit % len(parts)]
+            source = self.sources[number]
+            identity = [
+                made_from,
+                source.identity,
+                part,
+                source.stream.num_shards,
+                dict(source.constants or {}),
+                source.max_documents,
+            ]
+            turns = max(1, -(-(workers - unit % len(parts)) // len(parts)))
+            units.append(_Part(number, part, unit // len(parts), turns, hash_json(identity)))
+        return units
+
+    def size(self, unit: _Part) -> int:
+        """A unit is one."""
+        return 1
+
+    def do(self, unit: _Part, tick: Callable[[int], object]) -> None:
+        """Cuts the documents of a part that are not cut yet."""
+        source = self.sources[unit.source]
+
+        def shard_at(number: int) -> tuple[Path, str]:
+            path = _shard_path(self.folder.windows, source, unit.source, unit.number, number)
+            return path, hash_json([unit.made_from, number])
+
+        number, facts = 0, read_facts(*shard_at(0))
+        while facts is not None and not facts["last"]:
+            state, number = facts["state"], number + 1
+            facts = read_facts(*shard_at(number))
+        if facts is None:
+            documents = source.open_part(unit.number)
+            if number:
+                documents.load_state_dict(state)
+            self._window_rest(unit, documents, number, shard_at, tick)
+        tick(1)
+
+    def _window_rest(
+        self,
+        unit: _Part,
+        documents: IterableDataset,
+        number: int,
+        shard_at: Callable[[int], tuple[Path, str]],
+        tick: Callable[[int], object],
+    ) -> None:
+        """Cuts the documents of a part from the shard with this number on."""
+        source, size = self.sources[unit.source], self.documents_per_shard
+        transform = replace(
+            self.transform, text_column=source.text_column, category=source.category, keep_skipped=True
         )
-        progress.update()
-    progress.close()
-
-
-def _window_part(
-    source: Source,
-    part: int,
-    transform: WindowDocuments,
-    path_of: Callable[[int], Path],
-    made_from: str,
-    documents_per_shard: int,
-    reader: Process,
-    progress: Progress,
-) -> None:
-    def shard_at(number: int) -> tuple[Path, str]:
-        return path_of(number), hash_json([made_from, number])
-
-    number, facts = 0, read_facts(*shard_at(0))
-    while facts is not None:
-        if facts["last"]:
-            return
-        state, number = facts["state"], number + 1
-        facts = read_facts(*shard_at(number))
-    documents = source.open_part(part)
-    if number:
-        documents.load_state_dict(state)
-    skip = transform.on_error == "skip"
-    rows = rows_of(documents, where=source.name_part(part), start=number * documents_per_shard, skip=skip)
-    first = next(rows, None)
-    while first is not None or number == 0:
-        batch = [] if first is None else [first, *islice(rows, documents_per_shard - 1)]
-        # the position is noted before the next document is read
-        state = documents.state_dict()
+        name = source.name_part(unit.number)
+        rows = rows_of(documents, where=name, start=number * size, skip=transform.on_error == "skip")
         first = next(rows, None)
-        path, fingerprint = shard_at(number)
-        if number % reader.count == reader.index and read_facts(path, fingerprint) is None:
-            where = source.name_part(part), number * documents_per_shard
-            table, counts = _window_batch(batch, transform, source, where)
-            write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
-        number += 1
-        progress.update(0)
+        while first is not None or number == 0:
+            batch = [] if first is None else [first, *islice(rows, size - 1)]
+            # the position is noted before the next document is read
+            state = documents.state_dict()
+            first = next(rows, None)
+            path, fingerprint = shard_at(number)
+            if number % unit.turns == unit.turn and read_facts(path, fingerprint) is None:
+                table, counts = _window_batch(batch, transform, source, (name, number * size))
+                tick(0)
+                write_shard(path, table, fingerprint, {**counts, "state": state, "last": first is None})
+            number += 1
+            tick(0)
 
 
 def _window_batch(
@@ -214,11 +243,6 @@ def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:
     unknown = [None] * count
     pairs = Counter(zip(columns.get(SOURCE, unknown), columns.get(LICENSE, unknown), strict=True))
     return sorted([[source, license_, n] for (source, license_), n in pairs.items()], key=str)
-
-
-def show_progress(folder: Path | None, process: Process, stage: str, total: int, unit: str) -> Progress:
-    """Begins to show how far this process is in a stage; `folder` is that of its sign of life."""
-    return Progress(folder, process=process.index, processes=process.count, stage=stage, total=total, unit=unit)
 
 
 def _parts(sources: Sequence[Source]) -> list[tuple[int, int]]:

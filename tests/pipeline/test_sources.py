@@ -70,7 +70,7 @@ def transform(tiny_llama):
 def window(config, transform, folder):
     (pinned,) = pin_sources([config], folder / "sources.json")
     source = open_source(pinned)
-    window_sources([source], transform, BuildFolder(folder).windows, documents_per_shard=2)
+    window_sources([source], transform, BuildFolder(folder), documents_per_shard=2)
     return list(windowed_shards([source], BuildFolder(folder).windows))
 
 
@@ -284,9 +284,10 @@ def test_a_column_of_any_kind_of_text_gives_the_same_windows(tmp_path, tiny_llam
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "documents.parquet")
     config = SourceConfig(category="book", path="parquet", data_files=str(tmp_path / "documents.parquet"))
     transform = WindowDocuments(tokenizer=str(tiny_llama), window_tokens=16)
-    window_sources([open_source(config)], transform, tmp_path / "windows", documents_per_shard=3)
-    (name,) = windowed_shards([open_source(config)], tmp_path / "windows")
-    windows = pq.read_table(tmp_path / "windows" / name)
+    folder = BuildFolder(tmp_path / "out")
+    window_sources([open_source(config)], transform, folder, documents_per_shard=3)
+    (name,) = windowed_shards([open_source(config)], folder.windows)
+    windows = pq.read_table(folder.windows / name)
     expected = transform({name: [row[name] for row in rows] for name in ("id", "text")})
     assert windows["text"].to_pylist() == expected["text"] and windows["doc_id"].to_pylist() == expected["doc_id"]
     assert {str(windows.schema.field(name).type) for name in ("text", "doc_id")} == {"string"}

@@ -40,7 +40,7 @@ def window_all(sources, transform, folder, *, count=1, documents_per_shard=2):
         window_sources(
             sources,
             transform,
-            windows_of(folder),
+            BuildFolder(folder),
             documents_per_shard=documents_per_shard,
             process=Process(index, count),
         )
@@ -302,10 +302,9 @@ def test_a_process_says_how_much_it_has_to_do_and_has_done(transform, tiny_llama
         window_sources(
             sources,
             transform,
-            folder.windows,
+            folder,
             documents_per_shard=1,
             process=Process(index, 2),
-            heartbeats=folder.heartbeats,
         )
     beats = read_heartbeats(folder.heartbeats)
     # the first takes parts 0, 2 and 4
