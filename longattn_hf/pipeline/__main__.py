@@ -14,8 +14,8 @@ import sys
 import time
 
 from longattn_hf.pipeline.config import read_build
+from longattn_hf.pipeline.engine import start_engine
 from longattn_hf.pipeline.folder import BuildFolder
-from longattn_hf.pipeline.processes import join_processes
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.run import build
 
@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
     try:
         config, words = read_build(arguments)
         folder = BuildFolder(config.folder)
-        process = join_processes()
-        first = process.index == 0
-        result = build(config, words=words, process=process)
+        engine = start_engine(config)
+        first = engine.index == 0
+        result = build(config, words=words, engine=engine)
     except (ValueError, OSError) as error:
         raise Refusal(program, error) from error
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ _SELECTION = (
 )  # fmt: skip
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
-_THIS_RUN = ("output_dir", "overwrite", "batch_tokens", *_HUB)
+_THIS_RUN = ("output_dir", "overwrite", "batch_tokens", "engine", "address", "workers", *_HUB)
 
 
 @settings
@@ -89,6 +89,9 @@ class BuildConfig:
         output_dir: Where everything goes; `out/NAME` if None.
         overwrite: Discard what another configuration left in the output folder.
         batch_tokens: Tokens scored together.
+        engine: What launches the work: `ray`; the processes that were launched together if None.
+        address: The engine's cluster, as `ray.init` takes it; a cluster of this machine alone if None.
+        workers: How many workers the engine has at once; one for each GPU, or CPU, of its cluster if None.
         push_to_hub: Publish the finished build in this dataset repository, `owner/name`.
         hub_revision: The branch to publish on; main if None.
         create_pr: Open a pull request there instead.
@@ -135,6 +138,9 @@ class BuildConfig:
     output_dir: str | None = None
     overwrite: bool = False
     batch_tokens: int = 65536
+    engine: Literal["ray"] | None = None
+    address: str | None = None
+    workers: int | None = None
     push_to_hub: str | None = None
     hub_revision: str | None = None
     create_pr: bool = False

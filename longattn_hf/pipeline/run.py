@@ -19,9 +19,10 @@ from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import publish
 from longattn_hf.pipeline.config import BuildConfig
+from longattn_hf.pipeline.engine import start_engine
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
-from longattn_hf.pipeline.processes import Process, join_processes
+from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.recipe import added_features, plan_report
 from longattn_hf.pipeline.scoring import make_scorers, score_windows
 from longattn_hf.pipeline.shards import ScoredShards
@@ -89,19 +90,19 @@ def _short(number: float | None) -> str:
     return "-" if number is None else f"{round(number, 12) + 0.0:.3g}"
 
 
-def build(config: BuildConfig, *, words: str = "", process: Process | None = None) -> BuildResult:
-    """Runs all stages of a build as one of several processes; each stage's product is reused where it is still right.
+def build(config: BuildConfig, *, words: str = "", engine: Process | None = None) -> BuildResult:
+    """Runs all stages of a build; each stage's product is reused where it is still right.
 
     Args:
         config: The settings.
         words: The command line's words, for the card.
-        process: This process; of those that were launched together if None.
+        engine: What does the work: this process of several, or an engine that has workers; see `start_engine` if None.
 
     Raises:
         ValueError: A setting, a document or a score is not as it should be, or the output holds another build.
         OSError: The output folder is full or cannot be written to.
     """
-    process = process or join_processes()
+    process = engine or start_engine(config)
     disable_progress_bars()
     if config.push_to_hub and not config.dry_run and process.index == 0:
         check_access(config.push_to_hub, private=config.private)

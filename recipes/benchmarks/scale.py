@@ -155,7 +155,7 @@ def run_rank(config: ScaleConfig) -> None:
         impl="reference",
         output_dir=str(folder / "out"),
     )
-    result = build(settings_of_build, process=replace(process, wait=wait))
+    result = build(settings_of_build, engine=replace(process, wait=wait))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     costs = {
         "rank": process.index,

@@ -64,7 +64,7 @@ class DamagedBuilds:
         return BuildConfig(**fixed | {"fraction": 0.25} | settings, sources=sources, output_dir=str(folder.path))
 
     def _build(self, folder: BuildFolder, **settings: object) -> None:
-        build(self._config(folder, **settings), process=ALONE)
+        build(self._config(folder, **settings), engine=ALONE)
 
     def _copy(self, folder: BuildFolder) -> BuildFolder:
         shutil.rmtree(self.root / "copy", ignore_errors=True)
