@@ -5,13 +5,14 @@ or the other way round. Selection, writing and card are the driver's alone.
 """
 
 import logging
+import math
 import os
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from longattn_hf.files import read_record
@@ -54,6 +55,8 @@ class RayCluster(Process):
 
     address: str | None = None
     workers: int | None = None
+    # by what each is given; they end when nobody has them any more
+    _actors: dict[str, list[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -77,17 +80,34 @@ class RayCluster(Process):
                 promise = _Promise(
                     read_record(stage.folder.owner), software_versions(), stage.made_with(), os.getcwd()
                 )
-                # a worker that is started again is given its arguments again
                 arguments = ray.put(stage), promise
-                options = {"num_cpus": int(kind == "CPU"), "num_gpus": int(kind == "GPU"), "max_restarts": -1}
-                worker = ray.remote(_Worker).options(**options)
-                actors = [worker.remote(*arguments) for _ in range(min(workers, len(units)))]
                 try:
-                    _share_out(units, actors, lambda unit: progress.update(stage.size(unit) if unit else 0))
-                finally:
-                    for actor in actors:
-                        ray.kill(actor)
+                    _share_out(
+                        units,
+                        self._staff(kind, min(workers, len(units))),
+                        # an actor that is being started again answers when it is there
+                        lambda actor: actor.begin.options(max_task_retries=-1).remote(*arguments),
+                        lambda unit: progress.update(stage.size(unit) if unit else 0),
+                    )
+                except BaseException:
+                    # what they are at is in vain
+                    self._dismiss()
+                    raise
         return total
+
+    def _staff(self, kind: str, count: int) -> list[Any]:
+        """Returns as many actors: those of the stage before, and new ones."""
+        if self._actors.keys() - {kind}:
+            self._dismiss()
+        actors = self._actors.setdefault(kind, [])
+        worker = ray.remote(_Worker).options(num_cpus=int(kind == "CPU"), num_gpus=int(kind == "GPU"), max_restarts=-1)
+        actors += [worker.remote() for _ in range(count - len(actors))]
+        return actors[:count]
+
+    def _dismiss(self) -> None:
+        for actor in (actor for actors in self._actors.values() for actor in actors):
+            ray.kill(actor)
+        self._actors.clear()
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -117,14 +137,12 @@ class _Promise:
 class _Worker:
     """An actor: has the stage, with its models once they are loaded, and does units of it."""
 
-    def __init__(self, stage: Stage, promise: _Promise) -> None:
+    def begin(self, stage: Stage, promise: _Promise) -> None:
+        """Prepares for a stage; raises ValueError where this worker cannot make the driver's shards."""
         self._stage, self._promise = stage, promise
-        # not there, only absolute paths lead somewhere
+        # where it is not there, only absolute paths lead somewhere
         with suppress(OSError):
             os.chdir(promise.directory)
-
-    def greet(self) -> None:
-        """Says that this worker is ready; raises ValueError where it cannot make the driver's shards."""
         until = time.monotonic() + _SECONDS_TO_SEE
         while not self._sees_the_driver() and time.monotonic() < until:
             time.sleep(0.1)
@@ -163,22 +181,36 @@ def _public(versions: Mapping[str, str]) -> dict[str, str]:
     return {name: version.partition("+")[0] for name, version in versions.items()}
 
 
-def _share_out(units: Iterable[Any], actors: Iterable[Any], note: Callable[[Any], None]) -> None:
-    """Hands each unit to whichever actor is free, and those of dead actors to another; `note` is told what is done."""
+def _share_out(
+    units: Iterable[Any],
+    actors: Iterable[Any],
+    begin: Callable[[Any], Any],
+    note: Callable[[Any], None],
+) -> None:
+    """Hands each unit to whichever actor is free, and those of dead actors to another.
+
+    Args:
+        units: What is to be done.
+        actors: Who does it.
+        begin: Prepares an actor, for the first time or back from the dead; what it returns is there when it is ready.
+        note: Is told of each unit that is done, and of None that all goes on.
+    """
     left, idle, losses = deque(units), [], Counter[str]()
-    # an actor has a unit, or none where it is awaited for the first time or back from the dead
-    awaited = {_greet(actor): (actor, None) for actor in actors}
-    started, warned = time.monotonic(), False
+    # an actor has a unit, or None while it gets ready
+    awaited: dict[Any, tuple[Any, Any]] = {begin(actor): (actor, None) for actor in actors}
+    # says once that nothing begins
+    patience = time.monotonic() + _SECONDS_TO_START
     while left or any(unit is not None for _, unit in awaited.values()):
         while left and idle:
             actor, unit = idle.pop(), left.popleft()
             awaited[actor.do.remote(unit)] = actor, unit
         answers, _ = ray.wait(list(awaited), timeout=_SECONDS_BETWEEN_SIGNS)
         note(None)
-        if not (answers or idle or warned) and time.monotonic() - started > _SECONDS_TO_START:
-            if all(unit is None for _, unit in awaited.values()):
-                logger.warning("No worker could be started yet: the cluster has %s free.", ray.available_resources())
-                warned = True
+        if answers:
+            patience = math.inf
+        elif time.monotonic() > patience:
+            logger.warning("No worker is ready yet; the cluster has %s left.", ray.available_resources())
+            patience = math.inf
         for answer in answers:
             actor, unit = awaited.pop(answer)
             try:
@@ -197,16 +229,11 @@ def _share_out(units: Iterable[Any], actors: Iterable[Any], note: Callable[[Any]
                             f"{unit} has ended {_MOST_LOSSES} workers ({_last_line(error)}), perhaps for lack of "
                             "memory: a smaller batch_tokens or documents_per_shard, or fewer workers, need less."
                         ) from error
-                awaited[_greet(actor)] = actor, None
+                awaited[begin(actor)] = actor, None
                 continue
             if unit is not None:
                 note(unit)
             idle.append(actor)
-
-
-def _greet(actor: Any) -> Any:
-    # an actor that is being started again answers when it is there
-    return actor.greet.options(max_task_retries=-1).remote()
 
 
 def _last_line(error: Exception) -> str:
