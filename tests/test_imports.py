@@ -15,7 +15,7 @@ FLOORS = (
     {"scoring", "windows"},
     {"baselines"},
     {"pipeline"},
-    {"explore", "watch"},
+    {"explore", "ray", "watch"},
     {"commands"},
     {"__main__"},
 )

@@ -95,6 +95,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
+        # what is said of an error stands below the bar
+        self._bar.close()
 
     def close(self) -> None:
         """Notes the end of the stage."""
