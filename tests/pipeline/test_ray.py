@@ -105,8 +105,13 @@ def results(output):
     }
 
 
-def shards(output):
-    return len(list(BuildFolder(output).work.glob("*/*/[!.]*.parquet")))
+def scored(output):
+    """How many shards of scores there are."""
+    return len(list(BuildFolder(output).work.glob("scores-*/*/[!.]*.parquet")))
+
+
+# of 48 shards of windows, by two scorers
+EVERY = 96
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +121,7 @@ def undisturbed(recipe, tmp_path_factory):
     return results(output)
 
 
-def until(is_so, *, seconds=300.0):
+def until(is_so, *, seconds=200.0):
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, "waited in vain"
@@ -155,14 +160,14 @@ class Cluster:
         until(lambda: not self.all_workers())
 
     def see_both_at_work(self, output, *, more=3):
-        """Stops each node's worker in turn, and waits until the other has made shards without it."""
-        until(lambda: shards(output) and all(map(self.workers, self.nodes)))
+        """Stops each node's worker in turn, and waits until the other has scored shards without it."""
+        until(lambda: scored(output) and all(map(self.workers, self.nodes)))
         for node in self.nodes:
             (stopped,) = self.workers(node)
             stopped.suspend()
             # of what it was writing when it was stopped, nothing is renamed any more
-            before = shards(output)
-            until(lambda before=before: shards(output) >= before + more)
+            before = scored(output)
+            until(lambda before=before: scored(output) >= before + more)
             stopped.resume()
 
     def stop(self):
@@ -210,9 +215,8 @@ def test_two_nodes_take_work_and_end_in_the_bytes_of_one_process(on_ray, cluster
     slow.suspend()
     with pytest.raises(ValueError, match="is being built by process"):
         build(load_config(recipe, {"output_dir": str(output)}))
-    every = sum(1 for name in undisturbed if name.startswith("work/"))
-    # the last but those of the shard that the slow one is at, by two scorers
-    until(lambda: shards(output) >= every - 2)
+    # all but those of the shard that the slow one is at
+    until(lambda: scored(output) >= EVERY - 2)
     slow.resume()
     assert "windows scored by this process" in finish(child)
     assert results(output) == undisturbed
@@ -247,7 +251,7 @@ def test_the_driver_dies_and_its_workers_with_it_and_the_same_command_goes_on(
     child.kill()
     child.wait()
     until(lambda: not cluster.all_workers(), seconds=60)
-    assert 0 < shards(output) < sum(1 for name in undisturbed if name.startswith("work/"))
+    assert 0 < scored(output) < EVERY
     finish(on_ray()[0] if then == "ray" else start(recipe, output))
     assert results(output) == undisturbed
 
@@ -255,10 +259,10 @@ def test_the_driver_dies_and_its_workers_with_it_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_what_processes_began_ends_under_ray(on_ray, recipe, undisturbed, tmp_path):
     child = start(recipe, tmp_path / "out")
-    until(lambda: shards(tmp_path / "out") > 60)
+    until(lambda: scored(tmp_path / "out") > 20)
     child.kill()
     child.communicate()
-    assert shards(tmp_path / "out") < sum(1 for name in undisturbed if name.startswith("work/"))
+    assert scored(tmp_path / "out") < EVERY
     child, output = on_ray()
     finish(child)
     assert results(output) == undisturbed
