@@ -67,7 +67,7 @@ def recipe(tiny_llama, tmp_path_factory):
         "window_tokens": 32,
         "documents_per_shard": 1,
         "fraction": 0.25,
-        "scorers": ["far_gain", "echo"],
+        "scorers": ["gzip", "random"],
         "sources": sources,
     }
     path = folder / "tiny.yaml"
@@ -96,7 +96,7 @@ def refusal_of(errors):
 def results(output):
     """Every byte of the dataset, and of all shards."""
     work = BuildFolder(output).work
-    private = {path for name in ("windows", "scores-far_gain", "scores-echo") for path in (work / name).rglob("*")}
+    private = {path for name in ("windows", "scores-gzip", "scores-random") for path in (work / name).rglob("*")}
     files = (path for path in Path(output).rglob("*") if path.is_file())
     return {
         path.relative_to(output).as_posix(): path.read_bytes()
@@ -294,9 +294,16 @@ def test_a_node_without_the_folder_is_refused_by_name(cluster, recipe, tmp_path)
     extra = [*ray, "--num-cpus", "4", "--object-store-memory", str(80 * 2**20), "--block"]
     node = subprocess.Popen([*mount, *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        until(lambda: any("raylet" in child.name() for child in psutil.Process(node.pid).children(recursive=True)))
+        assert any("Ray runtime started" in line for line in node.stdout)
         child = start(recipe, hidden / "out", "--engine", "ray", "--address", cluster.address, "--workers", "6")
+        # those that see the folder must not be through before the others are there
+        until(lambda: all(map(cluster.workers, cluster.nodes)))
+        stopped = cluster.all_workers()
+        for worker in stopped:
+            worker.suspend()
         _, errors = child.communicate(timeout=600)
+        for worker in filter(psutil.Process.is_running, stopped):
+            worker.resume()
         last = refusal_of(errors)
         assert child.returncode == 2 and "does not see the build's folder" in last, errors
         assert f"The node {os.uname().nodename}" in last and "need one shared folder" in last
@@ -371,15 +378,15 @@ main()
 @pytest.mark.slow
 def test_a_data_set_of_ray_data_is_windowed_and_scored_with_all_its_columns(run_python, recipe):
     pytest.importorskip("ray", reason="no Ray: pip install 'longattn_hf[ray]'")
-    given = yaml.safe_load(recipe.read_text())
+    model = yaml.safe_load(recipe.read_text())["model"]
     program = f"""
 import ray, pyarrow as pa
-from longattn_hf import FarGainScorer, WindowDocuments, on_arrow
+from longattn_hf import LongAttnScorer, WindowDocuments, on_arrow
 from longattn_hf.ray import map_dataset
 # two actors, and whoever reads
 ray.init("local", num_cpus=3, object_store_memory=80 * 2**20, include_dashboard=False)
 docs = ray.data.read_parquet({str(recipe.parent / "book-0.parquet")!r})
-cut, scorer = WindowDocuments(tokenizer={given["model"]!r}, window_tokens=32), FarGainScorer()
+cut, scorer = WindowDocuments(tokenizer={model!r}, window_tokens=32), LongAttnScorer({model!r}, device="cpu")
 scored = map_dataset(map_dataset(docs, cut, workers=1), scorer, workers=1)
 table = pa.concat_tables(ray.get(scored.to_arrow_refs()), promote_options="permissive").sort_by("id")
 import pyarrow.parquet as pq
