@@ -57,5 +57,4 @@ class Scores(PipelineStep):  # noqa: D101 - windows to shards of scored windows,
 if __name__ == "__main__":
     docs, out, model, tokens, tasks = sys.argv[1:]
     cut, scorer = WindowDocuments(tokenizer=model, window_tokens=int(tokens)), LongAttnScorer(model)
-    steps = [JsonlReader(docs), Windows(cut), Scores(scorer, out)]
-    LocalPipelineExecutor(steps, tasks=int(tasks), workers=1, logging_dir=f"{out}-logs").run()
+    LocalPipelineExecutor([JsonlReader(docs), Windows(cut), Scores(scorer, out)], int(tasks), 1, f"{out}-logs").run()

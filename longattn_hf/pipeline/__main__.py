@@ -4,7 +4,7 @@
 
 Without arguments it builds the embedded demo. The same command after a kill goes on where it stopped, with any number
 of processes; on a finished build it does nothing; with another alpha, fraction, threshold or budget it selects again
-without scoring.
+without scoring. `longattn build --engine ray [--address auto]` hands the work to a Ray cluster, to the same bytes.
 """
 
 import logging

@@ -195,7 +195,8 @@ def _share_out(
         begin: Prepares an actor, for the first time or back from the dead; what it returns is there when it is ready.
         note: Is told of each unit that is done, and of None that all goes on.
     """
-    left, idle, losses = deque(units), [], Counter[str]()
+    left, losses = deque(units), Counter[str]()
+    idle: list[Any] = []
     # an actor has a unit, or None while it gets ready
     awaited: dict[Any, tuple[Any, Any]] = {begin(actor): (actor, None) for actor in actors}
     # says once that nothing begins
