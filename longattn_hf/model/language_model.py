@@ -53,7 +53,7 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     if changes:
         raise ValueError(f"{location.name!r} changes its logits ({', '.join(changes)}), which is not computed here.")
     # its stub takes the device for the model
-    return network.to(device).eval()  # type: ignore[arg-type]
+    return network.to(device).eval()
 
 
 @torch.inference_mode()

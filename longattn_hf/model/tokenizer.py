@@ -42,7 +42,7 @@ def load_tokenizer(
     if location.gguf_file:
         _split_as_named(tokenizer, location)
     _prove(tokenizer, location)
-    return tokenizer  # type: ignore[return-value]  # a fast one
+    return tokenizer  # a fast one
 
 
 @dataclass(frozen=True, kw_only=True)
