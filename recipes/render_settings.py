@@ -1,6 +1,8 @@
 """Writes `recipes/configs/README.md`: every setting of a build, from the docstrings of the classes that hold them.
 
     python -m recipes.render_settings
+
+A test sees to it that the page is up to date.
 """
 
 import inspect
@@ -17,10 +19,11 @@ _HEAD = """# The settings of a build
 
 Made by `python -m recipes.render_settings` from the docstrings of the package: change them there.
 
-A configuration is a YAML file of these; each can also be given on the command line, `--name VALUE`, which goes before the
-file. Recipes: [demo.yaml](demo.yaml), the embedded demo; [longabc_32k.yaml](longabc_32k.yaml) and
-[longabc_32k_70b.yaml](longabc_32k_70b.yaml), the paper's LongABC-32K with open sources. The others in this folder belong
-to `recipes/train_longattn.py` and `recipes/compare_selections.py`, whose `--help` explains them.
+A configuration is a YAML file of these; each can also be given on the command line, `--name VALUE`, which goes before
+the file. Recipes: [demo.yaml](demo.yaml), the embedded demo; [longabc_32k.yaml](longabc_32k.yaml) and
+[longabc_32k_70b.yaml](longabc_32k_70b.yaml), the paper's LongABC-32K with open sources. The others in this folder
+belong to [train_longattn.py](../train_longattn.py) and [compare_selections.py](../compare_selections.py), whose `--help`
+explains them.
 """
 
 
@@ -35,8 +38,7 @@ def _table(kind: type) -> str:
     attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")[2]
     meanings = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", attributes, flags=re.MULTILINE))
     rows = [
-        f"| `{field.name}` | {_default(field)} | {' '.join(meanings[field.name].split())} |"
-        for field in fields(kind)
+        f"| `{field.name}` | {_default(field)} | {' '.join(meanings[field.name].split())} |" for field in fields(kind)
     ]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows, ""])
 
