@@ -153,8 +153,8 @@ def build_app(session: Session) -> gr.Blocks:
             except ValueError as error:
                 return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}
 
-        for listed in (windows, window):
-            listed.open(open_window, controls, window)
+        windows.open(open_window, controls, window)
+        window.open(open_window, controls, window)
         save.click(write_recipe, controls, recipe)
         reload.click(read_again, None, reload).then(refresh, [*controls, *listing], shown)
         app.load(refresh, [*controls, *listing], shown, show_progress="hidden")

@@ -1,5 +1,7 @@
-"""The texts of a window's tokens, and how pages show them."""
+"""The texts of a window's tokens: how pages show them, and what they receive of its attention."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,3 +45,27 @@ def name_text(text: str) -> str:
     """Names a token's text in a sentence, so that blanks and line breaks can be told."""
     shown = visible(text).replace("\n", "\u21b5").replace(" ", "\u2423")
     return f"\u201c{shown}\u201d" if shown else "a part of a character"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """What the tokens of one text, which stands at `places` places, receive of a window's far attention.
+
+    Both shares are of all far attention, in [0, 1]; `even` is what attention spread evenly would give.
+    """
+
+    text: str
+    places: int
+    share: float
+    even: float
+
+
+def sum_by_text(tokens: Sequence[str], received: np.ndarray, even: np.ndarray) -> list[Received]:
+    """Sums the far attention that each token receives, `[T]`, by the token's text, most first."""
+    texts, codes = np.unique(np.array(tokens, dtype=object), return_inverse=True)
+    sums, evens = (np.bincount(codes, values) / (values.sum() or 1.0) for values in (received, even))
+    counts = np.bincount(codes)
+    return [
+        Received(text=texts[at], places=int(counts[at]), share=float(sums[at]), even=float(evens[at]))
+        for at in np.argsort(-sums, kind="stable").tolist()
+    ]

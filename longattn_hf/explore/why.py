@@ -13,10 +13,13 @@ from longattn_hf.columns import (
     LONG_DISTANCE_SCORE,
     MAP_VARIANCE,
 )
-from longattn_hf.explore.token_texts import name_text
+from longattn_hf.explore.token_texts import Received, name_text
 from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
 from longattn_hf.selection.standardisation import ScoreStatistics, group_rows
+
+# a share of the far attention at which the first token is worth a sentence
+_AT_REST = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,13 @@ class Place:
         """Takes the place of `value` among float64 `values`, NaN being none."""
         there = values[~np.isnan(values)]
         rank, lower = 1 + int((there > value).sum()), int((there < value).sum())
-        return cls(name=name.replace("_", " "), value=float(value), rank=rank, lower=lower, windows=len(there))
+        return cls(
+            name=name.replace("_", " ").replace("long dist", "long-dist"),
+            value=float(value),
+            rank=rank,
+            lower=lower,
+            windows=len(there),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +72,8 @@ class Standing:
 
     def sentences(self) -> list[str]:
         """Says it in words."""
-        best, inside = f"the best {self.kept_windows:,}", self.by.rank <= self.kept_windows
+        inside = self.by.rank <= self.kept_windows
+        best = "the upper half" if self.kept is None else f"the best {self.kept_windows:,}"
         state = "" if self.kept is None else f"; {'kept' if self.kept else 'not kept'} ({self.kept_windows:,} are)"
         if self.kept not in (None, inside):
             state += ", which its rank alone does not say: a tie, an overlap, a gate or a draw decided"
@@ -73,7 +83,7 @@ class Standing:
             f"{place}, above {_percent(self.by.lower / self.by.windows)} of them{state}.",
         ]
         for other in self.others:
-            among = f"{'' if other.rank <= self.kept_windows else 'not '}among {best}"
+            among = f"{'' if other.rank <= self.kept_windows else 'not '}in {best}"
             verdict = " by either" if (other.rank <= self.kept_windows) == inside else ": the two scores disagree"
             place = f"rank {other.rank:,} of {other.windows:,}"
             sentences.append(f"By {other.name} ({_number(other.value)}) {place}, {among}{verdict}.")
@@ -139,30 +149,6 @@ def stand(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Received:
-    """What the tokens of one text, which stands at `places` places, receive of a window's far attention.
-
-    Both shares are of all far attention, in [0, 1]; `even` is what attention spread evenly would give.
-    """
-
-    text: str
-    places: int
-    share: float
-    even: float
-
-
-def sum_by_text(tokens: Sequence[str], received: np.ndarray, even: np.ndarray) -> list[Received]:
-    """Sums the far attention that each token receives, `[T]`, by the token's text, most first."""
-    texts, codes = np.unique(np.array(tokens, dtype=object), return_inverse=True)
-    sums, evens = (np.bincount(codes, values) / (values.sum() or 1.0) for values in (received, even))
-    counts = np.bincount(codes)
-    return [
-        Received(text=texts[at], places=int(counts[at]), share=float(sums[at]), even=float(evens[at]))
-        for at in np.argsort(-sums, kind="stable").tolist()
-    ]
-
-
 def say_attention(
     by_text: Sequence[Received], *, strength: float, even: float, min_distance: int, first: float, heads: np.ndarray
 ) -> list[str]:
@@ -179,16 +165,18 @@ def say_attention(
     ]
     if by_text[0].share:
         texts = [
-            f"{name_text(one.text)} {_percent(one.share)} ({one.share / one.even:.2g} times an even share)"
+            f"{name_text(one.text)} {_percent(one.share)} ({one.share / one.even:.2g} times even)"
             for one in by_text[:3]
             if one.share
         ]
-        mute = sum(one.share for one in by_text if not any(character.isalnum() for character in one.text))
-        sentences += [
+        mute = [one for one in by_text if not any(character.isalnum() for character in one.text)]
+        share, fair = sum(one.share for one in mute), sum(one.even for one in mute)
+        sentences.append(
             f"Most far attention goes to {', '.join(texts)}. Full stops, line breaks and other tokens without letters "
-            f"or digits receive {_percent(mute)} of it: that links no contents.",
-            f"The window's first token, where attention comes to rest, receives {_percent(first)}.",
-        ]
+            f"or digits receive {_percent(share)} of it (even: {_percent(fair)}), which links no contents."
+        )
+    if first >= _AT_REST:
+        sentences.append(f"The window's first token receives {_percent(first)} of it: attention comes to rest there.")
     return sentences
 
 
