@@ -77,9 +77,10 @@ class Standing:
         state = "" if self.kept is None else f"; {'kept' if self.kept else 'not kept'} ({self.kept_windows:,} are)"
         if self.kept not in (None, inside):
             state += ", which its rank alone does not say: a tie, an overlap, a gate or a draw decided"
+        value = f"{self.by.value:.2f}" if self.parts else _number(self.by.value)
         place = f"Rank {self.by.rank:,} of {self.by.windows:,} in {visible(self.category)}"
         sentences = [
-            f"{self.by.name.capitalize()} {_number(self.by.value)}{self._say_parts()}.",
+            f"{self.by.name.capitalize()} {value}{self._say_parts()}.",
             f"{place}, above {_percent(self.by.lower / self.by.windows)} of them{state}.",
         ]
         for other in self.others:
