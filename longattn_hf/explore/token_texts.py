@@ -44,7 +44,7 @@ def show_token(text: str) -> str:
 def name_text(text: str) -> str:
     """Names a token's text in a sentence, so that blanks and line breaks can be told."""
     shown = visible(text).replace("\n", "\u21b5").replace(" ", "\u2423")
-    return f"\u201c{shown}\u201d" if shown else "a part of a character"
+    return f"\u201c{shown}\u201d" if shown else "parts of characters"
 
 
 @dataclass(frozen=True, kw_only=True)

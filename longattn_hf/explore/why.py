@@ -170,7 +170,8 @@ def say_attention(
             for one in by_text[:3]
             if one.share
         ]
-        mute = [one for one in by_text if not any(character.isalnum() for character in one.text)]
+        # a part of a character may be of a letter
+        mute = [one for one in by_text if one.text and not any(character.isalnum() for character in one.text)]
         share, fair = sum(one.share for one in mute), sum(one.even for one in mute)
         sentences.append(
             f"Most far attention goes to {', '.join(texts)}. Full stops, line breaks and other tokens without letters "

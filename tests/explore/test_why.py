@@ -107,12 +107,20 @@ def test_far_attention_is_summed_by_text():
     )
     assert two == (
         "Most far attention goes to “.” 80% (1.5 times even), “the” 20% (0.6 times even). Full stops, line breaks and "
-        "other tokens without letters or digits receive 80% of it (even: 67%), which links no contents."
+        "other tokens without letters or digits receive 80% of it (even: 53%), which links no contents."
     )
     assert more == ["The window's first token receives 40% of it: attention comes to rest there."]
+    # half of a Chinese letter is none without letters
+    parts = sum_by_text(["", "\u6f22", ""], np.array([3.0, 1, 0]), np.array([1.0, 1, 1]))
+    (_, sentence) = say_attention(parts, strength=0.15, even=0.4, min_distance=2048, first=0.0, heads=heads)
+    assert "goes to parts of characters 75%" in sentence and "digits receive 0% of it (even: 0%)" in sentence
     nothing = sum_by_text(tokens, np.zeros(6), np.zeros(6))
     assert len(say_attention(nothing, strength=0.0, even=0.0, min_distance=6, first=0.0, heads=heads)) == 1
-    assert name_text(" \n") == "“␣↵”" and name_text("\x1b\u202e") == "“␛<U+202E>”" and "part" in name_text("")
+    assert (
+        name_text(" \n") == "“␣↵”"
+        and name_text("\x1b\u202e") == "“␛<U+202E>”"
+        and name_text("") == "parts of characters"
+    )
 
 
 def whole_map(view, keys):
