@@ -42,6 +42,11 @@ def test_readme_is_a_page_that_is_read_in_one_sitting():
     assert len(re.findall(r"^!\[[^]]+\]\(", README, flags=re.MULTILINE)) == 2
 
 
+def test_pictures_of_pages_are_light():
+    shots = [ROOT / "recipes" / "results" / f"{name}.png" for name in ("explorer", "explorer-window", "report-page")]
+    assert all(10_000 < path.stat().st_size < 200_000 for path in shots)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
