@@ -20,6 +20,7 @@ _HOME_OF = {
     "explain": "explore.token_view",
     "far_attention": "attention.api",
     "longattn_score": "scoring.longattn",
+    "on_arrow": "rows",
     "publish": "hub.publishing",
     "publish_space": "hub.space",
     "select_windows": "selection.cut",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from longattn_hf.hub.publishing import publish as publish
     from longattn_hf.hub.space import publish_space as publish_space
     from longattn_hf.model.first_layer import FirstLayer as FirstLayer
+    from longattn_hf.rows import on_arrow as on_arrow
     from longattn_hf.scoring.echo import EchoScorer as EchoScorer
     from longattn_hf.scoring.longattn import LongAttnScorer as LongAttnScorer
     from longattn_hf.scoring.longattn import longattn_score as longattn_score

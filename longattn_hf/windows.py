@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -91,10 +91,13 @@ class WindowDocuments(KnowsItsBytes):
         max_document_characters: Longer documents are bad rows; None for no limit.
         on_error: What a row that is None, empty, not text or too long does: `"raise"`, or `"skip"` with a reason.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
+        makes_rows: True: its rows are windows; see `on_arrow`.
 
     Raises:
         ValueError: On a missing column or, with `on_error="raise"`, on a row that is None, empty or not text.
     """
+
+    makes_rows: ClassVar[bool] = True
 
     tokenizer: str
     revision: str | None = None

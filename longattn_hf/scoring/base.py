@@ -27,7 +27,10 @@ class Scorer(KnowsItsBytes, ABC):
         text_column: The column with the window's text.
         on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
             why in the column `skip_reason`.
+        makes_rows: False: it adds columns; see `on_arrow`.
     """
+
+    makes_rows: ClassVar[bool] = False
 
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"
