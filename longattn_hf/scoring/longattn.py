@@ -237,9 +237,8 @@ class LongAttnScorer(ModelScorer):
         tokenizer = self.load_tokenizer()
         bos = tokenizer.bos_token_id
         if self.add_bos and bos is None:
-            raise ValueError(
-                f"add_bos=True, but the tokenizer of {self.tokenizer_ref.title!r} has no BOS; pass add_bos=False."
-            )
+            name = self.tokenizer_ref.title
+            raise ValueError(f"add_bos=True, but the tokenizer of {name!r} has no BOS token; pass add_bos=False.")
         adds = self.add_bos or (bos is not None and tokenizer("")["input_ids"][:1] == [bos])
         return np.array([bos], dtype=np.int64) if adds else none
 
