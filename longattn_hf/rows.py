@@ -1,12 +1,16 @@
 """Rows as each format of `datasets` hands them on, and columns whose type does not hang on their first values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets.formatting.formatting import LazyDict
+
+# Arrow's plain strings have offsets of 32 bits
+_STRING_BYTES = 2**31 - 1
 
 
 class TypedList(list[Any]):
@@ -29,38 +33,143 @@ def table_of(rows: Any) -> pa.Table | None:
     Raises:
         ValueError: They are neither.
     """
-    if isinstance(rows, Mapping):
-        return None
+    return None if isinstance(rows, Mapping) else _with_plain_texts(read_table(rows), rows)
+
+
+def read_table(rows: Any) -> pa.Table:
+    """Returns a table of Arrow, pandas, polars or whatever speaks Arrow, with the types that it comes with.
+
+    Raises:
+        ValueError: It is none.
+    """
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
     if isinstance(rows, pd.DataFrame):
-        return _with_plain_texts(pa.Table.from_pandas(rows, preserve_index=False))
+        return pa.Table.from_pandas(rows, preserve_index=False)
     if hasattr(rows, "__arrow_c_stream__"):
-        return _with_plain_texts(pa.table(rows))
+        try:
+            return pa.table(rows)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{type(rows).__name__} is no table of columns: {error}") from error
     raise ValueError(
-        f"Rows come as {type(rows).__name__}; accepted are a mapping of columns and a table of Arrow, pandas or "
-        "polars."
+        f"Rows come as {type(rows).__name__}; accepted are tables of Arrow, pandas, polars and whatever has "
+        "__arrow_c_stream__. Scorers and windowing take mappings of columns too."
     )
 
 
-def _with_plain_texts(table: pa.Table) -> pa.Table:
-    """Undoes the string types that pandas and polars have of their own, so that batches of all formats agree."""
+def _with_plain_texts(table: pa.Table, rows: Any) -> pa.Table:
+    """Undoes the types that pandas and polars have of their own for texts, so that batches of all formats agree."""
+    return table if isinstance(rows, pa.Table | pa.RecordBatch) else plain_texts(table).replace_schema_metadata(None)
+
+
+def plain_texts(table: pa.Table) -> pa.Table:
+    """Writes out what stands for values: other string types, in pieces that the plain one holds, and dictionaries."""
+    for at, (field, column) in enumerate(zip(table.schema, table.columns, strict=True)):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(at, field.name, pa.array(column.to_pylist(), field.type.value_type))
     for at, field in enumerate(table.schema):
         if field.type in (pa.large_string(), pa.string_view()):
-            table = table.set_column(at, field.name, table.column(at).cast(pa.string()))
-    return table.replace_schema_metadata(None)
+            chunks = [part for chunk in table[at].cast(pa.large_string()).chunks for part in _halves(chunk)]
+            texts = pa.chunked_array([chunk.cast(pa.string()) for chunk in chunks], pa.string())
+            table = table.set_column(at, field.name, texts)
+    return table
 
 
-def columns_of(table: pa.Table) -> dict[str, Sequence[Any]]:
+def _halves(array: pa.Array) -> list[pa.Array]:
+    if array.nbytes < _STRING_BYTES or len(array) < 2:
+        return [array]
+    half = len(array) // 2
+    return [*_halves(array[:half]), *_halves(array[half:])]
+
+
+def on_arrow(transform: Any, *, batch_size: int = 1000) -> "OnArrow":
+    """Makes a scorer, or `WindowDocuments`, a function of tables, for engines that hand on Arrow.
+
+    Ray Data calls it with `batch_format="pyarrow"`; Spark's `mapInArrow`, Daft and DuckDB hand it their batches.
+
+    Args:
+        transform: What is to be done; its attribute `makes_rows` says whether it makes new rows, as windows of
+            documents, or adds columns beside those that are there. The function pickles as it does.
+        batch_size: The most rows that are read at once.
+
+    Returns:
+        A function of a `pa.Table`, a `pa.RecordBatch` or whatever has `__arrow_c_stream__` (polars, pandas, DuckDB),
+        to a `pa.Table`.
+
+    Raises:
+        ValueError: `transform` does not say which, or `batch_size` is below 1; in the function, what is given is no
+            table, or as `transform` does.
+    """
+    return OnArrow(transform, batch_size)
+
+
+@dataclass(frozen=True)
+class OnArrow:
+    """What `on_arrow` returns, with its arguments."""
+
+    transform: Any
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(self.transform, "makes_rows", None), bool):
+            raise ValueError(
+                f"on_arrow takes a scorer or WindowDocuments, or what says with an attribute makes_rows whether it "
+                f"makes rows or adds columns, and got {type(self.transform).__name__}."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
+
+    def __call__(self, rows: Any) -> pa.Table:
+        """Transforms a table."""
+        table = _with_plain_texts(read_table(rows), rows)
+        starts = range(0, max(len(table), 1), self.batch_size)
+        result = pa.concat_tables(self.transform(table.slice(start, self.batch_size)) for start in starts)
+        if not self.transform.makes_rows and len(result) != len(table):
+            raise ValueError(f"{type(self.transform).__name__} made {len(result)} rows of {len(table)}.")
+        return result
+
+
+class _Columns(Mapping[str, Sequence[Any]]):
+    """A table's columns as lists, each made when it is asked for; of lists of numbers each row is a numpy view."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._read: dict[str, Sequence[Any]] = {}
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._read:
+            self._read[name] = _values_of(self._table[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __len__(self) -> int:
+        return self._table.num_columns
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table.column_names
+
+
+def columns_of(table: pa.Table) -> Mapping[str, Sequence[Any]]:
     """Returns the columns of a table as lists; of lists of numbers each row is a numpy view, which copies nothing."""
-    return {name: _values_of(table[name]) for name in table.column_names}
+    return _Columns(table)
+
+
+_IS_LIST = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def _values_of(column: pa.ChunkedArray) -> Sequence[Any]:
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
+    if not any(is_kind(kind) for is_kind in _IS_LIST) or not (
         pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
     ):
         return column.to_pylist()

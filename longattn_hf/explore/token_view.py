@@ -254,7 +254,7 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
         raise ValueError(f"The scores are not finite: the model's activations overflow in {q.dtype}; use 'float32'.")
     return TokenView(
         title=title or str(window.get("source") or window.get(ID) or "Window"),
-        tokens=token_texts(ids, scorer.tokenizer),
+        tokens=token_texts(ids, scorer.load_tokenizer()),
         far_share=mass_BQT[0].double().mean(0).cpu().numpy(),
         min_distance=min_distance,
         head_strength=by_head[DEPENDENCY_STRENGTH],

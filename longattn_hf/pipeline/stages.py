@@ -8,7 +8,7 @@ goes on where it stopped, with any number of processes, and ends in the same byt
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -65,7 +65,8 @@ def window_sources(
     tokenizer = load_tokenizer_once(transform.model_ref)
     made_from = hash_json(
         {
-            "transform": asdict(replace(transform, tokenizer="", revision=None, gguf_file=None)),
+            # which tokenizer it is stands below
+            "transform": transform.settings | {"tokenizer": "", "revision": None, "gguf_file": None},
             "tokenizer": sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
             "documents_per_shard": documents_per_shard,
         }

@@ -14,7 +14,7 @@ from longattn_hf.model.identity import KnowsItsBytes, identify_once
 from longattn_hf.rows import TypedList, columns_of, first_row, is_null, table_of, with_columns
 
 # what the score does not depend on; a model is known by its bytes
-_THIS_RUN = ("model", "revision", "gguf_file", "device", "batch_tokens")
+_THIS_RUN = ("model", "revision", "gguf_file", "token", "tokenizer", "trust_remote_code", "device", "batch_tokens")
 
 
 class Scorer(KnowsItsBytes, ABC):
@@ -27,7 +27,10 @@ class Scorer(KnowsItsBytes, ABC):
         text_column: The column with the window's text.
         on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
             why in the column `skip_reason`.
+        makes_rows: False: it adds columns; see `on_arrow`.
     """
+
+    makes_rows: ClassVar[bool] = False
 
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"

@@ -13,7 +13,7 @@ import pytest
 
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
 BADLY_WAITED = 30_000
