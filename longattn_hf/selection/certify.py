@@ -3,38 +3,26 @@
 A sampled score comes with a standard error. A window that lies many of them away from the cut is decided; the others
 are scored again from more rows, at last from all, until the chance that any is on the wrong side is small enough. Two
 things can put a window on the wrong side. Its own error is settled window by window. The error of the category's scale
-moves all windows together, so that windows of unequal make-up change places; it shrinks with the number of windows, and
-where that is small, the windows that it comes from are scored again too.
+moves all windows together, so that windows of unequal make-up change places; it shrinks with the number of windows,
+and where that is small, the windows that it comes from are scored again too.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from longattn_hf.columns import (
-    CATEGORY,
-    DEPENDENCY_STRENGTH,
-    DISTRIBUTION_UNIFORMITY,
-    KEPT,
-    LONG_DISTANCE_SCORE,
-    ROW_FRACTION,
-    STANDARD_ERROR,
-)
+from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE, STANDARD_ERROR
 from longattn_hf.method import get_convention
 from longattn_hf.selection.cut import Selection, rank_windows
 from longattn_hf.selection.gate import refusals
 from longattn_hf.selection.moments import Moments
 from longattn_hf.selection.overlap import overlapping_pairs
 from longattn_hf.selection.standardisation import ScoreStatistics, get_column, get_numbers, group_rows
+from longattn_hf.selection.steps import ESTIMATED
 
-_ESTIMATED = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
-# errors turn out up to 1.6 times as large as they say where few rows hold most of the energy; this is taken for what
-# four windows have shown, until windows that are scored twice show better
-_EXPECTED_RATIO, _EXPECTED_COUNT = 1.5, 4
 # the windows, in z-units around the cut, that show who changes places when the scale does
 _NEAR = 0.25
 # windows of a category to score again before much is known of how large errors are
@@ -89,52 +77,13 @@ def refuse_uncertain(selection: Selection) -> None:
         )
 
 
-def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by: str | None = CATEGORY) -> pa.Table:
-    """Puts together what windows were scored by in several steps.
-
-    Args:
-        steps: The share of the rows that a step reads, and its scores: a row for every window, null where it has none.
-            The coarsest come first, the exact ones, which have no standard errors, last.
-        added: The columns of the first step's scores.
-        by: The categories' column.
-
-    Returns:
-        The first table with each window's finest scores, the column `row_fraction`, and standard errors as large as
-        those of windows scored exactly too have turned out to be, 0 for these.
-    """
-    table, finest_first = steps[0][1], steps[::-1]
-    scored = [pc.if_else(pc.is_valid(scores[DEPENDENCY_STRENGTH]), share, None) for share, scores in finest_first]
-    columns = {name: [scores[name] for _, scores in finest_first if name in scores.column_names] for name in added}
-    values = {name: pc.coalesce(*found) for name, found in columns.items()}
-    for name in _ESTIMATED:
-        estimates = [get_numbers(scores, name) for _, scores in steps]
-        errors = np.where(np.isnan(estimates).all(axis=0), np.nan, 0)
-        exact = estimates.pop()
-        expected: dict[str, float] = {}
-        for estimate, (_, scores) in zip(estimates, steps, strict=False):
-            claimed = get_numbers(scores, name + STANDARD_ERROR)
-            for group, rows in group_rows(table, by, ~np.isnan(estimate)).items():
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    ratios = ((estimate - exact) / claimed)[rows]
-                ratios = ratios[np.isfinite(ratios)]
-                squares = _EXPECTED_COUNT * expected.get(group, _EXPECTED_RATIO) ** 2 + (ratios**2).sum()
-                # a finer sample's errors are as much larger than they claim as those of the coarser
-                expected[group] = math.sqrt(squares / (_EXPECTED_COUNT + len(ratios)))
-                errors[rows] = claimed[rows] * expected[group]
-        errors[~np.isnan(exact)] = 0
-        values[name + STANDARD_ERROR] = pa.array(errors, from_pandas=True)
-    for name, column in values.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return table.append_column(ROW_FRACTION, pc.coalesce(*scored))
-
-
 def certify(
     table: pa.Table, selection: Selection, *, confidence: float = 0.99, by: str | None = CATEGORY
 ) -> Certificate:
     """Says how sure a cut is, and what to score again.
 
     Args:
-        table: Raw scores with standard errors, 0 for exact ones; see `join_steps`.
+        table: Raw scores with standard errors, 0 for exact ones.
         selection: How to select.
         confidence: How probable it has to be that the kept windows, of all categories together, are those that exact
             scores keep on this scale. No more than half of `1 - confidence` of them may hang on the exact scale.
@@ -190,7 +139,7 @@ def _on_scale(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the Z-scores of both parts of some rows, and their weighted errors, float64 `[2, len(rows)]`."""
     places, errors = np.empty((2, len(rows))), np.empty((2, len(rows)))
-    for part, (name, weight) in enumerate(zip(_ESTIMATED, (1, alpha), strict=True)):
+    for part, (name, weight) in enumerate(zip(ESTIMATED, (1, alpha), strict=True)):
         error = np.nan_to_num(get_numbers(table, name + STANDARD_ERROR)[rows], nan=np.inf)
         places[part] = moments[name].standardise(get_numbers(table, name)[rows], "zscore")
         # a constant part counts nothing, and nor does its error
@@ -279,7 +228,7 @@ def _doubt_of_scale(
     """Says how many windows the exact scale would exchange, and which windows' errors make the scale's.
 
     To first order the error of one window moves the scale's mean by its N-th part, and the standard deviation by its
-    N-th part times the window's Z-score; another window is moved by the former, and by its own Z-score times the latter.
+    N-th part times the window's Z-score; others are moved by the former, and by their own Z-scores times the latter.
 
     Args:
         places: float64 `[2, N]`, the Z-scores of strength and uniformity.
