@@ -59,12 +59,14 @@ class Certificate:
     nearly: np.ndarray
 
 
-def refuse_uncertain(selection: Selection) -> None:
+def refuse_uncertain(selection: Selection, confidence: float) -> None:
     """Checks that a selection ranks by what sampled rows estimate with an error.
 
     Raises:
-        ValueError: It ranks by something else.
+        ValueError: It ranks by something else, or the confidence is none.
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, as 0.99 does.")
     reasons = {
         f"select_by {selection.score}": selection.score != LONG_DISTANCE_SCORE,
         "a gate of the same score": LONG_DISTANCE_SCORE in selection.gate,
@@ -92,7 +94,7 @@ def certify(
     Raises:
         ValueError: As `refuse_uncertain` and `Selection.apply`.
     """
-    refuse_uncertain(selection)
+    refuse_uncertain(selection, confidence)
     statistics = selection.statistics or ScoreStatistics.of(table, by)
     table = replace(selection, statistics=statistics).apply(table, by)
     scores, ranked = rank_windows(table, selection, by)
