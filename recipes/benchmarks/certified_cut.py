@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report["cost"] = cost = (
         measure_cost(config, [ids for w in windows.values() for ids in w]) if config.timed else None
     )
-    tables = {seed: draw_steps(config, read, seed) for seed in range(config.seeds)}
+    tables = draw_steps(config, read)
     tokens = sum(len(ids) for ids in next(iter(windows.values())))
     selections = {
         "top 1/8": Selection(fraction=0.125),
@@ -156,25 +156,30 @@ def read_rows(config: CertifiedCutConfig, layer: FirstLayer, category: str, numb
     return path
 
 
-def draw_steps(config: CertifiedCutConfig, read: Mapping[str, list[Path]], seed: int) -> list[tuple[float, pa.Table]]:
-    """Returns all windows' scores in every step, as one drawing gives them; the last ones are exact."""
+def draw_steps(config: CertifiedCutConfig, read: Mapping[str, list[Path]]) -> dict[int, list[tuple[float, pa.Table]]]:
+    """Returns, by seed, all windows' scores in every step, as one drawing gives them; the last ones are exact."""
     tokens, far = config.window_tokens, config.window_tokens // 4
-    fractions = (config.row_fraction, NEXT_FRACTION, 1.0)
-    drawn = [sample_rows(tokens, far, fraction, seed=seed) for fraction in fractions]
-    steps = [[] for _ in fractions]
+    fractions = (config.row_fraction, NEXT_FRACTION)
+    drawn = {s: [sample_rows(tokens, far, fraction, seed=s) for fraction in fractions] for s in range(config.seeds)}
+    rows: dict[int, list[list[dict[str, Any]]]] = {seed: [[], [], []] for seed in drawn}
     for category, paths in read.items():
         for path in paths:
-            exact, guess = torch.from_numpy(np.load(path))[:, :, None]
-            for step, (positions, sizes) in zip(steps, drawn, strict=True):
-                taken = exact[..., positions - far]
-                sums, errors = estimate_sums(taken, guess, positions, sizes, num_tokens=tokens, min_distance=far)
-                if len(positions) == tokens - far:
-                    sums, errors = exact.double().sum(-1), torch.zeros(2, 1)
-                scores = map_scores(FarAttention(*sums, "blockwise"), tokens, far)
-                row = {name: float(of_heads.mean()) for name, of_heads in scores.items()}
-                row |= dict(zip(_ERRORS, errors[:, 0].tolist(), strict=True))
-                step.append({"id": path.stem, CATEGORY: category, "num_tokens": tokens} | row)
-    return [(fraction, pa.Table.from_pylist(step)) for fraction, step in zip(fractions, steps, strict=True)]
+            exact, guess = torch.from_numpy(np.load(path)).double()[:, :, None]
+            whole = exact.sum(-1), torch.zeros(2, 1)
+            for seed, samples in drawn.items():
+                estimates = [
+                    estimate_sums(exact[..., at - far], guess, at, sizes, num_tokens=tokens, min_distance=far)
+                    for at, sizes in samples
+                ]
+                for step, (sums, errors) in zip(rows[seed], [*estimates, whole], strict=True):
+                    scores = map_scores(FarAttention(*sums, "blockwise"), tokens, far)
+                    row = {name: float(of_heads.mean()) for name, of_heads in scores.items()}
+                    row |= dict(zip(_ERRORS, errors[:, 0].tolist(), strict=True))
+                    step.append({"id": path.stem, CATEGORY: category, "num_tokens": tokens} | row)
+    return {
+        seed: [(f, pa.Table.from_pylist(step)) for f, step in zip((*fractions, 1.0), steps, strict=True)]
+        for seed, steps in rows.items()
+    }
 
 
 def follow(
