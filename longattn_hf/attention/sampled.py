@@ -80,7 +80,7 @@ def sampled_far_attention(
     positions_R, sizes_R = sample_rows(num_tokens, min_distance, row_fraction, seed=seed)
     positions_R, sizes_R = positions_R.to(q.device), sizes_R.to(q.device)
     exact = far_rows(q[:, :, positions_R], k, min_distance=min_distance, scale=scale, positions=positions_R, impl=impl)
-    far, errors_2B = estimate_sums(
+    sums_2BQ, errors_2B = estimate_sums(
         torch.stack(exact),
         guess_rows(q, k, min_distance=min_distance, scale=scale, guess_keys=guess_keys),
         positions_R,
@@ -89,7 +89,7 @@ def sampled_far_attention(
         min_distance=min_distance,
     )
     return SampledAttention(
-        far=FarAttention(*far, pick_impl(impl, q.device)),
+        far=FarAttention(sums_2BQ[0], sums_2BQ[1], pick_impl(impl, q.device)),
         dependency_strength_error=errors_2B[0],
         distribution_uniformity_error=errors_2B[1],
         num_rows=len(positions_R),

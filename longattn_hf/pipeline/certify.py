@@ -36,8 +36,9 @@ class Certified:
     table: pa.Table
     certificate: Certificate
 
-    def describe(self, kept: np.ndarray) -> dict[str, CertificateFacts]:
+    def describe(self, kept_rows: pa.ChunkedArray) -> dict[str, CertificateFacts]:
         """Returns, by category, from what windows were scored that are kept or not, and how sure that is."""
+        kept = kept_rows.to_numpy()
         fraction, category = self.table[ROW_FRACTION].to_numpy(), np.array(self.table[CATEGORY])
         facts = {}
         for name, doubt in self.certificate.categories.items():

@@ -83,9 +83,9 @@ class BuildConfig:
         fraction: Keep this share; a number, or one for each category.
         token_budget: Keep this many tokens of each category; a number, or one for each category.
         refuse_overlap: Leave out windows that share tokens with better ones.
-        certify: Score all windows from sampled rows (`row_fraction`, a sixteenth if None), and exactly, or from a
-            quarter of the rows, only those that could lie on either side of the cut.
-        confidence: How probable it has to be, then, that none lies on the wrong side.
+        certify: Score all windows from sampled rows (`row_fraction`, a sixteenth if None), and from a quarter or all
+            of them only where the cut hangs on it; it is then right on its scale with the probability `confidence`.
+        confidence: Of a certified cut, in (0, 1); it also bounds the share that an exact scale would exchange.
         statistics: A `statistics.json` of another build, to score on its scale.
         pretty_name: The card's title.
         description: The card's first paragraph.
@@ -182,9 +182,8 @@ class BuildConfig:
             if fraction is None:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
-        selection = self._selection(None)
-        if self.certify:
-            refuse_uncertain(selection, self.confidence)
+        if self._selection(None) and self.certify:
+            refuse_uncertain(self._selection(None), self.confidence)
         if self.statistics and LONGATTN not in self.choice.scorers:
             raise ValueError("statistics are a scale of LongAttn's scores, and the scorers do not name longattn.")
 

@@ -257,7 +257,7 @@ def _describe(
         not_run=False,
         settings=settings,
         software=software_versions(),
-        certificate=decision.certified and decision.certified.describe(table[KEPT].to_numpy(zero_copy_only=False)),
+        certificate=decision.certified.describe(table[KEPT]) if decision.certified else None,
         categories=dict(describe_categories(table, shards.counts, selection, plan.scores)),
         sources=describe_sources(table, shards.counts),
         others=compare_scores(table, selection, plan.scores, shards.read_texts),
