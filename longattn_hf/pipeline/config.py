@@ -25,8 +25,10 @@ from longattn_hf.pipeline.settings import (
     settings,
 )
 from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
+from longattn_hf.selection.certify import refuse_uncertain
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
+from longattn_hf.selection.steps import FIRST_FRACTION
 
 #: The recipes that the package brings, each by its name.
 CONFIGS = Path(__file__).parent / "configs"
@@ -34,7 +36,7 @@ CONFIGS = Path(__file__).parent / "configs"
 # may change on a scored corpus; scorers that come later score what is there
 _SELECTION = (
     "scorers", "select_by", "combine", "gate", "temperature", "draw_seed", "alpha", *LIMITS, "refuse_overlap",
-    "statistics",
+    "certify", "confidence", "statistics",
 )  # fmt: skip
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
@@ -81,6 +83,9 @@ class BuildConfig:
         fraction: Keep this share; a number, or one for each category.
         token_budget: Keep this many tokens of each category; a number, or one for each category.
         refuse_overlap: Leave out windows that share tokens with better ones.
+        certify: Score all windows from sampled rows (`row_fraction`, a sixteenth if None), and from a quarter or all
+            of them only where the cut hangs on it; it is then right on its scale with the probability `confidence`.
+        confidence: Of a certified cut, in (0, 1); it also bounds the share that an exact scale would exchange.
         statistics: A `statistics.json` of another build, to score on its scale.
         pretty_name: The card's title.
         description: The card's first paragraph.
@@ -127,6 +132,8 @@ class BuildConfig:
     fraction: float | dict[str | int, float] | None = None
     token_budget: int | dict[str | int, int] | None = None
     refuse_overlap: bool = False
+    certify: bool = False
+    confidence: float = 0.99
     statistics: str | None = None
     pretty_name: str | None = None
     description: str = ""
@@ -175,7 +182,8 @@ class BuildConfig:
             if fraction is None:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
-        self._selection(None)
+        if self._selection(None) and self.certify:
+            refuse_uncertain(self._selection(None), self.confidence)
         if self.statistics and LONGATTN not in self.choice.scorers:
             raise ValueError("statistics are a scale of LongAttn's scores, and the scorers do not name longattn.")
 
@@ -199,7 +207,13 @@ class BuildConfig:
     @property
     def work(self) -> dict[str, Any]:
         """The settings that windows and scores depend on."""
-        return {n: v for n, v in asdict(self).items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+        values = asdict(self) | {"row_fraction": self.first_fraction}
+        return {n: v for n, v in values.items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+
+    @property
+    def first_fraction(self) -> float | None:
+        """The share of the query rows that all windows are scored from; None for all rows."""
+        return FIRST_FRACTION if self.certify and self.row_fraction is None else self.row_fraction
 
     @property
     def result(self) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from longattn_hf.selection.standardisation import (
 
 logger = logging.getLogger(__name__)
 
-
 #: The names of the limits, of which a selection has one.
 LIMITS = ("threshold", "fraction", "token_budget")
 
@@ -169,6 +168,31 @@ class Selection:
 
 def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
+    scores, ranked = rank_windows(table, selection, by)
+    keep = np.zeros(len(table), dtype=bool)
+    for group, (order, count) in ranked.items():
+        limit = selection.limit_of(group)
+        if selection.threshold is not None:
+            order = order[scores[order] > limit]
+        if selection.fraction is not None:
+            # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
+            order = order[: math.ceil(Fraction(str(limit)) * count)]
+        if selection.token_budget is not None:
+            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
+            if (held := int(running[-1]) if len(order) else 0) < limit or not len(order):
+                logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
+            order = order[running <= limit]
+        keep[order] = True
+    return keep
+
+
+def rank_windows(
+    table: pa.Table, selection: Selection, by: str | None = CATEGORY
+) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, int]]]:
+    """Returns what ranks, float64 `[len(table)]`, and by category the rows that gate and overlap leave, best first.
+
+    Beside these rows stands how many of the category have a score.
+    """
     scores = ranking_scores(table, selection.score, by, selection.combine)
     if selection.temperature:
         scores = draw(table, scores, temperature=selection.temperature, seed=selection.seed, by=by)
@@ -176,27 +200,12 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
     # rows that nobody cut have no name of their own: ties go to the first
     names = table[ID] if ID in table.column_names else np.arange(len(table))
     keys = pa.table({"score": scores, ID: names})
-    best_first = (
-        pc.sort_indices(keys, sort_keys=[("score", "descending"), (ID, "ascending")]).to_numpy().astype(np.int64)
-    )
+    by_score = [("score", "descending"), (ID, "ascending")]
+    best_first = pc.sort_indices(keys, sort_keys=by_score).to_numpy().astype(np.int64)
     conflicts = overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
-    keep = np.zeros(len(table), dtype=bool)
+    ranked = {}
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
-        limit = selection.limit_of(group)
         member = np.zeros(len(table), dtype=bool)
         member[rows] = passes[rows]
-        order = best_first[member[best_first]]
-        if selection.threshold is not None:
-            order = order[scores[order] > limit]
-        order = without_conflicts(order, conflicts, len(table))
-        if selection.fraction is not None:
-            # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
-            order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
-        if selection.token_budget is not None:
-            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
-            if not len(order) or running[-1] < limit:
-                held = int(running[-1]) if len(order) else 0
-                logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
-            order = order[running <= limit]
-        keep[order] = True
-    return keep
+        ranked[group] = without_conflicts(best_first[member[best_first]], conflicts, len(table)), len(rows)
+    return scores, ranked

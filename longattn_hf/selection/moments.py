@@ -1,4 +1,4 @@
-"""The moments of a population, and the scales that they make."""
+"""The moments of a column of scores: enough to put scores on its scale."""
 
 import math
 from dataclasses import dataclass
@@ -17,13 +17,21 @@ class Moments:
     maximum: float
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Moments":
-        """Takes the moments of a non-empty float64 array."""
+    def of(cls, values: np.ndarray, errors: np.ndarray | None = None) -> "Moments":
+        """Takes the moments of a non-empty float64 array, or of what its values estimate.
+
+        Args:
+            values: Float64.
+            errors: The standard errors of the values, which spread them further apart than what they estimate; NaN for
+                none. No more than half of the squared deviations is put down to them.
+        """
         mean = float(values.mean())
+        squared = float(((values - mean) ** 2).sum())
+        noise = 0.0 if errors is None else float(np.nansum(errors**2)) * (1 - 1 / len(values))
         return cls(
             count=len(values),
             mean=mean,
-            squared_deviations=float(((values - mean) ** 2).sum()),
+            squared_deviations=max(squared - noise, squared / 2),
             minimum=float(values.min()),
             maximum=float(values.max()),
         )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, STANDARD_ERROR
 from longattn_hf.files import write_json
 from longattn_hf.method import get_convention
 from longattn_hf.selection.containers import read_columns
@@ -43,15 +43,22 @@ class ScoreStatistics:
     def of(cls, scores: Any, by: str | None = CATEGORY) -> "ScoreStatistics":
         """Takes the statistics of raw scores in whatever `select_windows` takes; rows without scores do not count.
 
-        The splits of a `DatasetDict` are one corpus; a stream is read once, to its end.
+        The splits of a `DatasetDict` are one corpus; a stream is read once, to its end. Where there are standard
+        errors, the scale is that of the scores that its own estimate.
 
         Raises:
             ValueError: A column is missing, or a score is not finite.
         """
-        columns, groups = _raw_scores(read_columns(scores, *RAW_SCORES, by), by)
+        table = read_columns(scores, *RAW_SCORES, *(name + STANDARD_ERROR for name in RAW_SCORES), by)
+        columns, groups = _raw_scores(table, by)
+        known = [name for name in RAW_SCORES if name + STANDARD_ERROR in table.column_names]
+        errors = {name: get_numbers(table, name + STANDARD_ERROR) for name in known}
         return cls(
             {
-                group: {name: Moments.of(columns[name][rows]) for name in RAW_SCORES}
+                group: {
+                    name: Moments.of(columns[name][rows], errors[name][rows] if name in errors else None)
+                    for name in RAW_SCORES
+                }
                 for group, rows in groups.items()
                 if len(rows)
             }

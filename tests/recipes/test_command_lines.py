@@ -13,6 +13,7 @@ CONFIG_OF = {
     "recipes.benchmarks.attention_cost": "AttentionCostConfig",
     "recipes.benchmarks.calibrate_echo": "CalibrateConfig",
     "recipes.benchmarks.calibrate_far_gain": "FarGainCalibrationConfig",
+    "recipes.benchmarks.certified_cut": "CertifiedCutConfig",
     "recipes.benchmarks.gold": "GoldConfig",
     "recipes.benchmarks.pipeline_cost": "PipelineCostConfig",
     "recipes.benchmarks.planted": "PlantedConfig",
