@@ -14,7 +14,7 @@ from longattn_hf.explore.token_texts import name_text, sum_by_text
 from longattn_hf.explore.token_view import explain
 from longattn_hf.explore.why import say_attention, stand
 from longattn_hf.scoring.longattn import LongAttnScorer
-from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import Moments, ScoreStatistics
 from tests.support.scored_build import CATEGORIES, write_build
 
