@@ -139,7 +139,7 @@ def test_a_view_s_sentences_are_sums_over_the_whole_map(tiny_llama, settings):
     text = "def window(tokens, size): return tokens[:size]. Naïve café.\n" * 3
     if settings:
         # a whole window, whose rows see later keys too
-        scorer = replace(scorer, window_tokens=len(scorer.tokenizer("<s> " + text)["input_ids"]))
+        scorer = replace(scorer, window_tokens=len(scorer.load_tokenizer()("<s> " + text)["input_ids"]))
     view = explain(text, scorer)
     length = len(view.tokens)
     # every row is read where there are no more than 512
