@@ -14,8 +14,9 @@ _HOME_OF = {
     "FarGainScorer": "baselines.far_gain",
     "FirstLayer": "model.first_layer",
     "LongAttnScorer": "scoring.longattn",
+    "ScoreStatistics": "selection.standardisation",
     "WindowDocuments": "windows",
-    "add_long_distance_score": "selection.cut",
+    "add_long_distance_score": "selection.select",
     "cut_windows": "windows",
     "explain": "explore.token_view",
     "far_attention": "attention.api",
@@ -23,7 +24,8 @@ _HOME_OF = {
     "on_arrow": "rows",
     "publish": "hub.publishing",
     "publish_space": "hub.space",
-    "select_windows": "selection.cut",
+    "select_table": "selection.select",
+    "select_windows": "selection.select",
 }
 
 if TYPE_CHECKING:
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from longattn_hf.scoring.echo import EchoScorer as EchoScorer
     from longattn_hf.scoring.longattn import LongAttnScorer as LongAttnScorer
     from longattn_hf.scoring.longattn import longattn_score as longattn_score
-    from longattn_hf.selection.cut import add_long_distance_score as add_long_distance_score
-    from longattn_hf.selection.cut import select_windows as select_windows
+    from longattn_hf.selection.select import add_long_distance_score as add_long_distance_score
+    from longattn_hf.selection.select import select_table as select_table
+    from longattn_hf.selection.select import select_windows as select_windows
+    from longattn_hf.selection.standardisation import ScoreStatistics as ScoreStatistics
     from longattn_hf.windows import WindowDocuments as WindowDocuments
     from longattn_hf.windows import cut_windows as cut_windows
 else:

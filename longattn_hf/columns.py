@@ -21,6 +21,8 @@ KEPT = "kept"
 SELECTION_SCORE = "selection_score"
 #: Ends the name of a score's standard error, a column that sampled rows bring.
 STANDARD_ERROR = "_standard_error"
+#: The share of a window's rows that its scores were read from, where windows differ in it.
+ROW_FRACTION = "row_fraction"
 
 #: One row a window. `doc_hash` is of the document's text: a source may give several documents one id. Positions count
 #: from 0; `end_char` is exclusive; `overlap_tokens` counts the tokens that a window shares with windows of the same
@@ -61,5 +63,5 @@ SELECTION_FEATURES = Features({LONG_DISTANCE_SCORE: Value("float64"), KEPT: Valu
 
 def is_added(name: str) -> bool:
     """Says whether scoring or selection adds a column of this name, where a source's own would be in the way."""
-    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE, SKIP_REASON}
+    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE, SKIP_REASON, ROW_FRACTION}
     return name in names or name.endswith((PER_HEAD, STANDARD_ERROR))

@@ -9,6 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from datasets.formatting.formatting import LazyDict
 
+# Arrow's plain strings have offsets of 32 bits
+_STRING_BYTES = 2**31 - 1
+
 
 class TypedList(list[Any]):
     """A column of a batch that Arrow reads as of one type, also where all its values are null.
@@ -30,10 +33,15 @@ def table_of(rows: Any) -> pa.Table | None:
     Raises:
         ValueError: They are neither.
     """
-    return None if isinstance(rows, Mapping) else _with_plain_texts(_read_table(rows), rows)
+    return None if isinstance(rows, Mapping) else _with_plain_texts(read_table(rows), rows)
 
 
-def _read_table(rows: Any) -> pa.Table:
+def read_table(rows: Any) -> pa.Table:
+    """Returns a table of Arrow, pandas, polars or whatever speaks Arrow, with the types that it comes with.
+
+    Raises:
+        ValueError: It is none.
+    """
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch):
@@ -46,19 +54,34 @@ def _read_table(rows: Any) -> pa.Table:
         except pa.ArrowInvalid as error:
             raise ValueError(f"{type(rows).__name__} is no table of columns: {error}") from error
     raise ValueError(
-        f"Rows come as {type(rows).__name__}; accepted are a mapping of columns and a table of Arrow, pandas or "
-        "polars."
+        f"Rows come as {type(rows).__name__}; accepted are tables of Arrow, pandas, polars and whatever has "
+        "__arrow_c_stream__. Scorers and windowing take mappings of columns too."
     )
 
 
 def _with_plain_texts(table: pa.Table, rows: Any) -> pa.Table:
-    """Undoes the string types that pandas and polars have of their own, so that batches of all formats agree."""
-    if isinstance(rows, pa.Table | pa.RecordBatch):
-        return table
+    """Undoes the types that pandas and polars have of their own for texts, so that batches of all formats agree."""
+    return table if isinstance(rows, pa.Table | pa.RecordBatch) else plain_texts(table).replace_schema_metadata(None)
+
+
+def plain_texts(table: pa.Table) -> pa.Table:
+    """Writes out what stands for values: other string types, in pieces that the plain one holds, and dictionaries."""
+    for at, (field, column) in enumerate(zip(table.schema, table.columns, strict=True)):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(at, field.name, pa.array(column.to_pylist(), field.type.value_type))
     for at, field in enumerate(table.schema):
         if field.type in (pa.large_string(), pa.string_view()):
-            table = table.set_column(at, field.name, table.column(at).cast(pa.string()))
-    return table.replace_schema_metadata(None)
+            chunks = [part for chunk in table[at].cast(pa.large_string()).chunks for part in _halves(chunk)]
+            texts = pa.chunked_array([chunk.cast(pa.string()) for chunk in chunks], pa.string())
+            table = table.set_column(at, field.name, texts)
+    return table
+
+
+def _halves(array: pa.Array) -> list[pa.Array]:
+    if array.nbytes < _STRING_BYTES or len(array) < 2:
+        return [array]
+    half = len(array) // 2
+    return [*_halves(array[:half]), *_halves(array[half:])]
 
 
 def on_arrow(transform: Any, *, batch_size: int = 1000) -> "OnArrow":
@@ -100,11 +123,9 @@ class OnArrow:
 
     def __call__(self, rows: Any) -> pa.Table:
         """Transforms a table."""
-        table = _read_table(rows)
-        # sliced first: the texts of all rows may be more than Arrow's plain string type holds
+        table = _with_plain_texts(read_table(rows), rows)
         starts = range(0, max(len(table), 1), self.batch_size)
-        parts = (_with_plain_texts(table.slice(start, self.batch_size), rows) for start in starts)
-        result = pa.concat_tables(self.transform(part) for part in parts)
+        result = pa.concat_tables(self.transform(table.slice(start, self.batch_size)) for start in starts)
         if not self.transform.makes_rows and len(result) != len(table):
             raise ValueError(f"{type(self.transform).__name__} made {len(result)} rows of {len(table)}.")
         return result

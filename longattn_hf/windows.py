@@ -1,10 +1,10 @@
 """Cutting documents into windows: the paper's Algorithm 1, and its form as a `datasets.map` callable."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -12,9 +12,13 @@ from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, INPUT_IDS, SKIP_
 from longattn_hf.model.identity import KnowsItsBytes
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.pieces import Tokens, document_tokenizer
-from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once
+from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, name_tokenizer
 from longattn_hf.rows import TypedList, columns_of, is_null, plain, table_of, types_in
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TOKENIZER = ("tokenizer", "revision", "gguf_file", "token", "trust_remote_code")
 _OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
 # characters
 _PART = 2**20
@@ -80,8 +84,8 @@ class WindowDocuments(KnowsItsBytes):
     without one, `doc_id` is a hash of the text, as `doc_hash` always is.
 
     Attributes:
-        tokenizer: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file; it
-            must be the scoring model's own.
+        tokenizer: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file; or
+            a fast tokenizer of transformers, of which a copy is kept. It must be the scoring model's own.
         revision: The tokenizer's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `tokenizer`.
         window_tokens: The windows' length in tokens.
@@ -91,6 +95,8 @@ class WindowDocuments(KnowsItsBytes):
         max_document_characters: Longer documents are bad rows; None for no limit.
         on_error: What a row that is None, empty, not text or too long does: `"raise"`, or `"skip"` with a reason.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
+        token: As for `huggingface_hub`.
+        trust_remote_code: Whether code of the tokenizer's repository may run.
         makes_rows: True: its rows are windows; see `on_arrow`.
 
     Raises:
@@ -99,7 +105,7 @@ class WindowDocuments(KnowsItsBytes):
 
     makes_rows: ClassVar[bool] = True
 
-    tokenizer: str
+    tokenizer: "str | PreTrainedTokenizerBase"
     revision: str | None = None
     gguf_file: str | None = None
     window_tokens: int = 32768
@@ -109,8 +115,11 @@ class WindowDocuments(KnowsItsBytes):
     max_document_characters: int | None = None
     on_error: Literal["raise", "skip"] = "skip"
     version: int = 2
+    token: str | bool | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
         if self.window_tokens < 1:
             raise ValueError(f"window_tokens={self.window_tokens} must be at least 1.")
         if self.on_error not in ("raise", "skip"):
@@ -119,7 +128,14 @@ class WindowDocuments(KnowsItsBytes):
     @property
     def model_ref(self) -> ModelRef:
         """The model whose tokenizer cuts."""
-        return ModelRef(self.tokenizer, self.revision, self.gguf_file)
+        # a name since __post_init__
+        tokenizer: Any = self.tokenizer
+        return ModelRef(tokenizer, self.revision, self.gguf_file, self.token, self.trust_remote_code)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that windows depend on but for the tokenizer, as plain values, for fingerprints."""
+        return {name: value for name, value in asdict(self).items() if name not in _TOKENIZER}
 
     def _models(self) -> tuple[ModelRef, ...]:
         return (self.model_ref,)

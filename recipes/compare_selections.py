@@ -29,7 +29,7 @@ from longattn_hf.pipeline.settings import Several, check_settings, each, read_co
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
 from longattn_hf.report.describe import software_versions
-from longattn_hf.selection.cut import select_windows
+from longattn_hf.selection.select import select_windows
 from longattn_hf.windows import WindowDocuments
 from recipes.evaluate_model import EvaluateConfig, evaluate_model
 from recipes.intervals import Estimate, mean_over_runs

@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 
 from longattn_hf.files import write_text
-from longattn_hf.pipeline.config import CONFIGS, load_config
+from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.packaged_configs import CONFIGS
 from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, read_command_line, settings

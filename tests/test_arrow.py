@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments, on_arrow
 from longattn_hf.baselines import GzipRatio
-from longattn_hf.rows import columns_of
+from longattn_hf.rows import columns_of, plain_texts
 
 TEXTS = [" ".join(f"word{(i * n) % 17}" for i in range(60)) for n in range(1, 6)]
 
@@ -35,7 +35,9 @@ KINDS = {
     "batch": lambda table: table.combine_chunks().to_batches()[0],
     "pandas": lambda table: table.to_pandas(),
     "pandas, another index": lambda table: table.to_pandas().set_index(pd.Index(range(5, 0, -1))),
+    "pandas categories": lambda table: table.to_pandas().astype({"category": "category"}),
     "polars": polars_of,
+    "polars categories": lambda table: polars_of(table).cast({"category": pytest.importorskip("polars").Categorical}),
     "stream": Stream,
     "reader": lambda table: table.to_reader(max_chunksize=2),
 }
@@ -140,3 +142,12 @@ def test_a_function_of_tables_pickles_with_its_transform(documents):
     function = pickle.loads(pickle.dumps(on_arrow(GzipRatio(), batch_size=3)))
     assert function == on_arrow(GzipRatio(), batch_size=3)
     assert function(documents) == on_arrow(GzipRatio())(documents)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view()], ids=str)
+def test_texts_of_more_than_a_plain_string_column_holds_are_taken_in_pieces(monkeypatch, kind):
+    monkeypatch.setattr("longattn_hf.rows._STRING_BYTES", 500)
+    table = pa.table({"text": pa.array([*TEXTS, None], kind)})
+    plain = plain_texts(table.slice(1))
+    assert plain["text"].type == pa.string() and plain["text"].to_pylist() == [*TEXTS[1:], None]
+    assert plain["text"].num_chunks > 1 and max(chunk.nbytes for chunk in plain["text"].chunks) < 500

@@ -56,7 +56,7 @@ def test_scorers_take_a_data_frame_and_a_table_as_they_are(documents):
         scored = GzipRatio()(rows)
         assert isinstance(scored, pa.Table) and scored.column_names == ["id", "text", "category", "gzip_ratio"]
         assert scored["gzip_ratio"].to_pylist() == GzipRatio()({"text": TEXTS})["gzip_ratio"]
-    with pytest.raises(ValueError, match="Rows come as list; accepted are a mapping"):
+    with pytest.raises(ValueError, match="Rows come as list; accepted are tables .* mappings of columns too"):
         GzipRatio()([{"text": "a"}])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longattn_hf.__main__ import COMMANDS, main
-from longattn_hf.pipeline.config import CONFIGS
+from longattn_hf.pipeline.packaged_configs import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 

@@ -80,11 +80,62 @@ def sampled_far_attention(
     positions_R, sizes_R = sample_rows(num_tokens, min_distance, row_fraction, seed=seed)
     positions_R, sizes_R = positions_R.to(q.device), sizes_R.to(q.device)
     exact = far_rows(q[:, :, positions_R], k, min_distance=min_distance, scale=scale, positions=positions_R, impl=impl)
-    exact_2BQR = torch.stack(exact).double()
+    sums_2BQ, errors_2B = estimate_sums(
+        torch.stack(exact),
+        guess_rows(q, k, min_distance=min_distance, scale=scale, guess_keys=guess_keys),
+        positions_R,
+        sizes_R,
+        num_tokens=num_tokens,
+        min_distance=min_distance,
+    )
+    return SampledAttention(
+        far=FarAttention(sums_2BQ[0], sums_2BQ[1], pick_impl(impl, q.device)),
+        dependency_strength_error=errors_2B[0],
+        distribution_uniformity_error=errors_2B[1],
+        num_rows=len(positions_R),
+    )
+
+
+def guess_rows(
+    q: Tensor, k: Tensor, *, min_distance: int, scale: float | None = None, guess_keys: int = 512
+) -> Tensor | None:
+    """Guesses mass and energy of every row with a far key; arguments are those of `sampled_far_attention`.
+
+    Returns:
+        float32 [2, B, HQ, F], or None where the window is too short for a guess to pay.
+    """
+    if not (0 < guess_keys < k.shape[2] and _LOCAL_KEYS <= min_distance < k.shape[2]):
+        return None
+    return _guess_all(q, k, min_distance, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, guess_keys)
+
+
+def estimate_sums(
+    exact_2BQR: Tensor,
+    guess_2BQF: Tensor | None,
+    positions_R: Tensor,
+    sizes_R: Tensor,
+    *,
+    num_tokens: int,
+    min_distance: int,
+) -> tuple[Tensor, Tensor]:
+    """Estimates the far sums from a sample of the rows.
+
+    Args:
+        exact_2BQR: [2, B, HQ, R] mass and energy of the rows drawn.
+        guess_2BQF: What `guess_rows` returns.
+        positions_R: As `sample_rows` returns them.
+        sizes_R: Likewise.
+        num_tokens: The window's length.
+        min_distance: As in `far_attention`.
+
+    Returns:
+        float64 [2, B, HQ] mass and energy, and [2, B] the standard errors of strength and uniformity, of the means
+        over the heads.
+    """
+    exact_2BQR = exact_2BQR.double()
     sums_2BQ, missed_2BQR = (exact_2BQR * sizes_R).sum(-1), exact_2BQR
-    if 0 < guess_keys < num_tokens and _LOCAL_KEYS <= min_distance < num_tokens:
-        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-        guess_2BQF = _guess_all(q, k, min_distance, scale, guess_keys).double()
+    if guess_2BQF is not None:
+        guess_2BQF = guess_2BQF.double()
         guess_2BQR = guess_2BQF[..., positions_R - min_distance]
         run = int(sizes_R.max())
         runs_2BQR = pad(guess_2BQF, (0, run * len(sizes_R) - guess_2BQF.shape[-1])).unflatten(-1, (-1, run)).sum(-1)
@@ -92,16 +143,11 @@ def sampled_far_attention(
         sums_2BQ = sums_2BQ + (trust_2BQR * (runs_2BQR - guess_2BQR * sizes_R)).sum(-1)
         # neighbours are compared below, so here they share one factor
         missed_2BQR = exact_2BQR - trust_2BQR.mean(-1, keepdim=True) * guess_2BQR
-    mass_BQ, energy_BQ = sums_2BQ
     block = max(num_tokens - min_distance, 1) ** 2
     # the uniformity's derivatives by mass and energy, for it is not linear in the mass
-    uniformity_BQR = (2 * mass_BQ[..., None] / block * missed_2BQR[0] - missed_2BQR[1]) / block
-    return SampledAttention(
-        far=FarAttention(mass_BQ, energy_BQ, pick_impl(impl, q.device)),
-        dependency_strength_error=_standard_error(missed_2BQR[0].mean(1), sizes_R) / num_tokens,
-        distribution_uniformity_error=_standard_error(uniformity_BQR.mean(1), sizes_R),
-        num_rows=len(positions_R),
-    )
+    uniformity_BQR = (2 * sums_2BQ[0, ..., None] / block * missed_2BQR[0] - missed_2BQR[1]) / block
+    strength_error_B = _standard_error(missed_2BQR[0].mean(1), sizes_R) / num_tokens
+    return sums_2BQ, torch.stack([strength_error_B, _standard_error(uniformity_BQR.mean(1), sizes_R)])
 
 
 def sample_rows(num_tokens: int, min_distance: int, row_fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Scores that a language model gives a window's tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -9,13 +9,14 @@ from transformers import PreTrainedModel
 
 from longattn_hf.columns import INPUT_IDS
 from longattn_hf.model.language_model import load_language_model
-from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
+from longattn_hf.model.loaded import is_name
+from longattn_hf.model.tokenizer import name_tokenizer, tokenise
 from longattn_hf.scoring.base import TextScorer
+from longattn_hf.scoring.with_model import ModelScorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenScorer(TextScorer):
+class TokenScorer(ModelScorer, TextScorer):
     """A scorer of token ids, int64 `[T]`: the column `input_ids` where there is one, else the tokenised text.
 
     Attributes:
@@ -24,6 +25,9 @@ class TokenScorer(TextScorer):
         gguf_file: The GGUF file's name inside `model`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; if None, float32 on a CPU and bfloat16 on a GPU.
         device: As torch names it; if None, this process's GPU where there is one.
+        tokenizer: Another place of the model's tokenizer, or the tokenizer itself; if None, where the model is.
+        token: As for `huggingface_hub`.
+        trust_remote_code: Whether code of the model's repository may run.
     """
 
     model: str
@@ -31,22 +35,22 @@ class TokenScorer(TextScorer):
     gguf_file: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+    tokenizer: Any = None
+    token: str | bool | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
-    @property
-    def model_ref(self) -> ModelRef:
-        """The language model."""
-        return ModelRef(self.model, self.revision, self.gguf_file)
-
-    def _models(self) -> tuple[ModelRef, ...]:
-        return (self.model_ref,)
-
-    def _other_bytes(self) -> str | None:
-        return identify_tokenizer(self.model_ref)
+    def __post_init__(self) -> None:
+        if not is_name(self.model):
+            raise ValueError(
+                f"model is a {type(self.model).__name__}: this score runs the whole model by attention code of its "
+                "own, and takes a name. Save the model with save_pretrained, and give its folder."
+            )
+        object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
 
     def prepare(self) -> None:
         """Loads the model and its tokenizer; raises ValueError where there is none."""
         self.load_model()
-        load_tokenizer_once(self.model_ref)
+        self.load_tokenizer()
 
     def load_model(self, rank: int | None = None) -> PreTrainedModel:
         """Returns the language model, loading it on the first call in a process."""
@@ -59,5 +63,5 @@ class TokenScorer(TextScorer):
 
     def _read(self, column: str, values: list[Any]) -> Sequence[np.ndarray]:
         if column != INPUT_IDS and values:
-            values = tokenise(load_tokenizer_once(self.model_ref), values)["input_ids"]
+            values = tokenise(self.load_tokenizer(), values)["input_ids"]
         return [np.asarray(ids, dtype=np.int64) for ids in values]

@@ -18,7 +18,8 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
 from longattn_hf.model.device import pick_device
-from longattn_hf.pipeline.config import CONFIGS, BuildConfig, find_config
+from longattn_hf.pipeline.config import BuildConfig
+from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.run import make_transform
 from longattn_hf.pipeline.scoring import make_scorers

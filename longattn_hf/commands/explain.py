@@ -1,20 +1,31 @@
-"""`longattn explain FILE --model MODEL -o PAGE.html`: the token view of one window as a page."""
+"""`longattn explain FILE --model MODEL -o PAGE.html`: why a window has its score, as a page."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from datasets import Dataset
+
+from longattn_hf.baselines.by_name import SCORERS, ranking_column
+from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.commands.tables import is_table, read_rows
 from longattn_hf.explore.token_view import explain
+from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.scoring.longattn import LongAttnScorer
+from longattn_hf.selection.standardisation import RAW_SCORES, get_numbers, long_distance_scores
+
+_SCORE_COLUMNS = [ranking_column(name) for name in SCORERS]
 
 
 @settings
 class ExplainSettings:
-    """Writes a page that shows, token by token, how much of a text's attention goes far back, and to what.
+    """Writes a page that says why a window has its score, and shows where each token's attention goes.
+
+    Of a file of scored rows it also says where the row stands among those of its category.
 
         longattn explain chapter.txt --model HuggingFaceTB/SmolLM2-135M -o chapter.html
         longattn explain scored.parquet --row 17 --model HuggingFaceTB/SmolLM2-135M
@@ -27,6 +38,7 @@ class ExplainSettings:
         text_column: The column that holds the texts.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside the model.
+        alpha: The weight of the uniformity in the long-distance score of scored rows.
         min_distance: The least distance in tokens of a far pair; a quarter of the window if not given.
     """
 
@@ -37,6 +49,7 @@ class ExplainSettings:
     text_column: str = "text"
     revision: str | None = None
     gguf_file: str | None = None
+    alpha: float = 0.5
     min_distance: int | None = None
 
 
@@ -51,24 +64,41 @@ def main(arguments: list[str] | None = None) -> None:
             min_distance=given.min_distance,
             text_column=given.text_column,
         )
-        window, title = _read_window(given)
+        window, title, why = _read_window(given)
         output = given.output or Path(given.file).with_suffix(".html")
-        write_text(output, explain(window, scorer, title=title).to_html())
+        write_text(output, explain(window, scorer, title=title).to_html(why=why))
     except (ValueError, OSError) as error:
         raise Refusal("explain", error) from error
     print(output)  # noqa: T201
 
 
-def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str]:
+def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str, list[str]]:
+    """Returns the window, what to call it, and what its scores say of it."""
     if not is_table(given.file):
         try:
-            return Path(given.file).read_text(encoding="utf-8"), Path(given.file).name
+            return Path(given.file).read_text(encoding="utf-8"), Path(given.file).name, []
         except UnicodeDecodeError as error:
             raise ValueError(f"{given.file} is not text in UTF-8: {error}") from error
     rows = read_rows([given.file])
     if not 0 <= given.row < len(rows):
         raise ValueError(f"row={given.row} must lie in [0, {len(rows)}).")
-    return rows[given.row], f"{Path(given.file).name}, row {given.row}"
+    return rows[given.row], f"{Path(given.file).name}, row {given.row}", _say_standing(rows, given)
+
+
+def _say_standing(rows: Dataset, given: ExplainSettings) -> list[str]:
+    present = [name for name in (CATEGORY, KEPT, *RAW_SCORES, *_SCORE_COLUMNS) if name in rows.column_names]
+    table: pa.Table = rows.select_columns(present).with_format("arrow")[:]
+    if CATEGORY not in present:
+        table = table.append_column(CATEGORY, pa.array(["all"] * len(table)))
+    scores = {}
+    if {*RAW_SCORES} <= {*present}:
+        scores[LONG_DISTANCE_SCORE] = long_distance_scores(table, alpha=given.alpha)
+    scores |= {name: get_numbers(table, name) for name in _SCORE_COLUMNS if name in present and name not in scores}
+    if not scores:
+        return []
+    kept = table[KEPT].to_numpy().astype(bool) if KEPT in present else None
+    standing = stand(table, given.row, scores, kept=kept, alpha=given.alpha)
+    return standing.sentences() if standing else []
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
 from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
-from longattn_hf.selection.cut import LIMITS, Selection, add_long_distance_score, select_windows
+from longattn_hf.selection.cut import LIMITS, Selection
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 
 

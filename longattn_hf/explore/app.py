@@ -74,7 +74,7 @@ def build_app(session: Session) -> gr.Blocks:
             order = gr.Dropdown(list(views.ORDERS), value=views.ORDERS[0], label="Windows to list", min_width=200)
             words = gr.Textbox(label="Search id, document or source", min_width=200)
         windows = _component("windows", "table", events=("open",))
-        window = _component("window", "window", server=_answer_far(session))
+        window = _component("window", "window", events=("open",), server=_answer_far(session))
 
         controls = [
             *(score, alpha, keep_by, fraction, budget, overlap, thresholds, before),
@@ -142,7 +142,19 @@ def build_app(session: Session) -> gr.Blocks:
         histograms.cut(move_cut, controls, [keep_by, thresholds], show_progress="hidden").then(
             refresh, [*controls, *listing], shown, show_progress="hidden"
         )
-        windows.open(_open_window(session), None, window)
+
+        def open_window(event: gr.EventData, *values: Any) -> dict[str, Any]:
+            try:
+                selected = choices(*values)[0]
+            except ValueError:
+                selected = None
+            try:
+                return session.open_window(event._data["id"], selected)
+            except ValueError as error:
+                return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}
+
+        windows.open(open_window, controls, window)
+        window.open(open_window, controls, window)
         save.click(write_recipe, controls, recipe)
         reload.click(read_again, None, reload).then(refresh, [*controls, *listing], shown)
         app.load(refresh, [*controls, *listing], shown, show_progress="hidden")
@@ -202,10 +214,11 @@ def serve(session: Session, *, host: str = "127.0.0.1", port: int = 7860) -> Non
 
 def _component(name: str, draw: str, *, events: tuple[str, ...] = (), server: Any = None) -> gr.HTML:
     """A part of the page that one of the package's scripts draws; its value is data, never markup."""
-    ask = "(query) => server.far_tokens(query)" if server else "(event, data) => trigger(event, data)"
+    ask = ["(query) => server.far_tokens(query)"] if server else []
+    asks = ", ".join([*ask, "(event, data) => trigger(event, data)"])
     code = f"""// events: {" ".join(f"'{event}'" for event in events)}
         const draw = () => {{
-          if (props.value) LongAttn.explorer.{draw}(element.querySelector(".la"), props.value, {ask});
+          if (props.value) LongAttn.explorer.{draw}(element.querySelector(".la"), props.value, {asks});
         }};
         watch("value", draw);
         draw();"""
@@ -224,16 +237,6 @@ def _answer_far(session: Session) -> Any:
         return session.far_tokens(window_id, int(position))
 
     return far_tokens
-
-
-def _open_window(session: Session) -> Any:
-    def open_window(event: gr.EventData) -> dict[str, Any]:
-        try:
-            return session.open_window(event._data["id"])
-        except ValueError as error:
-            return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}
-
-    return open_window
 
 
 def _choices(

@@ -49,6 +49,7 @@ class ScoredCorpus:
         report: The build's report; None where there is none.
         settings: The build's settings, as far as they are known.
         scores: The columns that windows can be ranked by, the build's own first.
+        statistics: The scale of LongAttn's score; that of the windows themselves if None.
         table: The columns that selection reads. The ids in it are ranks, which order as the ids do; `id_of` has them.
     """
 
@@ -109,7 +110,7 @@ class ScoredCorpus:
                 f"The scores of {folder} stand on the scale of another build's {scale}: name it (statistics)."
             )
         self.settings["statistics"] = str(statistics) if statistics else None
-        self._statistics = ScoreStatistics.load(statistics) if statistics else None
+        self.statistics = ScoreStatistics.load(statistics) if statistics else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -134,6 +135,12 @@ class ScoredCorpus:
         codes, names = self.codes(CATEGORY)
         return np.flatnonzero(codes == names.index(category))
 
+    def by_rank(self, category: str, scores: np.ndarray) -> np.ndarray:
+        """Returns the rows of a category that have a score, the highest first, ties in the order of their ids."""
+        rows = self.rows_of(category)
+        rows = rows[~np.isnan(scores[rows])]
+        return rows[np.argsort(-scores[rows], kind="stable")]
+
     def id_of(self, row: int) -> str:
         """Returns a window's id."""
         return str(self._ids[row])
@@ -157,7 +164,7 @@ class ScoredCorpus:
         Raises:
             ValueError: As these.
         """
-        table = replace(selection, statistics=self._statistics).apply(self.table)
+        table = replace(selection, statistics=self.statistics).apply(self.table)
         return Selected(table[selection.ranked_by].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
 
     def recipe(self, selection: Selection) -> str:

@@ -1,15 +1,17 @@
 """The explorer's memory: the corpus, the latest selections, and the windows opened last."""
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from longattn_hf.baselines.by_name import LONGATTN
-from longattn_hf.columns import TEXT
+from longattn_hf.columns import CATEGORY, TEXT
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
+from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
 from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
@@ -103,22 +105,55 @@ class Session:
             write_text(self.recipe, text)
         return text
 
-    def open_window(self, window_id: str) -> dict[str, Any]:
-        """Returns what the page shows of a window: its token view, or its text and why there is no more.
+    def open_window(self, window_id: str, selection: Selection | None = None) -> dict[str, Any]:
+        """Returns what the page shows of a window: why it has its score, and its token view or its text.
+
+        Args:
+            window_id: The window.
+            selection: The selection that it stands in; the build's own if None.
 
         Raises:
             ValueError: There is no such window, or its text is not here.
         """
         row = self.corpus.row_of(window_id)
         window = self.corpus.read_window(row)
-        title = f"{window.get('source') or 'Window'} · {window_id}"
+        title = visible(f"{window.get('source') or 'Window'} · {window_id}")
+        shown = {"id": window_id, "title": title} | self._place(row, selection or self.start())
         try:
             view = self.view(window_id)
         except (ValueError, OSError) as error:
             note = visible(f"Only the text can be shown: {error}")
-            return {"id": window_id, "title": visible(title), "text": visible(window[TEXT]), "note": note}
+            return shown | {"text": visible(window[TEXT]), "note": note}
         # a click asks for what is not listed
-        return view.to_data(listed_rows=24) | {"id": window_id, "title": visible(title)}
+        data = view.to_data(listed_rows=24)
+        return data | shown | {"why": [*shown["why"], *data["why"]]}
+
+    def _place(self, row: int, selection: Selection) -> dict[str, Any]:
+        """Returns why a window is kept or not, and the windows of its category before and behind it by rank."""
+        corpus, selected = self.corpus, self.select(selection)
+        scores = {selection.ranked_by: selected.scores}
+        for name in corpus.scores:
+            if name in corpus.table.column_names:
+                scores.setdefault(name, corpus.table[name].to_numpy())
+            else:
+                scores.setdefault(name, self.select(replace(selection, score=name)).scores)
+        standing = stand(
+            corpus.table,
+            row,
+            scores,
+            kept=selected.kept,
+            alpha=selection.alpha,
+            convention=selection.convention,
+            statistics=corpus.statistics,
+        )
+        order = corpus.by_rank(corpus.table[CATEGORY][row].as_py(), selected.scores).tolist()
+        at = order.index(row) if row in order else len(order)
+        before, behind = order[max(at - 1, 0) : at], order[at + 1 : at + 2]
+        return {
+            "why": standing.sentences() if standing else [],
+            "previous": corpus.id_of(before[0]) if before else None,
+            "next": corpus.id_of(behind[0]) if behind else None,
+        }
 
     def far_tokens(self, window_id: str, position: int) -> list[tuple[int, float]]:
         """Returns the `(position, attention)` of the far tokens that a token of an opened window attends to most."""

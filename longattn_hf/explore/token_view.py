@@ -4,7 +4,7 @@ Shape suffixes: H key heads, G query heads of a key head, Q all query heads, R r
 """
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,19 @@ from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
 from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SCORE_FEATURES
+from longattn_hf.explore.token_texts import Received, name_text, show_token, sum_by_text, token_texts
+from longattn_hf.explore.why import say_attention
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.scoring.map_scores import map_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import PreTrainedTokenizerFast
 
 # rows read for the profile, and rows whose far tokens a page lists
 _ROWS = 512
+# texts whose far attention a page lists
+_TEXTS = 12
 # entries of the map that are held at once, over all heads: 64 MB in float32
 _ENTRIES = 2**24
 
@@ -84,28 +87,54 @@ class TokenView:
         Returns:
             `edges`, int64 `[E]`: bin b holds the distances in [edges[b], edges[b + 1]), two bins an octave and a cut
             at `min_distance`; `attention` and `uniform`, float64 `[E - 1]`, each summing to 1, or to the share of what
-            lies behind where the convention's rows see later keys too; `rows`, int64 `[R]`.
+            lies behind where the convention's rows see later keys too; `rows`, int64 `[R]`; `received` and `even`,
+            float64 `[T]`: the far attention of those rows that each token receives, and would if it were uniform.
         """
         length = len(self.tokens)
         edges = {0, length, self.min_distance, *(round(2 ** (half / 2)) for half in range(2 * length.bit_length()))}
         edges_E = np.array(sorted(edge for edge in edges if edge <= length))
         bounds = np.linspace(0, length, min(length, _ROWS) + 1).astype(int)
         rows = np.random.default_rng(0).integers(bounds[:-1], bounds[1:])
-        beyond_E = np.zeros(len(edges_E))
+        beyond_E, received_T = np.zeros(len(edges_E)), np.zeros(length)
         for block_R, map_RT in self._rows(rows):
             # mass at distance e or more = the sum over the first n + 1 - e keys
             sums_RT = np.pad(map_RT.double().cumsum(1).numpy(), ((0, 0), (1, 0)))
             count_RE = (block_R[:, None] + 1 - edges_E).clip(0, map_RT.shape[1])
             beyond_E += np.take_along_axis(sums_RT, count_RE, 1).sum(0)
-        num_keys = self._k.shape[2]
-        seen_R1 = (rows[:, None] + 1).clip(max=num_keys) if self._causal else np.full((len(rows), 1), num_keys)
+            far_RT = block_R[:, None] - np.arange(map_RT.shape[1]) >= self.min_distance
+            received_T[: map_RT.shape[1]] += (map_RT.double().numpy() * far_RT).sum(0)
+        seen_R1 = self._seen(rows)[:, None]
         uniform_E = ((rows[:, None] + 1 - edges_E).clip(0, seen_R1) / seen_R1).mean(0)
+        # a key is far of the rows from `min_distance` behind it on
+        later_R = np.append(np.cumsum(1 / seen_R1[::-1, 0])[::-1], 0)
+        even_T = later_R[np.searchsorted(rows, np.arange(length) + self.min_distance)]
+        even_T[self._k.shape[2] :] = 0
         return {
             "edges": edges_E,
             "attention": -np.diff(beyond_E / len(rows)),
             "uniform": -np.diff(uniform_E),
             "rows": rows,
+            "received": received_T,
+            "even": even_T,
         }
+
+    @property
+    def by_text(self) -> list[Received]:
+        """What the tokens of each text receive of the far attention of the profile's rows, most first."""
+        return sum_by_text(self.tokens, self.profile["received"], self.profile["even"])
+
+    def why(self) -> list[str]:
+        """Says in sentences where the attention goes."""
+        rows, received = np.arange(len(self.tokens)), self.profile["received"]
+        seen = self._seen(rows)
+        return say_attention(
+            self.by_text,
+            strength=self.scores[DEPENDENCY_STRENGTH],
+            even=float(((rows + 1 - self.min_distance).clip(0, seen) / seen).mean()),
+            min_distance=self.min_distance,
+            first=float(received[0] / (received.sum() or 1)),
+            heads=self.head_strength,
+        )
 
     def plot(self) -> "Figure":
         """Draws the far share along the window, the profile and the heads' strengths; needs matplotlib."""
@@ -143,21 +172,26 @@ class TokenView:
             "title": visible(self.title),
             "facts": [[name.replace("_", " "), value] for name, value in self.scores.items()]
             + [["tokens", len(self.tokens)], ["min distance", self.min_distance]],
-            "tokens": [_shown(token) for token in self.tokens],
+            "tokens": [show_token(token) for token in self.tokens],
             "share": np.round(1000 * self.far_share).astype(int).tolist(),
             "far": {str(row): pairs for row, pairs in self._top_far(listed, 5).items()},
             "minDistance": self.min_distance,
             "heads": self.head_strength.tolist(),
             "profile": {name: self.profile[name].tolist() for name in ("edges", "attention", "uniform")},
             "profileRows": len(self.profile["rows"]),
+            "why": self.why(),
+            "byText": [[name_text(one.text), one.places, one.share, one.even] for one in self.by_text[:_TEXTS]],
+            # how many keys a token's row sees: all of them, or those up to it
+            "seen": {"keys": self._k.shape[2], "causal": self._causal},
         }
 
-    def to_html(self) -> str:
-        """Returns a self-contained page, for any browser."""
+    def to_html(self, *, why: Sequence[str] = ()) -> str:
+        """Returns a self-contained page, for any browser; `why` are sentences that go before its own."""
         body = '<main><div id="view"></div></main>'
         start = 'LongAttn.tokenView(document.getElementById("view"), data);'
-        scripts = ("plots.js", "token_view.js")
-        return render_page(title=self.title, body=body, data=self.to_data(), scripts=scripts, start=start)
+        data, scripts = self.to_data(), ("plots.js", "token_view.js")
+        data["why"] = [*why, *data["why"]]
+        return render_page(title=self.title, body=body, data=data, scripts=scripts, start=start)
 
     def _repr_html_(self) -> str:
         # a frame of its own: a notebook's styles stay out, and a document's text cannot touch the notebook
@@ -176,6 +210,10 @@ class TokenView:
             for row, keys, weights in zip(block_R.tolist(), top.indices.tolist(), top.values.tolist(), strict=True):
                 mentioned[row] = [(key, weight) for key, weight in zip(keys, weights, strict=True) if weight > 0]
         return mentioned
+
+    def _seen(self, rows: np.ndarray) -> np.ndarray:
+        """How many keys each of these rows sees."""
+        return (rows + 1 if self._causal else np.full_like(rows, self._k.shape[2])).clip(max=self._k.shape[2])
 
     def _rows(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yields ascending rows of the map, block by block: their positions and, on the CPU, their mean over heads."""
@@ -216,7 +254,7 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
         raise ValueError(f"The scores are not finite: the model's activations overflow in {q.dtype}; use 'float32'.")
     return TokenView(
         title=title or str(window.get("source") or window.get(ID) or "Window"),
-        tokens=token_texts(ids, scorer.tokenizer),
+        tokens=token_texts(ids, scorer.load_tokenizer()),
         far_share=mass_BQT[0].double().mean(0).cpu().numpy(),
         min_distance=min_distance,
         head_strength=by_head[DEPENDENCY_STRENGTH],
@@ -227,30 +265,6 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
         _scale=scale,
         _causal=reading.get("causal", True),
     )
-
-
-def token_texts(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> list[str]:
-    """Returns the text that each token adds to that of the tokens before it, so that joined they are the whole text.
-
-    A token that ends inside a character adds nothing, and the one that completes the character adds all of it.
-    """
-
-    def decode(start: int, stop: int) -> str:
-        return str(tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    texts = []
-    # the tokens decoded are those behind the last whole character, and one more: some tokenizers drop a leading space
-    begun, done, before = 0, 0, ""
-    for at in range(len(ids)):
-        now = decode(begun, at + 1)
-        # a character has at most four bytes: what is not whole by then stays broken
-        if (now.endswith("\ufffd") and at - done < 3 and at + 1 < len(ids)) or not now.startswith(before):
-            texts.append("" if now.startswith(before) else now[len(before) :])
-            continue
-        texts.append(now[len(before) :])
-        begun, done = done, at + 1
-        before = decode(begun, done)
-    return texts
 
 
 def _mean_map(q_QTD: Tensor, k_HTD: Tensor, scale: float, positions_R: Tensor, causal: bool) -> Tensor:
@@ -265,7 +279,3 @@ def _mean_map(q_QTD: Tensor, k_HTD: Tensor, scale: float, positions_R: Tensor, c
             ahead_RT = torch.arange(k_HTD.shape[1], device=positions_R.device) > positions_R[:, None]
             logits_QRT.masked_fill_(ahead_RT, -torch.inf)
         return logits_QRT.softmax(-1).mean(0)
-
-
-def _shown(token: str) -> str:
-    return visible(token).replace("\n", "\u21b5\n")

@@ -139,9 +139,8 @@ def list_windows(
         words: Show only windows whose id, document or source holds this.
         count: How many rows.
     """
-    rows = corpus.rows_of(category)
-    rows = rows[~np.isnan(selected.scores[rows]) & corpus.search(words)[rows]]
-    rows = rows[np.argsort(-selected.scores[rows], kind="stable")]
+    rows = corpus.by_rank(category, selected.scores)
+    rows = rows[corpus.search(words)[rows]]
     if order == "only in this selection":
         rows = rows[selected.kept[rows] & ~other.kept[rows]]
     elif order == "only in the other":

@@ -1,9 +1,8 @@
 """The queries and keys of a causal language model's first attention layer, and nothing else of the model."""
 
-import json
 import warnings
-from collections.abc import Collection, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,14 +13,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from longattn_hf.hub.repository import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
-from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
-from longattn_hf.model.identity import identify_once, pinned
+from longattn_hf.model.byte_ranges import Rows
+from longattn_hf.model.device import pick_device, pick_dtype
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
 from longattn_hf.model.one_layer import build_one_layer
 from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
-from longattn_hf.model.tensors import gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
+from longattn_hf.model.snapshot import Snapshot
+from longattn_hf.model.tensors import Tensors, gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
 
 
 class FirstLayer:
@@ -45,7 +45,7 @@ class FirstLayer:
         model: PreTrainedModel,
         identity: dict[str, Any],
         *,
-        location: Location,
+        location: Location | None,
         stored_names: Collection[str],
         rope_is_overridden: bool,
     ) -> None:
@@ -109,18 +109,60 @@ class FirstLayer:
                 "rope_scaling= with what the model's config.json says, or {'rope_type': 'default'} for none."
             )
         config = read_config(location, trust_remote_code=trust_remote_code)
+
+        def read(network: PreTrainedModel, needed: Mapping[str, Rows]) -> Tensors:
+            if gguf:
+                return read_gguf(gguf, network, needed)
+            return read_safetensors(location, lambda names: pick_stored_names(network, needed, names))
+
+        return cls._build(
+            config, read, dtype, device, rope_theta, rope_scaling, location, trust_remote_code, renamed=bool(gguf)
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: PreTrainedModel | Snapshot,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        rope_theta: float | None = None,
+        rope_scaling: Mapping[str, Any] | None = None,
+    ) -> "FirstLayer":
+        """Copies the first layer of a model that is loaded already, with the arguments of `from_pretrained`.
+
+        Raises:
+            ValueError: Its first layer is not causal softmax attention, or it is quantised or has adapters.
+        """
+        snapshot = model if isinstance(model, Snapshot) else Snapshot.of(model)
+        device = pick_device(device)
+        config, tensors = deepcopy(snapshot.config), snapshot.tensors
+        dtype = pick_dtype(dtype, device)
+        return cls._build(config, lambda *_: tensors, dtype, device, rope_theta, rope_scaling, renamed=True)
+
+    @classmethod
+    def _build(
+        cls,
+        config: PreTrainedConfig,
+        read: Callable[[PreTrainedModel, Mapping[str, Rows]], Tensors],
+        dtype: torch.dtype,
+        device: torch.device,
+        rope_theta: float | None,
+        rope_scaling: Mapping[str, Any] | None,
+        location: Location | None = None,
+        trust_remote_code: bool = False,
+        *,
+        renamed: bool,
+    ) -> "FirstLayer":
         rope = override_rope(config, rope_theta, rope_scaling)
         # parameters made in inference mode could not be loaded in place
         with torch.inference_mode(False):
             network, needed = build_one_layer(config, dtype, trust_remote_code=trust_remote_code)
-            if gguf:
-                tensors = read_gguf(gguf, network, needed)
-            else:
-                tensors = read_safetensors(location, lambda names: pick_stored_names(network, needed, names))
-            load_one_layer(network, needed, tensors.by_name, device, renamed=gguf is not None)
+            tensors = read(network, needed)
+            load_one_layer(network, needed, dict(tensors.by_name), device, renamed=renamed)
         identity = {
-            "model": location.name,
-            "revision": location.commit,
+            "model": location.name if location else f"{type(network).__name__} (an object)",
+            "revision": location.commit if location else None,
             "sha256": tensors.sha256,
             "dtype": str(dtype).removeprefix("torch."),
             "rope": rope,
@@ -145,8 +187,10 @@ class FirstLayer:
             repo_id: The repository that the card is to name.
 
         Raises:
-            ValueError: The layer was read from a GGUF file, which can be copied itself.
+            ValueError: The layer was read from a GGUF file, which can be copied itself, or from a loaded model.
         """
+        if self._location is None:
+            raise ValueError("The layer is a loaded model's: save that, and load the layer from its folder.")
         save_layer(self._location, self._stored_names, self.config, self.identity, Path(folder), repo_id=repo_id)
 
     def push_to_hub(
@@ -238,44 +282,3 @@ class FirstLayer:
                 "rope_theta= or rope_scaling= to stretch them, or use shorter windows.",
                 stacklevel=3,
             )
-
-
-def load_first_layer(
-    model: ModelRef | str,
-    *,
-    dtype: str | None = None,
-    device: str | torch.device | None = None,
-    rope_theta: float | None = None,
-    rope_scaling: Mapping[str, Any] | None = None,
-) -> FirstLayer:
-    """Returns `FirstLayer.from_pretrained` of the same arguments, loading it on the first call in a process.
-
-    Where the model's files have changed it is loaded again. In a forked process, as those of
-    `Dataset.map(num_proc=...)`, torch is told to use one thread.
-    """
-    use_one_thread_after_fork()
-    chosen = pick_device(device)
-    scaling = json.dumps(dict(rope_scaling), sort_keys=True) if rope_scaling else None
-    ref = ModelRef.of(model)
-    identity = identify_once(ref)
-    return _load_once(pinned(ref), identity, pick_dtype(dtype, chosen), chosen, rope_theta, scaling)
-
-
-@lru_cache(maxsize=2)
-def _load_once(
-    model: ModelRef,
-    identity: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    rope_theta: float | None,
-    rope_scaling: str | None,
-) -> FirstLayer:
-    return FirstLayer.from_pretrained(
-        model.name,
-        revision=model.revision,
-        gguf_file=model.gguf_file,
-        dtype=dtype,
-        device=device,
-        rope_theta=rope_theta,
-        rope_scaling=json.loads(rope_scaling) if rope_scaling else None,
-    )

@@ -1,11 +1,13 @@
 """What stands behind a name at the moment, so that results of other bytes are never taken for its own."""
 
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from longattn_hf.files import hash_json
+from longattn_hf.model.loaded import is_loaded
 from longattn_hf.model.location import ModelRef, locate, resolve_model
 
 # what a model or its tokenizer is read from
@@ -25,6 +27,8 @@ def identify(model: ModelRef) -> str:
     Raises:
         ValueError: There is no such model, or no access to it.
     """
+    if is_loaded(model.name):
+        return str(model.name)
     path = Path(resolve_model(model.name)).expanduser()
     if path.is_dir():
         only = path / model.gguf_file if model.gguf_file else None
@@ -49,7 +53,7 @@ def identify_once(model: ModelRef) -> str:
 def pinned(model: ModelRef) -> ModelRef:
     """Returns the model at the commit that `identify` found, where it is on the Hub."""
     commit = _commits.get(model)
-    return ModelRef(model.name, commit, model.gguf_file) if commit else model
+    return replace(model, revision=commit) if commit else model
 
 
 def identify_file(file: Path) -> str:
@@ -85,7 +89,10 @@ class KnowsItsBytes:
     def __getstate__(self) -> dict[str, Any]:
         return {
             **vars(self),
-            "_bytes": ({model: _try_to_identify(model) for model in self._models()}, self._other_bytes()),
+            "_bytes": (
+                {replace(model, token=None): _try_to_identify(model) for model in self._models()},
+                self._other_bytes(),
+            ),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.identity import identify_once, pinned
-from longattn_hf.model.location import ModelRef, locate
+from longattn_hf.model.location import ModelRef, locate, read_config
 
 _LOGIT_ROWS = 512
 
@@ -42,8 +42,14 @@ def load_language_model(
 @lru_cache(maxsize=1)
 def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     location = locate(model)
+    # checks what code may run
+    read_config(location, trust_remote_code=model.trust_remote_code)
     network = AutoModelForCausalLM.from_pretrained(
-        location.path, dtype=dtype, attn_implementation=SHOWS_ATTENTION, **location.weights_arguments
+        location.path,
+        dtype=dtype,
+        attn_implementation=SHOWS_ATTENTION,
+        trust_remote_code=model.trust_remote_code,
+        **location.weights_arguments,
     )
     changes = [
         name
@@ -53,7 +59,7 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     if changes:
         raise ValueError(f"{location.name!r} changes its logits ({', '.join(changes)}), which is not computed here.")
     # its stub takes the device for the model
-    return network.to(device).eval()  # type: ignore[arg-type]
+    return network.to(device).eval()
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """Where a model's files are: a directory, a GGUF file, a package's file, or a Hub repository at a commit."""
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from longattn_hf.hub.refusals import httpx, refusal
+from longattn_hf.model.loaded import is_loaded, title_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,15 +35,26 @@ class ModelRef:
             installed package brings.
         revision: The branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside a directory or repository.
+        token: As for `huggingface_hub`; never shown, and no part of what the model is.
+        trust_remote_code: Whether code of the repository may run.
+
+    Raises:
+        ValueError: It names a loaded object, of which the others say nothing.
     """
 
     name: str
     revision: str | None = None
     gguf_file: str | None = None
+    token: str | bool | None = field(default=None, repr=False, compare=False)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         # people give paths too
         object.__setattr__(self, "name", os.fspath(self.name))
+        arguments = ("revision", "gguf_file", "token", "trust_remote_code")
+        given = [name for name in arguments if getattr(self, name) not in (None, False)]
+        if given and is_loaded(self.name):
+            raise ValueError(f"{self.title} is loaded already: leave out {', '.join(given)}.")
 
     @classmethod
     def of(cls, model: "ModelRef | str") -> "ModelRef":
@@ -55,6 +68,8 @@ class ModelRef:
         Raises:
             ValueError: The package is not installed, or has no such file.
         """
+        if is_loaded(self.name):
+            return title_of(self.name)
         if self.name.startswith(_PACKAGE):
             resolve_model(self.name)
             package, _, file = self.name.removeprefix(_PACKAGE).partition("/")
@@ -127,6 +142,9 @@ def locate(model: ModelRef | str, *, token: str | bool | None = None) -> Locatio
     """
     ref = ModelRef.of(model)
     name, gguf_file = ref.name, ref.gguf_file
+    token = ref.token if token is None else token
+    if is_loaded(name):
+        raise ValueError(f"{ref.title} has no files to read: give the name of a model.")
     path = Path(resolve_model(name)).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return Location(path=str(path.parent), gguf_file=path.name)
@@ -203,13 +221,36 @@ def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreT
     """Reads a model's configuration.
 
     Raises:
-        ValueError: It cannot be read, or needs code from its repository that is not trusted.
+        ValueError: It cannot be read, needs code from its repository that is not trusted, or is to be trusted with
+            code that is not its own.
     """
     from transformers import AutoConfig
 
     try:
+        if trust_remote_code:
+            refuse_other_code(location)
         return AutoConfig.from_pretrained(
             location.path, trust_remote_code=trust_remote_code, **location.loading_arguments
         )
     except (OSError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"Cannot read the configuration of {location.name!r}: {error}") from error
+
+
+def refuse_other_code(location: Location) -> None:
+    """Checks that code which may run is what the model's identity covers: files beside its configuration.
+
+    Raises:
+        ValueError: The model is a GGUF file, which has none, or the code lies in another repository.
+    """
+    if location.gguf_file:
+        raise ValueError(f"{location.name!r} is a GGUF file, which brings no code: leave out trust_remote_code.")
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            classes = json.loads(location.file(file).read_text(encoding="utf-8")).get("auto_map", {})
+        except FileNotFoundError:
+            continue
+        if elsewhere := sorted(str(name) for name in classes.values() if "--" in str(name)):
+            raise ValueError(
+                f"{location.name!r} takes code from another repository ({elsewhere[0]}, {file}), which no commit "
+                "pins, so that scores could change unseen. Copy the code beside the model, and say so in its auto_map."
+            )

@@ -1,13 +1,15 @@
 """A model's tokenizer, and the one way in which documents are tokenised."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from longattn_hf.files import hash_json
 from longattn_hf.model.identity import identify_once, pinned
-from longattn_hf.model.location import Location, ModelRef, locate
+from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object
+from longattn_hf.model.location import Location, ModelRef, locate, refuse_other_code
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
@@ -27,6 +29,9 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     location = locate(model, token=token)
+    trust_remote_code = trust_remote_code or ModelRef.of(model).trust_remote_code
+    if trust_remote_code:
+        refuse_other_code(location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location.path, trust_remote_code=trust_remote_code, **location.loading_arguments
@@ -41,8 +46,8 @@ def load_tokenizer(
         )
     if location.gguf_file:
         _split_as_named(tokenizer, location)
-    _prove(tokenizer, location)
-    return tokenizer  # type: ignore[return-value]  # a fast one
+    _prove(tokenizer, location.name, _own_tokenizer(location))
+    return tokenizer  # a fast one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +147,7 @@ def probe_ids(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
     return tokenise(tokenizer, _PROBE + " ".join(tokenizer.all_special_tokens))["input_ids"]
 
 
-def _prove(tokenizer: Any, location: Location) -> None:
+def _prove(tokenizer: Any, title: str, own: Any) -> None:
     """Checks that a tokenizer gives the ids that its own file says, and that they lead back to the text.
 
     Raises:
@@ -151,18 +156,16 @@ def _prove(tokenizer: Any, location: Location) -> None:
     ids, backend = probe_ids(tokenizer), tokenizer.backend_tokenizer
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         # early releases of transformers make an empty one where there are no files
-        raise ValueError(
-            f"{location.name!r} has no tokenizer that transformers can load: it knows special tokens only."
-        )
+        raise ValueError(f"{title!r} has no tokenizer that transformers can load: it knows special tokens only.")
     text = _PROBE + " ".join(tokenizer.all_special_tokens)
-    if (own := _own_tokenizer(location)) is not None:
+    if own is not None:
         own.encode_special_tokens = True
         expected = own.encode(text, add_special_tokens=False).ids
         if ids != expected:
             pairs = enumerate(zip(ids, expected, strict=False))
             at = next((n for n, pair in pairs if pair[0] != pair[1]), min(len(ids), len(expected)))
             raise ValueError(
-                f"The tokenizer of {location.name!r}, as transformers loads it ({type(tokenizer).__name__}), gives "
+                f"The tokenizer of {title!r}, as transformers loads it ({type(tokenizer).__name__}), gives "
                 f"other ids than the tokenizer.json beside it: {ids[at : at + 4]} and {expected[at : at + 4]} for the "
                 'same text. If tokenizer.json is the model\'s own, set "tokenizer_class": "PreTrainedTokenizerFast" '
                 "in tokenizer_config.json, or take its safetensors instead of a GGUF file; if not, remove it."
@@ -171,7 +174,7 @@ def _prove(tokenizer: Any, location: Location) -> None:
         back = backend.decode(ids, skip_special_tokens=False)
         if back.removeprefix(" ") != text:
             raise ValueError(
-                f"The tokenizer of {location.name!r} does not lead back to the text that its ids stand for: a probe "
+                f"The tokenizer of {title!r} does not lead back to the text that its ids stand for: a probe "
                 f"text comes back as {back[:40]!r}... Its vocabulary is damaged, or another tokenizer's."
             )
 
@@ -193,7 +196,15 @@ def _own_tokenizer(location: Location) -> Any:
 
 
 def load_tokenizer_once(model: ModelRef) -> "PreTrainedTokenizerFast":
-    """Loads a tokenizer on the first call in a process, and the same one afterwards, unless its files change."""
+    """Loads a tokenizer on the first call in a process, and the same one afterwards, unless its files change.
+
+    Raises:
+        ValueError: As `load_tokenizer`; or the name is that of a loaded model, which has none.
+    """
+    if is_loaded(model.name):
+        if not hasattr(held := held_by(model.name), "backend_tokenizer"):
+            raise ValueError(f"{model.title} brings no tokenizer: give tokenizer= too, a name or an object.")
+        return held
     return _load_once(pinned(model), identify_once(model))
 
 
@@ -205,12 +216,36 @@ def _load_once(model: ModelRef, identity: str) -> "PreTrainedTokenizerFast":
 def identify_tokenizer(model: ModelRef) -> str | None:
     """Names a model's tokenizer by what it holds and what it makes of a probe text; None where there is none."""
     try:
-        tokenizer = load_tokenizer_once(model)
-        # a call leaves its truncation and padding behind in it
-        definition = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-        return hash_json([definition, probe_ids(tokenizer), tokenizer.bos_token_id])
+        return _identity_of(load_tokenizer_once(model))
     except ValueError:
         return None
+
+
+def _identity_of(tokenizer: "PreTrainedTokenizerFast") -> str:
+    # a call leaves its truncation and padding behind in it
+    definition = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return hash_json([definition, probe_ids(tokenizer), tokenizer.bos_token_id])
+
+
+def name_tokenizer(tokenizer: Any) -> Any:
+    """Returns the name of a tokenizer given as an object, of which a copy is kept; names stay as they are.
+
+    Raises:
+        ValueError: It is no fast tokenizer of transformers, or its ids do not lead back to their text.
+    """
+    if tokenizer is None or is_name(tokenizer):
+        return tokenizer
+    kind = type(tokenizer).__name__
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"tokenizer is a {kind}: give a name, or a fast tokenizer of transformers, as AutoTokenizer loads it (of "
+            "the library tokenizers: PreTrainedTokenizerFast(tokenizer_object=...))."
+        )
+    copy = deepcopy(tokenizer)
+    copy.backend_tokenizer.no_truncation()
+    copy.backend_tokenizer.no_padding()
+    _prove(copy, f"{kind} (an object)", None)
+    return name_object(kind, _identity_of(copy), copy)
 
 
 def tokenise(tokenizer: "PreTrainedTokenizerFast", text: str | list[str]) -> "BatchEncoding":

@@ -38,12 +38,20 @@ LongAttn.explorer = {
       make("pre", { tabindex: 0, role: "region", "aria-label": "Recipe" }, data.text), copy);
   },
 
-  window(root, data, ask) {
+  window(root, data, ask, send) {
     const { make } = LongAttn;
     if (!data) return root.replaceChildren();
     if (data.tokens) LongAttn.tokenView(root, data, (position) => ask([data.id, position]));
-    else root.replaceChildren(make("h2", {}, data.title), make("p", { class: "la-note" }, data.note),
-      make("pre", { tabindex: 0, "aria-label": "Text of the window" }, data.text));
+    else root.replaceChildren(make("h2", {}, data.title),
+      make("ul", { class: "la-why", "aria-label": "Why this score" }, ...(data.why || []).map((sentence) => make("li", {}, sentence))),
+      make("p", { class: "la-note" }, data.note), make("pre", { tabindex: 0, "aria-label": "Text of the window" }, data.text));
+    const walk = (label, id) => {
+      const button = make("button", { type: "button", disabled: id ? null : "" }, label);
+      button.addEventListener("click", () => send("open", { id }));
+      return button;
+    };
+    root.prepend(make("nav", { class: "la-walk", "aria-label": "Windows by rank" },
+      walk("\u2190 Previous rank", data.previous), walk("Next rank \u2192", data.next)));
     root.scrollIntoView({ block: "nearest" });
   },
 };

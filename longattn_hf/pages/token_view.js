@@ -19,23 +19,27 @@ LongAttn.tokenView = (root, data, ask = null) => {
     const around = (from, to) => data.tokens.slice(Math.max(from, 0), Math.max(to, 0)).join("").replaceAll("\n", " ");
     return make("code", {}, `${around(at - 6, at)}\u2003`, make("strong", {}, data.tokens[at] || "\u00b7"), `\u2003${around(at + 1, at + 5)}`);
   };
+  const seen = (at) => (data.seen.causal ? Math.min(at + 1, data.seen.keys) : data.seen.keys);
+  // a share of attention, beside what attention spread evenly would give
+  const lift = (share, even) => (even > 0 ? `${(share / even).toPrecision(2)}\u00d7` : "-");
   const show = (far) => {
     marked.forEach((span) => span.classList.remove("la-far"));
     marked = far.map(([at]) => spans[at]);
     marked.forEach((span) => span.classList.add("la-far"));
     details.replaceChildren(make("h3", {}, `Token ${count(here)}: `, make("code", {}, JSON.stringify(data.tokens[here]))),
-      make("p", {}, `${(data.share[here] / 10).toFixed(1)} % of its attention goes at least ${count(data.minDistance)} tokens back.`));
+      make("p", {}, `${(data.share[here] / 10).toFixed(1)} % of its attention goes at least ${count(data.minDistance)} tokens back; ` +
+        `spread evenly, ${(100 * Math.min(Math.max(here + 1 - data.minDistance, 0), seen(here)) / seen(here)).toFixed(1)} % would.`));
     if (!far.length) {
       const why = here < data.minDistance ? "Nothing stands that far back of it." : "Its far tokens are not listed here; view.top_far(position) computes them.";
       details.append(make("p", { class: "la-note" }, why));
       return;
     }
     details.append(make("p", {}, "The far tokens that it attends to most:"), LongAttn.table({
-      label: "Far tokens", head: ["attention", "token", "in its place"], numbers: [0],
+      label: "Far tokens", head: ["attention", "of even", "token", "in its place"], numbers: [0, 1],
       rows: far.map(([at, weight]) => {
         const jump = make("button", { type: "button", class: "la-link" }, count(at));
         jump.addEventListener("click", () => select(at, true));
-        return [`${(100 * weight).toPrecision(2)} %`, jump, context(at)];
+        return [`${(100 * weight).toPrecision(2)} %`, lift(weight, 1 / seen(here)), jump, context(at)];
       }),
     }));
   };
@@ -76,7 +80,8 @@ LongAttn.tokenView = (root, data, ask = null) => {
   const heads = Math.max(...data.heads, 1e-9);
   root.replaceChildren(
     make("h2", {}, data.title),
-    make("p", {}, data.facts.map(([name, value]) => `${name} ${typeof value === "number" ? short(value) : value}`).join(" · ")),
+    make("ul", { class: "la-why", "aria-label": "Why this score" }, ...data.why.map((sentence) => make("li", {}, sentence))),
+    make("p", { class: "la-note" }, data.facts.map(([name, value]) => `${name} ${typeof value === "number" ? short(value) : value}`).join(" · ")),
     make("div", { class: "la-view" },
       make("div", {},
         make("p", { class: "la-note" }, `Share of attention at least ${count(data.minDistance)} tokens back: 0 `,
@@ -87,6 +92,10 @@ LongAttn.tokenView = (root, data, ask = null) => {
         LongAttn.legend(["kept", "far"], ["dropped", "near"], ["second", "uniform attention"]),
         LongAttn.profile({ ...data.profile, minDistance: data.minDistance }),
         make("p", { class: "la-note" }, `Mean over heads and ${count(data.profileRows)} of ${count(spans.length)} tokens.`),
+        make("h3", {}, "What receives the far attention"),
+        LongAttn.table({ label: "What receives the far attention", head: ["token", "times", "share", "of even"], numbers: [1, 2, 3],
+          rows: data.byText.map(([name, places, share, even]) =>
+            [make("code", {}, name), places, `${(100 * share).toPrecision(2)} %`, lift(share, even)]) }),
         make("h3", {}, "Dependency strength by head"),
         LongAttn.table({ label: "Dependency strength by head", head: ["head", "strength", ""], numbers: [0, 1],
           rows: data.heads.map((value, at) => [at, value,

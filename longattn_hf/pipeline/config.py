@@ -14,6 +14,7 @@ from longattn_hf.hub.release import SCORES
 from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.choice import ScorerChoice
+from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
 from longattn_hf.pipeline.settings import (
     Several,
     Texts,
@@ -25,16 +26,15 @@ from longattn_hf.pipeline.settings import (
     settings,
 )
 from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
+from longattn_hf.selection.certify import refuse_uncertain
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
-
-#: The recipes that the package brings, each by its name.
-CONFIGS = Path(__file__).parent / "configs"
+from longattn_hf.selection.steps import FIRST_FRACTION
 
 # may change on a scored corpus; scorers that come later score what is there
 _SELECTION = (
     "scorers", "select_by", "combine", "gate", "temperature", "draw_seed", "alpha", *LIMITS, "refuse_overlap",
-    "statistics",
+    "certify", "confidence", "statistics",
 )  # fmt: skip
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
@@ -81,6 +81,9 @@ class BuildConfig:
         fraction: Keep this share; a number, or one for each category.
         token_budget: Keep this many tokens of each category; a number, or one for each category.
         refuse_overlap: Leave out windows that share tokens with better ones.
+        certify: Score all windows from sampled rows (`row_fraction`, a sixteenth if None), and from a quarter or all
+            of them only where the cut hangs on it; it is then right on its scale with the probability `confidence`.
+        confidence: Of a certified cut, in (0, 1); it also bounds the share that an exact scale would exchange.
         statistics: A `statistics.json` of another build, to score on its scale.
         pretty_name: The card's title.
         description: The card's first paragraph.
@@ -130,6 +133,8 @@ class BuildConfig:
     fraction: float | dict[str | int, float] | None = None
     token_budget: int | dict[str | int, int] | None = None
     refuse_overlap: bool = False
+    certify: bool = False
+    confidence: float = 0.99
     statistics: str | None = None
     pretty_name: str | None = None
     description: str = ""
@@ -181,7 +186,8 @@ class BuildConfig:
             if fraction is None:
                 raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
             object.__setattr__(self, "fraction", fraction)
-        self._selection(None)
+        if self._selection(None) and self.certify:
+            refuse_uncertain(self._selection(None), self.confidence)
         if self.statistics and LONGATTN not in self.choice.scorers:
             raise ValueError("statistics are a scale of LongAttn's scores, and the scorers do not name longattn.")
 
@@ -205,7 +211,13 @@ class BuildConfig:
     @property
     def work(self) -> dict[str, Any]:
         """The settings that windows and scores depend on."""
-        return {n: v for n, v in asdict(self).items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+        values = asdict(self) | {"row_fraction": self.first_fraction}
+        return {n: v for n, v in values.items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+
+    @property
+    def first_fraction(self) -> float | None:
+        """The share of the query rows that all windows are scored from; None for all rows."""
+        return FIRST_FRACTION if self.certify and self.row_fraction is None else self.row_fraction
 
     @property
     def result(self) -> dict[str, Any]:
@@ -226,20 +238,6 @@ class BuildConfig:
     def categories(self) -> list[str]:
         """The categories, in the order of the sources."""
         return list(dict.fromkeys(source.category for source in self.sources))
-
-
-def find_config(path: str | Path) -> Path:
-    """Returns the file of a configuration: itself, or the one of the package that has this name.
-
-    Raises:
-        ValueError: It is no file's name, and no recipe of the package is called so.
-    """
-    packaged = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
-    if Path(path).exists() or Path(path).suffix:
-        return Path(path)
-    if str(path) not in packaged:
-        raise ValueError(f"There is no configuration {path}: give a YAML file, or one of {', '.join(packaged)}.")
-    return packaged[str(path)]
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:

@@ -51,6 +51,7 @@ class BuildFolder:
         windows: Shards of windows, by category.
         scores: Shards of their scores, under the same names.
         shards: The list of both.
+        refinement: Which windows to score again; there while they are.
         selection: What is kept, and the files that it goes to; there while those are being written.
         staging: The finished dataset before it is put in place.
         settings: The settings that the shards are made with.
@@ -71,7 +72,7 @@ class BuildFolder:
         self.work = self.path / "work"
         self.windows, self.scores = self.work / "windows", self.work / "scores"
         self.shards, self.selection = self.work / "shards.parquet", self.work / "selection.parquet"
-        self.staging = self.work / "staging"
+        self.refinement, self.staging = self.work / "refinement.parquet", self.work / "staging"
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
         self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
         self.placing, self.lock = self.work / "placing.json", self.work / ".lock"

@@ -18,6 +18,7 @@ from longattn_hf.columns import (
     KEPT,
     LICENSE,
     LONG_DISTANCE_SCORE,
+    ROW_FRACTION,
     SELECTION_SCORE,
     SOURCE,
     TEXT,
@@ -78,6 +79,7 @@ def added_features(config: BuildConfig) -> dict[str, Any]:
     scorers = make_scorers(config)
     added = [(name, kind) for scorer in scorers.values() for name, kind in scorer.added_columns.items()]
     added += [(LONG_DISTANCE_SCORE, pa.float64())] if LONGATTN in scorers else []
+    added += [(ROW_FRACTION, pa.float64())] if config.certify else []
     added += [(SELECTION_SCORE, pa.float64())] if config.choice.is_sum else []
     return dict(Features.from_arrow_schema(pa.schema(added)))
 

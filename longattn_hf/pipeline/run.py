@@ -18,13 +18,14 @@ from longattn_hf.columns import ID, KEPT
 from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import publish
+from longattn_hf.pipeline.certify import Certified, certify_cut
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.engine import start_engine
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, write_kept, write_selection
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.recipe import added_features, plan_report
-from longattn_hf.pipeline.scoring import make_scorers, score_windows
+from longattn_hf.pipeline.scoring import make_scorers, read_all_scores, score_windows
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
@@ -131,7 +132,11 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
     shards = _window(config, folder, process)
     scored = score_windows(shards, scorers, process=process)
     process.wait()
-    decision = _decide(config, words, shards, scorers) if process.index == 0 else None
+    certified = None
+    if config.certify:
+        again, certified = certify_cut(config, shards, scorers, process=process)
+        scored += again
+    decision = _decide(config, words, shards, scorers, certified) if process.index == 0 else None
     process.wait()
     if folder.selection.exists():
         write_kept(shards, process=process)
@@ -177,14 +182,20 @@ class _Decision:
     table: pa.Table
     files: list[OutputFile]
     fingerprint: str
+    certified: Certified | None
 
 
-def _decide(config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapping[str, Scorer]) -> _Decision | None:
+def _decide(
+    config: BuildConfig,
+    words: str,
+    shards: ScoredShards,
+    scorers: Mapping[str, Scorer],
+    certified: Certified | None,
+) -> _Decision | None:
     """Selects, and writes down what all processes are to write; None where the folder holds just that already."""
     folder = shards.folder
     folder.selection.unlink(missing_ok=True)
-    # the reasons of windows without scores are those of the scorers that decide
-    table = shards.read_scores({name: scorers[name].fingerprint for name in [*config.choice.deciding, *scorers]})
+    table = certified.table if certified else read_all_scores(config, shards, scorers)
     if not len(table):
         raise ValueError(f"No document reaches {config.window_tokens} tokens, so there is nothing to score or keep.")
     table = config.selection.apply(table)
@@ -196,7 +207,7 @@ def _decide(config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapp
         shutil.rmtree(folder.staging)
     files = plan_files(table, config.categories)
     write_selection(files, table, shards, [name for name in added_features(config) if name in table.column_names])
-    return _Decision(table, files, fingerprint)
+    return _Decision(table, files, fingerprint, certified)
 
 
 def _hash_table(table: pa.Table) -> str:
@@ -246,6 +257,7 @@ def _describe(
         not_run=False,
         settings=settings,
         software=software_versions(),
+        certificate=decision.certified.describe(table[KEPT]) if decision.certified else None,
         categories=dict(describe_categories(table, shards.counts, selection, plan.scores)),
         sources=describe_sources(table, shards.counts),
         others=compare_scores(table, selection, plan.scores, shards.read_texts),

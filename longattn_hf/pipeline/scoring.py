@@ -18,8 +18,7 @@ from longattn_hf.scoring.base import Scorer
 
 # the settings of a build that are LongAttn's
 _OF_LONGATTN = (
-    "convention", "rope_theta", "rope_scaling", "impl", "add_bos", "row_fraction", "seed", "per_head", "window_tokens",
-    "batch_tokens",
+    "convention", "rope_theta", "rope_scaling", "impl", "add_bos", "seed", "per_head", "window_tokens", "batch_tokens",
 )  # fmt: skip
 _OF_THE_MODEL = ("model", "revision", "gguf_file", "dtype")
 
@@ -35,7 +34,7 @@ def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
         known: dict[str, Any] = {key: getattr(config, key) for key in (*_OF_THE_MODEL, "on_error")}
         if name == LONGATTN:
             known |= {key: getattr(config, key) for key in _OF_LONGATTN}
-            known["min_distance"] = config.resolved_min_distance
+            known |= {"min_distance": config.resolved_min_distance, "row_fraction": config.first_fraction}
         scorers[name] = make_scorer(name, {key: value for key, value in known.items() if takes(name, key)} | {**own})
     return scorers
 
@@ -88,11 +87,7 @@ class Scoring:
 
     def made_with(self) -> dict[str, str]:
         """Names the scorers, and the device where they compute on one."""
-        if not self.runs_models:
-            return fingerprints_of(self.scorers)
-        from longattn_hf.model.device import pick_device
-
-        return {"device": pick_device().type} | fingerprints_of(self.scorers)
+        return name_device(self.runs_models) | fingerprints_of(self.scorers)
 
     def units(self, workers: int, share: slice) -> list[_Lacking]:
         """Lists those of a share of the shards that lack scores."""
@@ -129,9 +124,24 @@ class Scoring:
             write_shard(self.folder.scores_by(name) / file, whole, fingerprint, facts)
 
 
+def read_all_scores(config: BuildConfig, shards: ScoredShards, scorers: Mapping[str, Scorer]) -> pa.Table:
+    """Reads the scores of all scorers; raises as `ScoredShards.read_scores`."""
+    # the reasons of windows without scores are those of the scorers that decide
+    return shards.read_scores({name: scorers[name].fingerprint for name in [*config.choice.deciding, *scorers]})
+
+
 def fingerprints_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:
     """Returns what the scores of each scorer depend on, by its name."""
     return {name: scorer.fingerprint for name, scorer in scorers.items()}
+
+
+def name_device(runs_models: bool) -> dict[str, str]:
+    """Returns the kind of device that models would run on here, as `device`; nothing where there are none."""
+    if not runs_models:
+        return {}
+    from longattn_hf.model.device import pick_device
+
+    return {"device": pick_device().type}
 
 
 def _score_batches(
@@ -146,22 +156,31 @@ def _score_batches(
         own = {name: [c for c in kept if c not in scorer.added_columns] for name, scorer in scorers.items()}
         yield {name: file.schema_arrow.empty_table().select(columns) for name, columns in own.items()}
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(dict.fromkeys((*kept, *reads.values())))):
-            columns: dict[str, Any] = {}
-            for column in {*reads.values()}:
-                values = batch.column(column)
-                ids = column == INPUT_IDS
-                columns[column] = [row.values.to_numpy() for row in values] if ids else values.to_pylist()
+            columns = {column: _values_of(batch.column(column), column) for column in {*reads.values()}}
             scored = {}
             for name, scorer in scorers.items():
-                try:
-                    scores = scorer({reads[name]: columns[reads[name]]})
-                except ValueError as error:
-                    ids = batch.column(ID).to_pylist()
-                    raise ValueError(f"While scoring {path.name}, windows {ids}: {error}") from error
                 table = pa.Table.from_batches([batch]).select(own[name])
-                for column, values in scores.items():
-                    kind = pa.string() if column == SKIP_REASON else None
-                    table = table.append_column(column, pa.array(values, kind))
-                scored[name] = table
+                scored[name] = _add_scores(table, scorer, reads[name], columns[reads[name]], path)
             tick(len(batch))
             yield scored
+
+
+def score_some(table: pa.Table, scorer: Scorer, path: Path) -> pa.Table:
+    """Scores windows of one shard, with their ids or text; returns their `id`s and the scores."""
+    column = next(name for name in scorer.readable_columns if name in table.column_names)
+    values = _values_of(table[column], column)
+    return _add_scores(table.select([ID]), scorer, column, values, path)
+
+
+def _values_of(column: pa.Array | pa.ChunkedArray, name: str) -> list[Any]:
+    return [row.values.to_numpy() for row in column] if name == INPUT_IDS else column.to_pylist()
+
+
+def _add_scores(table: pa.Table, scorer: Scorer, column: str, values: list[Any], path: Path) -> pa.Table:
+    try:
+        scores = scorer({column: values})
+    except ValueError as error:
+        raise ValueError(f"While scoring {path.name}, windows {table[ID].to_pylist()}: {error}") from error
+    for name, added in scores.items():
+        table = table.append_column(name, pa.array(added, pa.string() if name == SKIP_REASON else None))
+    return table

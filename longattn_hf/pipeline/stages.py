@@ -8,7 +8,7 @@ goes on where it stopped, with any number of processes, and ends in the same byt
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -90,7 +90,8 @@ class Windowing:
         """Names the settings and the tokenizer."""
         tokenizer = load_tokenizer_once(self.transform.model_ref)
         settings = {
-            "transform": asdict(replace(self.transform, tokenizer="", revision=None, gguf_file=None)),
+            # which tokenizer it is stands below
+            "transform": self.transform.settings | {"tokenizer": "", "revision": None, "gguf_file": None},
             "tokenizer": sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
             "documents_per_shard": self.documents_per_shard,
         }

@@ -12,6 +12,7 @@ from longattn_hf.columns import (
     DISTRIBUTION_UNIFORMITY,
     LONG_DISTANCE_SCORE,
     MAP_VARIANCE,
+    ROW_FRACTION,
     SELECTION_SCORE,
 )
 from longattn_hf.hub.card_merge import BEGIN, END
@@ -52,6 +53,7 @@ _MEANINGS = {
     DISTRIBUTION_UNIFORMITY: "at most 0, larger is better: minus the variance of the far attention",
     MAP_VARIANCE: "at least 0, smaller is better: the variance over the whole map, near entries set to zero",
     LONG_DISTANCE_SCORE: "in units of the category's standardisation, larger is better: both scores combined",
+    ROW_FRACTION: "the share of the window's tokens whose attention its scores were read from",
     "echo": "at least 0, larger is better: how far the window's words are foretold by its earlier words, near and far",
     "far_gain": "at least 0, larger is better: what far words add to the near ones, in ordered text of known kinds",
     "kind": "at most 1, below 0 outside: whether the text's surface is that of a known kind of documents",

@@ -72,6 +72,24 @@ class CategoryFacts:
 
 
 @_facts
+class StepFacts:
+    """The windows whose finest scores are of one share of their rows: how many of them are kept, and how many not."""
+
+    row_fraction: float
+    kept: int
+    dropped: int
+
+
+@_facts
+class CertificateFacts:
+    """How sure a category's cut by sampled scores is; see `longattn_hf.selection.certify.Doubt`."""
+
+    steps: list[StepFacts]
+    wrong: float
+    moved: float
+
+
+@_facts
 class SourceFacts:
     """One source of one category: a dataset's id or `package==version`, and its licence (SPDX), None if unstated."""
 
@@ -182,6 +200,7 @@ class Report:
         model: The scoring layer.
         categories: By name; each None where not run.
         sources: One for each source of each category.
+        certificate: How sure the cut is, by category; None where it was not certified.
         agreement: With the other convention, where LongAttn scored.
         others: What the other scores make of the same windows, by score and category.
         examples: By category.
@@ -214,6 +233,7 @@ class Report:
     model: ModelFacts
     categories: dict[str, Annotated[CategoryFacts | None, BeforeValidator(lambda facts: facts or None)]]
     sources: list[SourceFacts]
+    certificate: dict[str, CertificateFacts] | None = None
     agreement: Agreement | None = None
     others: dict[str, dict[str, CategoryAgreement]] | None = None
     examples: dict[str, Extremes] | None = None
@@ -294,7 +314,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values; what was not run, and what is optional and absent, is left out."""
-        absent = {name for name in ("not_run", "recipe", "page", "repo_id") if not getattr(self, name)}
+        absent = {name for name in ("not_run", "recipe", "certificate", "page", "repo_id") if not getattr(self, name)}
         values = TypeAdapter(Report).dump_python(self, exclude=absent, exclude_none=self.not_run)
         if self.not_run:
             # null is an answer of its own in the settings

@@ -14,7 +14,7 @@ from longattn_hf.model.identity import KnowsItsBytes, identify_once
 from longattn_hf.rows import TypedList, columns_of, first_row, is_null, table_of, with_columns
 
 # what the score does not depend on; a model is known by its bytes
-_THIS_RUN = ("model", "revision", "gguf_file", "device", "batch_tokens")
+_THIS_RUN = ("model", "revision", "gguf_file", "token", "tokenizer", "trust_remote_code", "device", "batch_tokens")
 
 
 class Scorer(KnowsItsBytes, ABC):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,16 +22,17 @@ from longattn_hf.columns import (
     TEXT,
 )
 from longattn_hf.method import get_convention
-from longattn_hf.model.device import pick_device, pick_dtype
-from longattn_hf.model.first_layer import FirstLayer, load_first_layer
-from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, tokenise
+from longattn_hf.model.device import pick_dtype
+from longattn_hf.model.first_layer import FirstLayer
+from longattn_hf.model.layer_cache import load_first_layer, name_model
+from longattn_hf.model.tokenizer import identify_tokenizer, name_tokenizer, tokenise
 from longattn_hf.scoring import released
-from longattn_hf.scoring.base import Scorer, equal_lengths
+from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.map_scores import map_scores
+from longattn_hf.scoring.with_model import ModelScorer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Llama-3.1's first layer is what the paper scores with; LONGATTN_MODEL names another model for `longattn_score`.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
@@ -39,7 +40,7 @@ _PAPERS_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 
 
 @dataclass(frozen=True)
-class LongAttnScorer(Scorer):
+class LongAttnScorer(ModelScorer):
     """Scores windows by the self-attention of a language model's first layer; for `Dataset.map`, batched or not.
 
     Reads the column `input_ids` where there is one, else tokenises the text column, and adds the columns
@@ -48,7 +49,9 @@ class LongAttnScorer(Scorer):
     on first use, once a process, so fingerprints are stable and `num_proc` and `with_rank` work.
 
     Attributes:
-        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
+        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file; or a
+            loaded `PreTrainedModel`, of which what the first layer needs is copied, or a `FirstLayer`. With objects
+            the scorer works in this process and those forked from it.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         convention: `"paper"`, `"reference_code"` or `"reference_code_causal"`; see `longattn_hf.method`.
@@ -73,12 +76,16 @@ class LongAttnScorer(Scorer):
             the column `skip_reason`.
         batch_tokens: Windows of equal length are scored together up to this many tokens.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
+        tokenizer: Another place of the model's tokenizer, or the tokenizer itself; if None, where the model is. A
+            loaded model brings none: it is needed for texts, and to know of BOS.
+        token: As for `huggingface_hub`.
+        trust_remote_code: Whether code of the model's repository may run.
 
     Raises:
         ValueError: On a missing column, a score that is not finite or, with `on_error="raise"`, a bad row.
     """
 
-    model: str
+    model: "str | PreTrainedModel | FirstLayer"
     _: KW_ONLY
     revision: str | None = None
     gguf_file: str | None = None
@@ -98,8 +105,13 @@ class LongAttnScorer(Scorer):
     on_error: Literal["raise", "skip"] = "raise"
     batch_tokens: int = 65536
     version: int = 2
+    tokenizer: "str | PreTrainedTokenizerBase | None" = None
+    token: str | bool | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", name_model(self.model))
+        object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
         rounds = get_convention(self.convention).probability_dtype is not None
         if self.row_fraction is not None and rounds:
             raise ValueError(f"convention={self.convention!r} rounds each probability: leave row_fraction at None.")
@@ -113,19 +125,8 @@ class LongAttnScorer(Scorer):
         pick_dtype(self.dtype, torch.device("cpu"))
         self.pick_impl(torch.device("cpu"))
 
-    @property
-    def model_ref(self) -> ModelRef:
-        """The model that scores."""
-        return ModelRef(self.model, self.revision, self.gguf_file)
-
-    def _models(self) -> tuple[ModelRef, ...]:
-        return (self.model_ref,)
-
-    def _other_bytes(self) -> str | None:
-        return identify_tokenizer(self.model_ref)
-
     def _bytes_scored_with(self) -> Any:
-        return [self.load_layer().identity, identify_tokenizer(self.model_ref)]
+        return [self.load_layer().identity, identify_tokenizer(self.tokenizer_ref)]
 
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""
@@ -133,7 +134,8 @@ class LongAttnScorer(Scorer):
         return load_first_layer(
             self.model_ref,
             dtype=self.dtype or convention.dtype,
-            device=pick_device(self.device, rank=rank),
+            device=self.device,
+            rank=rank,
             rope_theta=self.rope_theta or convention.rope_theta,
             rope_scaling=self.rope_scaling,
         )
@@ -145,7 +147,7 @@ class LongAttnScorer(Scorer):
         return {
             "tensors": identity["sha256"],
             "rope": identity["rope"],
-            "tokenizer": identify_tokenizer(self.model_ref),
+            "tokenizer": identify_tokenizer(self.tokenizer_ref),
             "convention": self.convention,
             "window_tokens": self.window_tokens,
             "min_distance": self.min_distance,
@@ -155,7 +157,7 @@ class LongAttnScorer(Scorer):
     def prepare(self) -> None:
         """Loads all that scoring needs, and tries the implementation; raises ValueError where one cannot be used."""
         layer = self.load_layer()
-        load_tokenizer_once(self.model_ref)
+        self.load_tokenizer()
         try_impl(self.impl, layer.device, layer.dtype, probability_dtype=self._probability_dtype)
 
     def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
@@ -179,12 +181,9 @@ class LongAttnScorer(Scorer):
     def read_as_declared(self, ids_BT: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Returns what the model is given for windows of equal lengths, and how its map is read."""
         convention = get_convention(self.convention)
-        return released.read(ids_BT, convention, self.tokenizer if convention.pads else None, self.window_tokens)
-
-    @property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The model's tokenizer, loaded on the first use in a process."""
-        return load_tokenizer_once(self.model_ref)
+        return released.read(
+            ids_BT, convention, self.load_tokenizer() if convention.pads else None, self.window_tokens
+        )
 
     @property
     def _types(self) -> Mapping[str, pa.DataType]:
@@ -226,21 +225,21 @@ class LongAttnScorer(Scorer):
         if not texts:
             return []
         if get_convention(self.convention).encodes_text_again:
-            encoded = released.encode_again(texts, self.tokenizer, self.window_tokens)
+            encoded = released.encode_again(texts, self.load_tokenizer(), self.window_tokens)
         else:
-            encoded = tokenise(self.tokenizer, texts)
+            encoded = tokenise(self.load_tokenizer(), texts)
         return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
 
     def _bos_prefix(self) -> np.ndarray:
         none = np.empty(0, dtype=np.int64)
         if get_convention(self.convention).encodes_text_again or self.add_bos is False:
             return none
-        bos = self.tokenizer.bos_token_id
+        tokenizer = self.load_tokenizer()
+        bos = tokenizer.bos_token_id
         if self.add_bos and bos is None:
-            raise ValueError(
-                f"add_bos=True, but the tokenizer of {self.model!r} has no BOS token; pass add_bos=False."
-            )
-        adds = self.add_bos or (bos is not None and self.tokenizer("")["input_ids"][:1] == [bos])
+            name = self.tokenizer_ref.title
+            raise ValueError(f"add_bos=True, but the tokenizer of {name!r} has no BOS token; pass add_bos=False.")
+        adds = self.add_bos or (bos is not None and tokenizer("")["input_ids"][:1] == [bos])
         return np.array([bos], dtype=np.int64) if adds else none
 
     def _score_rows(self, values: Mapping[int, np.ndarray], rank: int | None) -> dict[int, dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset
 
 from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE
 from longattn_hf.method import get_convention
@@ -31,12 +30,11 @@ from longattn_hf.selection.standardisation import (
 
 logger = logging.getLogger(__name__)
 
-
 #: The names of the limits, of which a selection has one.
 LIMITS = ("threshold", "fraction", "token_budget")
 
-# what a selection reads beside scores and the category
-_SELECTION_COLUMNS = (ID, DOC_ID, DOC_HASH, "source", CATEGORY, "start_token", "num_tokens")
+#: What a selection reads beside scores and the category, where it is there.
+SELECTION_COLUMNS = (ID, DOC_ID, DOC_HASH, "source", CATEGORY, "start_token", "num_tokens")
 
 Limit = float | Mapping[str, float] | None
 
@@ -170,6 +168,31 @@ class Selection:
 
 def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
+    scores, ranked = rank_windows(table, selection, by)
+    keep = np.zeros(len(table), dtype=bool)
+    for group, (order, count) in ranked.items():
+        limit = selection.limit_of(group)
+        if selection.threshold is not None:
+            order = order[scores[order] > limit]
+        if selection.fraction is not None:
+            # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
+            order = order[: math.ceil(Fraction(str(limit)) * count)]
+        if selection.token_budget is not None:
+            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
+            if (held := int(running[-1]) if len(order) else 0) < limit or not len(order):
+                logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
+            order = order[running <= limit]
+        keep[order] = True
+    return keep
+
+
+def rank_windows(
+    table: pa.Table, selection: Selection, by: str | None = CATEGORY
+) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, int]]]:
+    """Returns what ranks, float64 `[len(table)]`, and by category the rows that gate and overlap leave, best first.
+
+    Beside these rows stands how many of the category have a score.
+    """
     scores = ranking_scores(table, selection.score, by, selection.combine)
     if selection.temperature:
         scores = draw(table, scores, temperature=selection.temperature, seed=selection.seed, by=by)
@@ -177,117 +200,12 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
     # rows that nobody cut have no name of their own: ties go to the first
     names = table[ID] if ID in table.column_names else np.arange(len(table))
     keys = pa.table({"score": scores, ID: names})
-    best_first = (
-        pc.sort_indices(keys, sort_keys=[("score", "descending"), (ID, "ascending")]).to_numpy().astype(np.int64)
-    )
+    by_score = [("score", "descending"), (ID, "ascending")]
+    best_first = pc.sort_indices(keys, sort_keys=by_score).to_numpy().astype(np.int64)
     conflicts = overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
-    keep = np.zeros(len(table), dtype=bool)
+    ranked = {}
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
-        limit = selection.limit_of(group)
         member = np.zeros(len(table), dtype=bool)
         member[rows] = passes[rows]
-        order = best_first[member[best_first]]
-        if selection.threshold is not None:
-            order = order[scores[order] > limit]
-        order = without_conflicts(order, conflicts, len(table))
-        if selection.fraction is not None:
-            # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
-            order = order[: math.ceil(Fraction(str(limit)) * len(rows))]
-        if selection.token_budget is not None:
-            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
-            if not len(order) or running[-1] < limit:
-                held = int(running[-1]) if len(order) else 0
-                logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
-            order = order[running <= limit]
-        keep[order] = True
-    return keep
-
-
-def add_long_distance_score(
-    dataset: Dataset,
-    *,
-    alpha: float = 0.5,
-    by: str | None = CATEGORY,
-    convention: str = "paper",
-    statistics: ScoreStatistics | None = None,
-) -> Dataset:
-    """Adds the column `long_distance_score` to scored windows, replacing one that is there.
-
-    Takes the arguments of `long_distance_scores`; rows without raw scores get null.
-
-    Raises:
-        ValueError: `dataset` is not a `Dataset`, or as `long_distance_scores`.
-    """
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"Standardising needs all windows at once, a datasets.Dataset, and got {type(dataset).__name__}: take one "
-            "split of a DatasetDict, and turn an IterableDataset into a Dataset first."
-        )
-    scores = long_distance_scores(
-        _small_table(dataset, *RAW_SCORES, by), alpha=alpha, by=by, convention=convention, statistics=statistics
-    )
-    if LONG_DISTANCE_SCORE in dataset.column_names:
-        dataset = dataset.remove_columns(LONG_DISTANCE_SCORE)
-    return dataset.add_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
-
-
-def select_windows(
-    dataset: Dataset,
-    *,
-    threshold: float | Mapping[str, float] | None = None,
-    fraction: float | Mapping[str, float] | None = None,
-    token_budget: int | Mapping[str, int] | None = None,
-    by: str | None = CATEGORY,
-    score: str | Mapping[str, float] = LONG_DISTANCE_SCORE,
-    refuse_overlap: bool = False,
-    combine: Literal["zscore", "rank"] = "zscore",
-    gate: Mapping[str, float] | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> Dataset:
-    """Keeps the windows with the highest score of each category, in the dataset's own order.
-
-    Exactly one of the first three is given, as one value for every category or as a mapping from category to value.
-    Ties are broken by `id`, so the result does not depend on the order of the rows.
-
-    Args:
-        dataset: Windows with the column `score`; rows where it is null are never kept.
-        threshold: Keep the windows whose score is above it.
-        fraction: Keep this share of the windows, rounded up.
-        token_budget: Keep the best windows as long as their tokens sum to no more than this.
-        by: The categories' column; None for one category.
-        score: The column that ranks windows, larger being better, or columns with weights; see `ranking_scores`.
-        refuse_overlap: Leave out a window that shares tokens with a better one of its document, so that no token is
-            counted or trained on twice.
-        combine: As in `Selection`; so are the other three.
-        gate: The least value that a window may have in other columns.
-        temperature: Draw at random, the better the likelier.
-        seed: Of that draw.
-
-    Raises:
-        ValueError: Not exactly one limit is given, one is out of range or lacks a category, or a column is missing.
-    """
-    selection = Selection(
-        score=score,
-        threshold=threshold,
-        fraction=fraction,
-        token_budget=token_budget,
-        refuse_overlap=refuse_overlap,
-        combine=combine,
-        gate=gate or {},
-        temperature=temperature,
-        seed=seed,
-    )
-    columns = (*_SELECTION_COLUMNS, *sorted(selection.score_columns), by)
-    return dataset.select(np.flatnonzero(keep_mask(_small_table(dataset, *columns), selection, by)))
-
-
-def _small_table(dataset: Dataset, *names: str | None) -> pa.Table:
-    present: list[Any] = [name for name in dict.fromkeys(names) if name in dataset.column_names]
-    table: pa.Table = dataset.select_columns(present).with_format("arrow")[:]
-    for at, name in enumerate(present):
-        # categories are called by their names
-        if isinstance(label := dataset.features[name], ClassLabel):
-            labels = [None if code is None else label.int2str(code) for code in table[name].to_pylist()]
-            table = table.set_column(at, name, pa.array(labels, pa.string()))
-    return table
+        ranked[group] = without_conflicts(best_first[member[best_first]], conflicts, len(table)), len(rows)
+    return scores, ranked

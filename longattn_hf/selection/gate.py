@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn_hf.columns import ID
-from longattn_hf.selection.standardisation import Moments, get_numbers, group_rows
+from longattn_hf.selection.moments import Moments
+from longattn_hf.selection.standardisation import get_numbers, group_rows
 
 
 def refusals(table: pa.Table, gate: Mapping[str, float]) -> dict[str, np.ndarray]:

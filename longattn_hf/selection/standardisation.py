@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE
+from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, STANDARD_ERROR
 from longattn_hf.files import write_json
 from longattn_hf.method import get_convention
+from longattn_hf.selection.containers import read_columns
+from longattn_hf.selection.moments import Moments
 
 logger = logging.getLogger(__name__)
 
@@ -22,55 +24,6 @@ logger = logging.getLogger(__name__)
 _FAR_OFF = 4.0
 
 RAW_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moments:
-    """Count, mean, sum of squared deviations and extremes of one column: enough to standardise, and mergeable."""
-
-    count: int
-    mean: float
-    squared_deviations: float
-    minimum: float
-    maximum: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Moments":
-        """Takes the moments of a non-empty float64 array."""
-        mean = float(values.mean())
-        return cls(
-            count=len(values),
-            mean=mean,
-            squared_deviations=float(((values - mean) ** 2).sum()),
-            minimum=float(values.min()),
-            maximum=float(values.max()),
-        )
-
-    def merge(self, other: "Moments") -> "Moments":
-        """Returns the moments of both populations together (Chan, Golub and LeVeque's pairwise update)."""
-        count = self.count + other.count
-        apart = other.mean - self.mean
-        return Moments(
-            count=count,
-            mean=self.mean + apart * other.count / count,
-            squared_deviations=self.squared_deviations
-            + other.squared_deviations
-            + apart**2 * self.count * other.count / count,
-            minimum=min(self.minimum, other.minimum),
-            maximum=max(self.maximum, other.maximum),
-        )
-
-    @property
-    def std(self) -> float:
-        """The population's standard deviation (divided by N)."""
-        return math.sqrt(self.squared_deviations / self.count)
-
-    def standardise(self, values: np.ndarray, how: str) -> np.ndarray:
-        """Puts `values` on this population's scale: `"zscore"` or `"minmax"`; a constant population maps to 0."""
-        shift, width = (self.mean, self.std) if how == "zscore" else (self.minimum, self.maximum - self.minimum)
-        # a width within rounding of the values is that of a constant population
-        flat = width <= np.finfo(np.float64).eps * max(abs(self.minimum), abs(self.maximum))
-        return np.zeros_like(values) if flat else (values - shift) / width
 
 
 @dataclass(frozen=True)
@@ -87,12 +40,25 @@ class ScoreStatistics:
     scorer: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, scores: pa.Table, by: str | None = CATEGORY) -> "ScoreStatistics":
-        """Takes the statistics of a table of raw scores; rows without scores do not count."""
-        columns, groups = _raw_scores(scores, by)
+    def of(cls, scores: Any, by: str | None = CATEGORY) -> "ScoreStatistics":
+        """Takes the statistics of raw scores in whatever `select_windows` takes; rows without scores do not count.
+
+        The splits of a `DatasetDict` are one corpus; a stream is read once, to its end. Where there are standard
+        errors, the scale is that of the scores that its own estimate.
+
+        Raises:
+            ValueError: A column is missing, or a score is not finite.
+        """
+        table = read_columns(scores, *RAW_SCORES, *(name + STANDARD_ERROR for name in RAW_SCORES), by)
+        columns, groups = _raw_scores(table, by)
+        known = [name for name in RAW_SCORES if name + STANDARD_ERROR in table.column_names]
+        errors = {name: get_numbers(table, name + STANDARD_ERROR) for name in known}
         return cls(
             {
-                group: {name: Moments.of(columns[name][rows]) for name in RAW_SCORES}
+                group: {
+                    name: Moments.of(columns[name][rows], errors[name][rows] if name in errors else None)
+                    for name in RAW_SCORES
+                }
                 for group, rows in groups.items()
                 if len(rows)
             }

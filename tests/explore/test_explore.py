@@ -13,7 +13,7 @@ import pytest
 
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
 BADLY_WAITED = 30_000
@@ -260,6 +260,41 @@ def test_windows_are_searched_and_opened_and_a_click_tells_where_a_token_looks(e
     assert [int(text) for text in found] == [it.position for it in view.top_far(unlisted, 5)]
     page.keyboard.press("ArrowRight")
     page.locator("#window .la-details h3", has_text=f"Token {unlisted + 1}:").wait_for()
+
+
+def test_a_window_says_why_it_has_its_score_and_leads_to_the_next_rank(explorer, build):
+    page, title = explorer.page, explorer.page.locator("#window h2")
+    page.get_by_label("fraction", exact=True).check()
+    explorer.set_number("Alpha", 0.5)
+    explorer.set_number("Fraction of each category", 0.2)
+    page.get_by_label("Search id, document or source").fill("")
+    explorer.wait_for_counts(counts(build[1], fraction=0.2))
+    ranked = sorted(
+        (row for row in add_long_distance_score(build[1]) if row["category"] == CATEGORIES[0]),
+        key=lambda row: (-row["long_distance_score"], row["id"]),
+    )
+    page.get_by_label(f"Open window {ranked[0]['id']}").click()
+    for rank, row in enumerate(ranked[:3], 1):
+        page.locator("#window h2", has_text=row["id"]).wait_for(timeout=BADLY_WAITED)
+        why = page.get_by_label("Why this score").locator("li").all_inner_texts()
+        assert why[0].startswith(f"Long-distance score {row['long_distance_score']:.2f}: strength ")
+        assert why[1].startswith(f"Rank {rank} of {len(ranked)} in {CATEGORIES[0]}, ") and why[1].endswith(
+            f"; kept ({-(-len(ranked) // 5)} are)."
+        )
+        assert page.get_by_role("button", name="Previous rank").is_disabled() == (rank == 1)
+        page.get_by_role("button", name="Next rank").click()
+    page.locator("#window h2", has_text=ranked[3]["id"]).wait_for(timeout=BADLY_WAITED)
+    page.get_by_role("button", name="Previous rank").click()
+    page.locator("#window h2", has_text=ranked[2]["id"]).wait_for(timeout=BADLY_WAITED)
+    assert title.count() == 1
+    view, cells = (
+        explorer.session.view(ranked[2]["id"]),
+        page.get_by_label("What receives the far attention").locator("td"),
+    )
+    first = view.by_text[0]
+    assert cells.nth(1).inner_text() == str(first.places)
+    assert float(cells.nth(2).inner_text().removesuffix(" %")) == pytest.approx(100 * first.share, rel=0.05)
+    assert float(cells.nth(3).inner_text().removesuffix("\u00d7")) == pytest.approx(first.share / first.even, rel=0.05)
 
 
 def test_a_documents_markup_is_shown_as_text(explorer):

@@ -18,7 +18,8 @@ from longattn_hf.explore.views import (
     list_windows,
 )
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.selection.cut import Selection, add_long_distance_score, select_windows
+from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
 

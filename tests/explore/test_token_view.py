@@ -8,7 +8,8 @@ import torch
 
 from longattn_hf.attention.reference import far_rows as reference_rows
 from longattn_hf.columns import SCORE_FEATURES
-from longattn_hf.explore.token_view import explain, token_texts
+from longattn_hf.explore.token_texts import token_texts
+from longattn_hf.explore.token_view import explain
 from longattn_hf.scoring.longattn import LongAttnScorer
 from tests.support.tiny import build_tokenizer
 
@@ -42,13 +43,13 @@ def test_the_scores_are_the_scorers(scorer, view):
         )
     per_head = replace(scorer, per_head=True)({"text": TEXT})["dependency_strength_per_head"]
     assert view.head_strength == pytest.approx(per_head)
-    ids = scorer.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    ids = scorer.load_tokenizer()(TEXT, add_special_tokens=False)["input_ids"]
     assert explain({"input_ids": ids, "source": "here"}, scorer).scores == pytest.approx(view.scores)
 
 
 @pytest.mark.parametrize("padding", [0, 37])
 def test_the_released_codes_map_is_shown_as_it_is_read(scorer, padding):
-    length = len(scorer.tokenizer("<s> " + TEXT)["input_ids"])
+    length = len(scorer.load_tokenizer()("<s> " + TEXT)["input_ids"])
     released = replace(scorer, convention="reference_code", rope_theta=10_000.0, window_tokens=length + padding)
     view = explain(TEXT, released)
     assert view.scores == pytest.approx({name: released({"text": TEXT})[name] for name in SCORE_FEATURES})

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
-from longattn_hf.model.first_layer import FirstLayer, load_first_layer
+from longattn_hf.model.first_layer import FirstLayer
+from longattn_hf.model.layer_cache import load_first_layer
 from longattn_hf.model.location import locate
 from longattn_hf.model.tokenizer import load_tokenizer
 from tests.support.models import SMOLLM2, needs_smollm2

@@ -542,7 +542,7 @@ def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float6
     documents = list(demo_documents())[::14]
     layer = scorer.load_layer()
     for document in documents:
-        ids = scorer.tokenizer(document["text"], add_special_tokens=False)["input_ids"][:2048]
+        ids = scorer.load_tokenizer()(document["text"], add_special_tokens=False)["input_ids"][:2048]
         scored = scorer({"input_ids": [ids]})
         q, k, scale = layer.query_key(torch.tensor([ids]))
         far = far_attention(q.double(), k.double(), min_distance=512, scale=scale, impl="reference")

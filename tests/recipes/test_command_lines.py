@@ -13,6 +13,7 @@ CONFIG_OF = {
     "recipes.benchmarks.attention_cost": "AttentionCostConfig",
     "recipes.benchmarks.calibrate_echo": "CalibrateConfig",
     "recipes.benchmarks.calibrate_far_gain": "FarGainCalibrationConfig",
+    "recipes.benchmarks.certified_cut": "CertifiedCutConfig",
     "recipes.benchmarks.gold": "GoldConfig",
     "recipes.benchmarks.pipeline_cost": "PipelineCostConfig",
     "recipes.benchmarks.planted": "PlantedConfig",
@@ -30,10 +31,12 @@ BENCHMARKS = [name for name in CONFIG_OF if name.startswith("recipes.benchmarks.
 
 
 def documented_commands():
-    """Every command that README, a docstring or a configuration's comment shows: file, program and words."""
-    readme = (ROOT / "README.md").read_text()
-    shown = [("README.md", " ".join(span.split())) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", readme)]
-    shown += [("README.md", line.strip()) for line in re.findall(r"^ {4}(\S.*)$", readme, flags=re.MULTILINE)]
+    """Every command that a README, a docstring or a configuration's comment shows: file, program and words."""
+    shown = []
+    for path in (ROOT / "README.md", *(ROOT / "recipes").rglob("README.md")):
+        page, name = path.read_text().replace("\\\n", " "), path.relative_to(ROOT).as_posix()
+        shown += [(name, " ".join(span.split())) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", page)]
+        shown += [(name, line.strip()) for line in re.findall(r"^ {4}(\S.*)$", page, flags=re.MULTILINE)]
     for path in (*(ROOT / "recipes").rglob("*.py"), *(ROOT / "recipes" / "configs").glob("*.yaml")):
         lines = re.findall(r"^(?:#   | {4})(\w.*)$", path.read_text().replace("\\\n", " "), flags=re.MULTILINE)
         shown += [(path.name, line) for line in lines]
@@ -51,7 +54,9 @@ COMMANDS = sorted(command for command in documented_commands() if command[1] in 
 
 def test_the_commands_of_every_program_are_looked_at():
     assert {program for _, program, _ in COMMANDS} == {*CONFIG_OF, BUILD}
-    assert {"README.md", "train_8b.yaml", "planted.py"} <= {name for name, _, _ in COMMANDS}
+    assert {"README.md", "recipes/results/README.md", "train_8b.yaml", "planted.py"} <= {
+        name for name, _, _ in COMMANDS
+    }
 
 
 @pytest.mark.parametrize(("name", "program", "words"), COMMANDS, ids=str)

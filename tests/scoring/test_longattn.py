@@ -173,6 +173,9 @@ def test_the_settings_that_are_not_named_are_the_papers():
         "on_error": "raise",
         "batch_tokens": 65536,
         "version": 2,
+        "tokenizer": None,
+        "token": None,
+        "trust_remote_code": False,
     }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from longattn_hf.selection.moments import Moments
 from longattn_hf.selection.standardisation import (
-    Moments,
     ScoreStatistics,
     group_rows,
     long_distance_scores,

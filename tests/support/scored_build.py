@@ -10,7 +10,7 @@ from datasets import Dataset
 from longattn_hf.files import write_json, write_record
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.shards import ScoredShards
-from longattn_hf.selection.cut import add_long_distance_score, select_windows
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.reports import example_report
 from tests.support.tiny import build_tokenizer
 
