@@ -12,8 +12,10 @@ from datasets import Dataset, load_dataset
 import longattn_hf.pipeline.certify as certify
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.processes import ALONE
 from longattn_hf.pipeline.run import build
-from longattn_hf.pipeline.shards import read_shard
+from longattn_hf.pipeline.scoring import make_scorers
+from longattn_hf.pipeline.shards import ScoredShards, read_shard
 
 WORDS = [
     "the",
@@ -215,3 +217,18 @@ def test_an_exact_corpus_is_not_taken_for_a_sampled_one(recipe, tmp_path):
 def test_what_cannot_be_certified_is_refused_before_anything_is_read(recipe, tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         run(recipe, tmp_path / "out", **overrides)
+
+
+def test_windows_that_a_round_asks_for_twice_are_scored_once(certified, recipe, tmp_path):
+    folder = BuildFolder(shutil.copytree(certified[0], tmp_path / "out"))
+    config = load_config(recipe, {"output_dir": str(folder.path)})
+    shards, scorers = ScoredShards.load(folder), make_scorers(config)
+    shutil.rmtree(folder.scores_by("longattn-exact"))
+    refinement = certify._Refinement(config, shards, scorers)
+    assert refinement.plan() is None
+    done = refinement.score(ALONE)
+    once = again(folder.path)
+    assert refinement.score(ALONE) == done == sum(map(len, once.values())) > 0
+    assert again(folder.path) == once
+    for path in folder.scores_by("longattn-exact").rglob("*.parquet"):
+        assert len(read_shard(path)) == len(once[path.relative_to(folder.scores_by("longattn-exact")).as_posix()])

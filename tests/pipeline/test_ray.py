@@ -96,7 +96,7 @@ def refusal_of(errors):
 def results(output):
     """Every byte of the dataset, and of all shards."""
     work = BuildFolder(output).work
-    private = {path for name in ("windows", "scores-gzip", "scores-random") for path in (work / name).rglob("*")}
+    private = {path for name in ("windows", "scores*") for path in work.glob(f"{name}/*/*")}
     files = (path for path in Path(output).rglob("*") if path.is_file())
     return {
         path.relative_to(output).as_posix(): path.read_bytes()
@@ -266,6 +266,16 @@ def test_what_processes_began_ends_under_ray(on_ray, recipe, undisturbed, tmp_pa
     child, output = on_ray()
     finish(child)
     assert results(output) == undisturbed
+
+
+@pytest.mark.slow
+def test_rounds_of_a_certified_cut_with_a_model_are_shared_out_too(on_ray, recipe, tmp_path):
+    words = ["--scorers", "[longattn]", "--certify", "true"]
+    finish(start(recipe, tmp_path / "plain", *words))
+    child, output = on_ray(*words)
+    finish(child)
+    assert any(name.startswith("work/scores-longattn-exact/") for name in results(output))
+    assert results(output) == results(tmp_path / "plain")
 
 
 @pytest.mark.slow
