@@ -181,10 +181,14 @@ def _values_of(column: pa.ChunkedArray) -> Sequence[Any]:
 def with_columns(table: pa.Table, columns: Mapping[str, TypedList]) -> pa.Table:
     """Returns the table with columns put in place of those of the same names, or after the others."""
     for name, values in columns.items():
-        array = pa.array(values)
-        at = table.schema.get_field_index(name)
-        table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
+        table = put_array(table, name, pa.array(values))
     return table
+
+
+def put_array(table: pa.Table, name: str, array: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Returns the table with a column put in place of that of the same name, or after the others."""
+    at = table.schema.get_field_index(name)
+    return table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
 
 
 def types_in(rows: Mapping[str, Any]) -> dict[str, pa.DataType]:

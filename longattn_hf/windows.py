@@ -61,7 +61,7 @@ def _utf8(text: str) -> Iterator[bytes]:
         yield text[start : start + _PART].encode()
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
     try:
         for _ in _utf8(text):
@@ -214,7 +214,7 @@ class WindowDocuments(KnowsItsBytes):
             return "empty"
         if self.max_document_characters is not None and len(text) > self.max_document_characters:
             return f"longer than max_document_characters ({self.max_document_characters:,})"
-        return None if _is_unicode(text) else "not Unicode, by a lone surrogate"
+        return None if is_unicode(text) else "not Unicode, by a lone surrogate"
 
     def _windows_of(self, text: str, source_id: object, tokens: Tokens) -> list[dict[str, Any]]:
         digest = sha256()

@@ -15,7 +15,6 @@ reading the rest twice. The licence of a repository names those of all its files
 
 import gzip
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
+from longattn_hf.windows import is_unicode
 
 _SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "license": pa.string(), "files": pa.int64()})
 # repository, path, text, licence: in this order they are sorted
@@ -124,13 +124,8 @@ def _file_of(row: dict[str, Any]) -> _File | None:
         return None
     license = row["license"] or metadata.get("license") or "unknown"
     license = license if isinstance(license, str) else json.dumps(license)
-    usable = all(isinstance(value, str) and value and _is_unicode(value) for value in (name, path, row["text"]))
+    usable = all(isinstance(value, str) and value and is_unicode(value) for value in (name, path, row["text"]))
     return (name, path, row["text"], license) if usable else None
-
-
-def _is_unicode(text: str) -> bool:
-    """Says whether a text can be written, which half of a surrogate pair cannot."""
-    return not re.search("[\ud800-\udfff]", text)
 
 
 def _joined(bucket: Path, header: str) -> Iterator[dict[str, Any]]:

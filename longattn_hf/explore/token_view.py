@@ -98,11 +98,12 @@ class TokenView:
         beyond_E, received_T = np.zeros(len(edges_E)), np.zeros(length)
         for block_R, map_RT in self._rows(rows):
             # mass at distance e or more = the sum over the first n + 1 - e keys
-            sums_RT = np.pad(map_RT.double().cumsum(1).numpy(), ((0, 0), (1, 0)))
+            map_RT = map_RT.double()
+            sums_RT = np.pad(map_RT.cumsum(1).numpy(), ((0, 0), (1, 0)))
             count_RE = (block_R[:, None] + 1 - edges_E).clip(0, map_RT.shape[1])
             beyond_E += np.take_along_axis(sums_RT, count_RE, 1).sum(0)
             far_RT = block_R[:, None] - np.arange(map_RT.shape[1]) >= self.min_distance
-            received_T[: map_RT.shape[1]] += (map_RT.double().numpy() * far_RT).sum(0)
+            received_T[: map_RT.shape[1]] += (map_RT.numpy() * far_RT).sum(0)
         seen_R1 = self._seen(rows)[:, None]
         uniform_E = ((rows[:, None] + 1 - edges_E).clip(0, seen_R1) / seen_R1).mean(0)
         # a key is far of the rows from `min_distance` behind it on
@@ -118,7 +119,7 @@ class TokenView:
             "even": even_T,
         }
 
-    @property
+    @cached_property
     def by_text(self) -> list[Received]:
         """What the tokens of each text receive of the far attention of the profile's rows, most first."""
         return sum_by_text(self.tokens, self.profile["received"], self.profile["even"])

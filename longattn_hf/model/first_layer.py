@@ -16,6 +16,7 @@ from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.device import pick_device, pick_dtype
 from longattn_hf.model.layer_files import save_layer
+from longattn_hf.model.loaded import title_of_kind
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
 from longattn_hf.model.one_layer import build_one_layer
 from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
@@ -161,7 +162,7 @@ class FirstLayer:
             tensors = read(network, needed)
             load_one_layer(network, needed, dict(tensors.by_name), device, renamed=renamed)
         identity = {
-            "model": location.name if location else f"{type(network).__name__} (an object)",
+            "model": location.name if location else title_of_kind(type(network).__name__),
             "revision": location.commit if location else None,
             "sha256": tensors.sha256,
             "dtype": str(dtype).removeprefix("torch."),

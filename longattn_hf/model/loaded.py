@@ -81,4 +81,9 @@ def held_by(name: str) -> Any:
 
 def title_of(name: str) -> str:
     """Returns what an object is, for cards and messages."""
-    return f"{name.removeprefix(_PREFIX).partition('@')[0]} (an object)"
+    return title_of_kind(name.removeprefix(_PREFIX).partition("@")[0])
+
+
+def title_of_kind(kind: str) -> str:
+    """Returns what an object of a kind is called in cards and messages."""
+    return f"{kind} (an object)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from longattn_hf.files import hash_json
 from longattn_hf.model.identity import identify_once, pinned
-from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object
+from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object, title_of_kind
 from longattn_hf.model.location import Location, ModelRef, locate, refuse_other_code
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def name_tokenizer(tokenizer: Any) -> Any:
     copy = deepcopy(tokenizer)
     copy.backend_tokenizer.no_truncation()
     copy.backend_tokenizer.no_padding()
-    _prove(copy, f"{kind} (an object)", None)
+    _prove(copy, title_of_kind(kind), None)
     return name_object(kind, _identity_of(copy), copy)
 
 

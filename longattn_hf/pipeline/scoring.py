@@ -1,6 +1,6 @@
 """The second of a build's two long stages: every scorer's own shards, beside those of windows and as resumable."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, write_shard
+from longattn_hf.rows import columns_of
 from longattn_hf.scoring.base import Scorer
 
 # the settings of a build that are LongAttn's
@@ -156,11 +157,11 @@ def _score_batches(
         own = {name: [c for c in kept if c not in scorer.added_columns] for name, scorer in scorers.items()}
         yield {name: file.schema_arrow.empty_table().select(columns) for name, columns in own.items()}
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(dict.fromkeys((*kept, *reads.values())))):
-            columns = {column: _values_of(batch.column(column), column) for column in {*reads.values()}}
-            scored = {}
+            table = pa.Table.from_batches([batch])
+            # each is made when a scorer first reads it, and once
+            columns, scored = columns_of(table), {}
             for name, scorer in scorers.items():
-                table = pa.Table.from_batches([batch]).select(own[name])
-                scored[name] = _add_scores(table, scorer, reads[name], columns[reads[name]], path)
+                scored[name] = _add_scores(table.select(own[name]), scorer, {reads[name]: columns[reads[name]]}, path)
             tick(len(batch))
             yield scored
 
@@ -168,17 +169,12 @@ def _score_batches(
 def score_some(table: pa.Table, scorer: Scorer, path: Path) -> pa.Table:
     """Scores windows of one shard, with their ids or text; returns their `id`s and the scores."""
     column = next(name for name in scorer.readable_columns if name in table.column_names)
-    values = _values_of(table[column], column)
-    return _add_scores(table.select([ID]), scorer, column, values, path)
+    return _add_scores(table.select([ID]), scorer, {column: columns_of(table)[column]}, path)
 
 
-def _values_of(column: pa.Array | pa.ChunkedArray, name: str) -> list[Any]:
-    return [row.values.to_numpy() for row in column] if name == INPUT_IDS else column.to_pylist()
-
-
-def _add_scores(table: pa.Table, scorer: Scorer, column: str, values: list[Any], path: Path) -> pa.Table:
+def _add_scores(table: pa.Table, scorer: Scorer, read: Mapping[str, Sequence[Any]], path: Path) -> pa.Table:
     try:
-        scores = scorer({column: values})
+        scores = scorer(read)
     except ValueError as error:
         raise ValueError(f"While scoring {path.name}, windows {table[ID].to_pylist()}: {error}") from error
     for name, added in scores.items():

@@ -17,6 +17,7 @@ from longattn_hf.columns import SKIP_REASON, TEXT
 from longattn_hf.files import hash_json, replacing
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.report.describe import DocumentCounts
+from longattn_hf.rows import put_array
 
 _FACTS, _DIGEST = b"longattn_hf", b"longattn_hf.sha256"
 # the digest of a shard is taken with zeros in its place
@@ -188,11 +189,11 @@ class ScoredShards:
             more, added = self._read_scores(shard, name, made_from)
             reasons = [table[SKIP_REASON]] if SKIP_REASON in table.column_names else []
             if SKIP_REASON in more.column_names:
-                table = _with_column(table, SKIP_REASON, pc.coalesce(*reasons, more[SKIP_REASON]))
+                table = put_array(table, SKIP_REASON, pc.coalesce(*reasons, more[SKIP_REASON]))
             for column in added:
                 # a shard without a row has no scores either
                 if column in more.column_names:
-                    table = _with_column(table, column, more[column])
+                    table = put_array(table, column, more[column])
         return table
 
     def _read_scores(self, shard: int, scorer: str, made_from: str) -> tuple[pa.Table, list[str]]:
@@ -230,8 +231,3 @@ class ScoredShards:
 
     def _read(self, shard: int, columns: Iterable[str] | None) -> pa.Table:
         return read_shard(self.folder.windows / self.names[shard], columns).replace_schema_metadata(None)
-
-
-def _with_column(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
-    at = table.schema.get_field_index(name)
-    return table.append_column(name, values) if at < 0 else table.set_column(at, name, values)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE, STANDARD_ERROR
+from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE, STANDARD_ERROR
 from longattn_hf.method import get_convention
-from longattn_hf.selection.cut import Selection, rank_windows
+from longattn_hf.selection.cut import Selection, keep_ranked, rank_windows
 from longattn_hf.selection.gate import refusals
 from longattn_hf.selection.moments import Moments
 from longattn_hf.selection.overlap import overlapping_pairs
@@ -96,9 +96,10 @@ def certify(
     """
     refuse_uncertain(selection, confidence)
     statistics = selection.statistics or ScoreStatistics.of(table, by)
-    table = replace(selection, statistics=statistics).apply(table, by)
+    table = replace(selection, statistics=statistics).add_scores(table, by)
     scores, ranked = rank_windows(table, selection, by)
-    kept = table[KEPT].to_numpy(zero_copy_only=False)
+    kept = keep_ranked(table, selection, scores, ranked)
+    pairs = _rival_pairs(table, selection, scores)
     allowed = (1 - confidence) / max(len(ranked), 1)
     categories, undecided, nearly = {}, [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=bool)]
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
@@ -110,7 +111,7 @@ def certify(
         order, count = ranked[group][0], int(kept[rows].sum())
         cut = _find_cut(selection, group, scores[order], count)
         doubts, margins = np.zeros(len(table)), np.full(len(table), np.inf)
-        for holders, away, chances in _mistakes(table, selection, group, order, count, cut, scores, own):
+        for holders, away, chances in _mistakes(table, selection, group, order, count, cut, pairs, scores, own):
             np.add.at(doubts, holders, chances)
             np.minimum.at(margins, holders, away)
         moved, levers = 0.0, np.zeros(len(rows))
@@ -165,6 +166,7 @@ def _mistakes(
     order: np.ndarray,
     count: int,
     cut: float,
+    pairs: np.ndarray,
     scores: np.ndarray,
     own: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -186,17 +188,24 @@ def _mistakes(
         away = _in_errors(scores[first] - scores[later], np.hypot(own[first], own[later]))
         yield np.where(own[later] > 0, later, first), away, _tail(away)
     if selection.refuse_overlap:
-        refused = np.any([np.isnan(scores), *refusals(table, selection.gate).values()], axis=0)
         # pairs are of one category each, as windows of one document are
         member = np.zeros(len(table), dtype=bool)
         member[order] = True
-        pairs = overlapping_pairs(table)
-        pairs = pairs[~refused[pairs].any(axis=1) & member[pairs].any(axis=1)]
+        pairs = pairs[member[pairs].any(axis=1)]
         one, two = pairs.T
         away = _in_errors(scores[one] - scores[two], np.hypot(own[one], own[two]))
         # what both are far below the cut matters to nobody
         above = _tail(_signed(cut - scores[one], own[one])) + _tail(_signed(cut - scores[two], own[two]))
         yield np.where(own[one] >= own[two], one, two), away, np.minimum(_tail(away), above)
+
+
+def _rival_pairs(table: pa.Table, selection: Selection, scores: np.ndarray) -> np.ndarray:
+    """Returns the pairs of rows, int64 `[P, 2]`, of which one at most may be kept, since they overlap."""
+    if not selection.refuse_overlap:
+        return np.empty((0, 2), dtype=np.int64)
+    refused = np.any([np.isnan(scores), *refusals(table, selection.gate).values()], axis=0)
+    pairs = overlapping_pairs(table)
+    return pairs[~refused[pairs].any(axis=1)]
 
 
 def _in_errors(apart: np.ndarray, error: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
-from longattn_hf.rows import plain, plain_texts, read_table, table_of
+from longattn_hf.rows import plain, plain_texts, put_array, read_table, table_of
 
 _BATCH = 1000
 
@@ -85,8 +85,7 @@ def put_column(rows: Any, name: str, values: pa.Array) -> Any:
     if isinstance(rows, pd.DataFrame):
         return rows.assign(**{name: values.to_numpy(zero_copy_only=False)})
     if isinstance(rows, pa.Table):
-        at = rows.schema.get_field_index(name)
-        return rows.append_column(name, values) if at < 0 else rows.set_column(at, name, values)
+        return put_array(rows, name, values)
     return rows.with_columns(type(rows)(pa.table({name: values})).get_column(name))
 
 

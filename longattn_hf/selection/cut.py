@@ -155,6 +155,11 @@ class Selection:
         Raises:
             ValueError: As `long_distance_scores` and `keep_mask`.
         """
+        table = self.add_scores(table, by)
+        return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
+
+    def add_scores(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
+        """Adds what `apply` adds, but for `kept`; raises as `long_distance_scores`."""
         if self.score == LONG_DISTANCE_SCORE or {*RAW_SCORES} <= {*table.column_names}:
             scores = long_distance_scores(
                 table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
@@ -163,12 +168,18 @@ class Selection:
         if not isinstance(self.score, str):
             sums = ranking_scores(table, self.score, by, self.combine)
             table = table.append_column(SELECTION_SCORE, pa.array(sums, from_pandas=True))
-        return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
+        return table
 
 
 def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
     """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
-    scores, ranked = rank_windows(table, selection, by)
+    return keep_ranked(table, selection, *rank_windows(table, selection, by))
+
+
+def keep_ranked(
+    table: pa.Table, selection: Selection, scores: np.ndarray, ranked: Mapping[str, tuple[np.ndarray, int]]
+) -> np.ndarray:
+    """Marks the windows to keep of those that `rank_windows` has ranked, bool `[len(table)]`."""
     keep = np.zeros(len(table), dtype=bool)
     for group, (order, count) in ranked.items():
         limit = selection.limit_of(group)

@@ -14,6 +14,7 @@ from longattn_hf.columns import (
     ROW_FRACTION,
     STANDARD_ERROR,
 )
+from longattn_hf.rows import put_array
 from longattn_hf.selection.standardisation import get_numbers, group_rows
 
 #: The share of the rows that the first step reads where nothing else is said, and that of the second.
@@ -60,7 +61,7 @@ def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by
         errors[~np.isnan(exact)] = 0
         values[name + STANDARD_ERROR] = pa.array(errors, from_pandas=True)
     for name, column in values.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
+        table = put_array(table, name, column)
     return table.append_column(ROW_FRACTION, pc.coalesce(*scored))
 
 

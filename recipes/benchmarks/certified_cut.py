@@ -28,6 +28,7 @@ from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
+from longattn_hf.rows import put_array
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.scoring.map_scores import map_scores
 from longattn_hf.selection.certify import certify
@@ -260,7 +261,7 @@ def only(table: pa.Table, scored: np.ndarray) -> pa.Table:
     """Returns a table with scores in some rows only."""
     for name in [*RAW_SCORES, *_ERRORS]:
         column = pa.array(np.where(scored, table[name].to_numpy(), np.nan), from_pandas=True)
-        table = table.set_column(table.schema.get_field_index(name), name, column)
+        table = put_array(table, name, column)
     return table
 
 
