@@ -24,7 +24,8 @@ from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
-from longattn_hf.report.facts import LONGATTN_SCORES, Report
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import LONGATTN_SCORES
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 

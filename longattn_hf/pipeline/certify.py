@@ -21,7 +21,7 @@ from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.scoring import fingerprints_of, name_device, read_all_scores, score_some
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, read_shard, write_shard
-from longattn_hf.report.facts import CertificateFacts, StepFacts
+from longattn_hf.report.parts import CertificateFacts, StepFacts
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.selection.certify import Certificate, certify
 from longattn_hf.selection.steps import NEXT_FRACTION, join_steps, next_steps

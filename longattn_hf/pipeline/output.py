@@ -21,7 +21,7 @@ from longattn_hf.files import replacing, write_parquet
 from longattn_hf.hub.release import DATA, SCORES
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.shards import ScoredShards
-from longattn_hf.report.facts import ConfigurationFacts
+from longattn_hf.report.parts import ConfigurationFacts
 
 # a Parquet file of text takes half of it or less: this stays below the 500 MB that the Hub's tools like
 _CHARACTERS_PER_FILE = 300_000_000

@@ -31,7 +31,8 @@ from longattn_hf.pipeline.output import plan_files
 from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.source_config import hide_paths
 from longattn_hf.pipeline.sources import DEMO
-from longattn_hf.report.facts import LONGATTN_SCORES, ConfigurationFacts, ModelFacts, Report, SourceFacts
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import LONGATTN_SCORES, ConfigurationFacts, ModelFacts, SourceFacts
 from longattn_hf.selection.cut import LIMITS, Selection
 
 # settings of a build, and what its report calls them

@@ -37,9 +37,10 @@ from longattn_hf.report.describe import (
     software_versions,
 )
 from longattn_hf.report.examples import compare_scores, pick_examples, pick_refused
-from longattn_hf.report.facts import CategoryFacts, ModelFacts, Report
+from longattn_hf.report.facts import Report
 from longattn_hf.report.figures import draw_figures
 from longattn_hf.report.html_report import write_report_page
+from longattn_hf.report.parts import CategoryFacts, ModelFacts
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.selection.standardisation import ScoreStatistics
 from longattn_hf.windows import WindowDocuments

@@ -19,7 +19,8 @@ from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.method import get_convention, uniform_dependency_strength
 from longattn_hf.pages import text as markdown
 from longattn_hf.report.card_metadata import front_matter
-from longattn_hf.report.facts import LONGATTN_SCORES, CategoryFacts, ConfigurationFacts, Report
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import LONGATTN_SCORES, CategoryFacts, ConfigurationFacts
 
 # the facts of the report's `model` in the card's order; what else it states stands behind them
 _MODEL_FACTS = (

@@ -9,7 +9,8 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from longattn_hf.pages.text import plain
-from longattn_hf.report.facts import ConfigurationFacts, Report
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import ConfigurationFacts
 
 # the identifiers of https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
 _HUB_LICENSES = frozenset(

@@ -22,7 +22,7 @@ from longattn_hf.columns import (
     SOURCE,
 )
 from longattn_hf.method import CONVENTIONS
-from longattn_hf.report.facts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
+from longattn_hf.report.parts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.gate import refusals
 from longattn_hf.selection.standardisation import long_distance_scores

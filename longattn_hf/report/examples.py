@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from longattn_hf.columns import CATEGORY, ID, KEPT, SOURCE
 from longattn_hf.report.describe import agreement_of
-from longattn_hf.report.facts import LONGATTN_SCORES, CategoryAgreement, Example, Extremes
+from longattn_hf.report.parts import LONGATTN_SCORES, CategoryAgreement, Example, Extremes
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.gate import refusals
 

@@ -6,177 +6,30 @@ not run has a report too: what only a run can tell is None there.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import field
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE, MAP_VARIANCE
+from longattn_hf.columns import LONG_DISTANCE_SCORE
 from longattn_hf.method import get_convention
-
-#: The scores of the paper, in a card's order.
-LONGATTN_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE)
+from longattn_hf.report.parts import (
+    Agreement,
+    CategoryAgreement,
+    CategoryFacts,
+    CertificateFacts,
+    ConfigurationFacts,
+    Example,
+    Extremes,
+    ModelFacts,
+    SourceFacts,
+    Text,
+    fact_type,
+)
 
 _BUILD_AGAIN = "and the card states it; build the report again."
 
-_Text = Annotated[str, StringConstraints(min_length=1)]
-_T = TypeVar("_T")
 
-
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def _facts(kind: type[_T]) -> type[_T]:
-    # a report of a later version may hold more
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))(kind)  # type: ignore[return-value]
-
-
-@_facts
-class Spread:
-    """The range of a score over the scored windows of a category; None where there are none."""
-
-    min: float | None
-    mean: float | None
-    max: float | None
-    std: float | None
-
-
-@_facts
-class CategoryFacts:
-    """One category of a finished build.
-
-    Attributes:
-        documents: How many were read.
-        skipped: Those that gave no window, by reason.
-        windows: How many were cut.
-        windows_skipped: Those without scores, by reason.
-        tokens: Those of all windows.
-        kept_windows: How many were selected.
-        kept_tokens: Their tokens.
-        kept_documents: The documents they are of.
-        cut: The lowest score kept, of those that ranked; None where nothing is.
-        scores: The range of each score.
-        refused: The windows that a gate refused, by reason.
-    """
-
-    documents: int
-    skipped: dict[str, int]
-    windows: int
-    windows_skipped: dict[str, int]
-    tokens: int
-    kept_windows: int
-    kept_tokens: int
-    kept_documents: int
-    cut: float | None
-    scores: dict[str, Spread]
-    refused: dict[str, int] = field(default_factory=dict)
-
-
-@_facts
-class StepFacts:
-    """The windows whose finest scores are of one share of their rows: how many of them are kept, and how many not."""
-
-    row_fraction: float
-    kept: int
-    dropped: int
-
-
-@_facts
-class CertificateFacts:
-    """How sure a category's cut by sampled scores is; see `longattn_hf.selection.certify.Doubt`."""
-
-    steps: list[StepFacts]
-    wrong: float
-    moved: float
-
-
-@_facts
-class SourceFacts:
-    """One source of one category: a dataset's id or `package==version`, and its licence (SPDX), None if unstated."""
-
-    source: _Text
-    license: _Text | None
-    category: _Text
-    documents: int | None = None
-    windows: int | None = None
-    kept_windows: int | None = None
-
-
-@_facts
-class ModelFacts:
-    """The first layer that scored; `sha256` is that of the tensors read, `revision` None for local files.
-
-    Where LongAttn did not score, the model is the one whose tokenizer cut the windows.
-    """
-
-    model: _Text
-    revision: _Text | None = None
-    sha256: _Text | None = None
-    dtype: _Text | None = None
-    rope: dict[str, Any] | None = None
-    rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    architecture: _Text | None = None
-    num_heads: int | None = None
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    max_positions: int | None = None
-
-
-@_facts
-class ConfigurationFacts:
-    """One configuration of the dataset: where its files are, its columns as `datasets` writes them, and its size."""
-
-    data_files: _Text
-    num_rows: int | None = None
-    num_bytes: int | None = None
-    download_size: int | None = None
-    features: list[dict[str, Any]]
-
-
-@_facts
-class Example:
-    """A window with its scores, None where it has none, and the beginning of its text."""
-
-    id: _Text
-    source: _Text
-    scores: dict[str, float | None]
-    excerpt: str
-
-
-@_facts
-class CategoryAgreement:
-    """How alike two scores rank a category's windows.
-
-    Attributes:
-        spearman: The rank correlation.
-        kept_overlap: The share of the windows kept that the other would have kept too.
-        only_here: The window that is kept and that the other ranks lowest beside its rank here; None if that is none.
-        only_there: The window that is not kept and that the other ranks highest beside its rank here.
-    """
-
-    spearman: float | None
-    kept_overlap: float | None
-    only_here: Example | None = None
-    only_there: Example | None = None
-
-
-@_facts
-class Agreement:
-    """How the other convention would have ranked the same windows, by category."""
-
-    other_convention: _Text
-    categories: dict[str, CategoryAgreement]
-
-
-@_facts
-class Extremes:
-    """The windows at both ends of a category's scores, the best and the worst last."""
-
-    highest: list[Example]
-    lowest: list[Example]
-
-
-@_facts
+@fact_type
 class Report:
     """All facts of a build, or of a recipe that was not run.
 
@@ -214,22 +67,22 @@ class Report:
         ValueError: A run's report lacks what a run tells; the message names it.
     """
 
-    name: _Text
-    pretty_name: _Text
-    version: _Text
+    name: Text
+    pretty_name: Text
+    version: Text
     description: str
-    language: list[_Text]
-    tags: list[_Text]
-    command: _Text
-    convention: _Text
+    language: list[Text]
+    tags: list[Text]
+    command: Text
+    convention: Text
     settings: dict[str, Any]
-    scores: list[_Text]
-    ranked_by: _Text
+    scores: list[Text]
+    ranked_by: Text
     found: str = ""
-    default_config: _Text
+    default_config: Text
     recipe: dict[str, Any] | None = None
     not_run: bool = False
-    software: dict[str, _Text] | None = None
+    software: dict[str, Text] | None = None
     model: ModelFacts
     categories: dict[str, Annotated[CategoryFacts | None, BeforeValidator(lambda facts: facts or None)]]
     sources: list[SourceFacts]
@@ -239,9 +92,9 @@ class Report:
     examples: dict[str, Extremes] | None = None
     refused: dict[str, list[Example]] | None = None
     configs: dict[str, ConfigurationFacts]
-    figures: list[_Text] | None = None
-    page: _Text | None = None
-    repo_id: _Text | None = None
+    figures: list[Text] | None = None
+    page: Text | None = None
+    repo_id: Text | None = None
 
     def __post_init__(self) -> None:
         for name in ("window_tokens", "min_distance", "alpha"):

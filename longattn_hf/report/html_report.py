@@ -14,7 +14,8 @@ from longattn_hf.files import write_text
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.report.card import render_card
-from longattn_hf.report.facts import CategoryFacts, Report
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import CategoryFacts
 from longattn_hf.selection.summary import bin_edges, split_cells, split_histogram
 
 PAGE = "report.html"

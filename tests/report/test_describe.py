@@ -17,7 +17,7 @@ from longattn_hf.report.describe import (
     software_versions,
 )
 from longattn_hf.report.examples import pick_examples
-from longattn_hf.report.facts import CategoryFacts, Spread
+from longattn_hf.report.parts import CategoryFacts, Spread
 from longattn_hf.selection.cut import Selection
 
 SCORES = ("dependency_strength", "distribution_uniformity", "map_variance", "long_distance_score")

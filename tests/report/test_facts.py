@@ -5,7 +5,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from longattn_hf.report.facts import Report, Spread
+from longattn_hf.report.facts import Report
+from longattn_hf.report.parts import Spread
 from tests.support.reports import example_report, unrun_report
 
 
