@@ -39,6 +39,7 @@ class TestFused(AttentionLadder):
     device = DEVICE
     # the interpreter takes a millisecond an operation
     long = 32768 if DEVICE == "cuda" else 2048
+    several_blocks = 1000 if DEVICE == "cuda" else 400
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -106,10 +107,11 @@ def test_each_span_of_keys_takes_its_own_loop(monkeypatch, min_distance, group, 
 
 # tile edges at, before and after the far border and the diagonal; more key than query rows in a tile, and fewer
 @needs_a_runner
-@pytest.mark.parametrize("min_distance", [0, 1, 15, 16, 17, 31, 32, 33, 64, 100, 128])
-@pytest.mark.parametrize(("rows", "keys"), [(16, 16), (64, 16), (16, 64)])
-def test_borders_at_tile_edges_are_exact(rows, keys, min_distance):
-    q, k = draw(heads=3, tokens=129, device=DEVICE)
+@pytest.mark.parametrize("min_distance", [0, 1, 15, 16, 17, 32, 33, 64, 80])
+@pytest.mark.parametrize(("rows", "keys"), [(16, 16), (32, 16), (16, 32)])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_borders_at_tile_edges_are_exact(rows, keys, heads, min_distance):
+    q, k = draw(heads=heads, tokens=81, device=DEVICE)
     mass, energy = run(q, k, min_distance=min_distance, tile=fused.Tile(rows=rows, keys=keys, warps=4, stages=1))
     exact = far_rows(q.double(), k.double(), min_distance=min_distance, impl="reference")
     torch.testing.assert_close(mass.double(), exact[0], rtol=1e-5, atol=0)
