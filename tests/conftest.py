@@ -17,6 +17,8 @@ from tests.support.hub_server import Hub, serve
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from longattn_hf import LongAttnScorer
+
 # one local Hub for the whole run; each test that asks for `hub` finds it empty
 _SERVER = serve()
 _HUB = _SERVER.__enter__()
@@ -90,6 +92,15 @@ def tiny_llama(tmp_path_factory) -> Path:
     from tests.support.tiny import save_tiny_llama
 
     return save_tiny_llama(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> "LongAttnScorer":
+    """A scorer with the real model that a package carries; its tokenizer and layer are read once in a process."""
+    from longattn_hf import LongAttnScorer
+    from tests.support.models import SMOLLM2
+
+    return LongAttnScorer(SMOLLM2, device="cpu")
 
 
 class _Clock:

@@ -62,9 +62,14 @@ def identify_file(file: Path) -> str:
     Raises:
         OSError: It cannot be read.
     """
+    size, changed, _ = stamp = stamp_of(file)
+    return _hash_file(file, stamp) if size <= _HASHED_BYTES else f"{(size, changed)}"
+
+
+def stamp_of(file: Path) -> tuple[int, int, int]:
+    """Tells a file as it is from what stood there before: its size, time of change in ns, and number on the disk."""
     status = file.stat()
-    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-    return _hash_file(file, stamp) if status.st_size <= _HASHED_BYTES else f"{stamp[:2]}"
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @lru_cache(maxsize=256)

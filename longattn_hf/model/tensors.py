@@ -2,12 +2,12 @@
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longattn_hf.model.byte_ranges import Rows, fetch_tensors, refuse_other_rows
+from longattn_hf.model.identity import stamp_of
 from longattn_hf.model.location import Location, check_file_name
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from gguf.gguf_reader import ReaderTensor
     from transformers import PreTrainedModel
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -134,27 +135,41 @@ def hash_tensors(stored: Iterable[tuple[str, str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def open_gguf(location: Location) -> "GGUFReader":
-    """Opens a model's GGUF file.
+class GgufFile(NamedTuple):
+    """What is read of a GGUF file: its fields but for the vocabulary's lists, and its tensors, which stay on disk."""
+
+    fields: Mapping[str, Any]
+    tensors: Sequence["ReaderTensor"]
+
+
+def open_gguf(location: Location) -> GgufFile:
+    """Opens a model's GGUF file; the latest one is remembered, since reading through a vocabulary takes seconds.
 
     Raises:
         ValueError: It is damaged, or the package `gguf` is missing.
     """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ValueError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.17'.") from error
     assert location.gguf_file, "the caller has seen that it is one"
     path = location.file(location.gguf_file)
     try:
-        return GGUFReader(path)
+        return _open_once(path, stamp_of(path))
+    except ImportError as error:
+        raise ValueError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.17'.") from error
     except _GGUF_ERRORS as error:
         raise ValueError(
             f"The file {location.gguf_file} is damaged or cut short ({error}). Delete it and fetch the model again."
         ) from error
 
 
-def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", parameters: Collection[str]) -> Tensors:
+@lru_cache(maxsize=1)
+def _open_once(path: Path, stamp: tuple[int, ...]) -> GgufFile:
+    from gguf import GGUFReader, GGUFValueType
+
+    reader = GGUFReader(path)
+    fields = {name: field for name, field in reader.fields.items() if field.types[:1] != [GGUFValueType.ARRAY]}
+    return GgufFile({name: field.contents() for name, field in fields.items()}, reader.tensors)
+
+
+def read_gguf(file: GgufFile, model: "PreTrainedModel", parameters: Collection[str]) -> Tensors:
     """Reads and dequantises the tensors of a GGUF file that hold the named `parameters` of `model`.
 
     Names, and the permutation of query and key rows in which llama.cpp stores some architectures, are undone by
@@ -163,10 +178,10 @@ def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", parameters: Collec
     from gguf import dequantize
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    processor_class = TENSOR_PROCESSORS.get(gguf_field(reader, "general.architecture"), TensorProcessor)
+    processor_class = TENSOR_PROCESSORS.get(file.fields.get("general.architecture", ""), TensorProcessor)
     processor = processor_class(config=model.config.get_text_config().to_dict())
     name_of = get_gguf_hf_weights_map(model, processor)
-    stored = sorted((t for t in reader.tensors if name_of.get(t.name) in parameters), key=lambda tensor: tensor.name)
+    stored = sorted((t for t in file.tensors if name_of.get(t.name) in parameters), key=lambda tensor: tensor.name)
     tensors = {}
     for tensor in stored:
         weights = processor.process(dequantize(tensor.data, tensor.tensor_type), name=tensor.name).weights
@@ -175,16 +190,10 @@ def read_gguf(reader: "GGUFReader", model: "PreTrainedModel", parameters: Collec
     return Tensors(by_name=tensors, sha256=digest)
 
 
-def gguf_rope_scaling(reader: "GGUFReader") -> str | None:
+def gguf_rope_scaling(file: GgufFile) -> str | None:
     """Names what a GGUF file says of RoPE scaling, which transformers does not read; None where it says nothing."""
-    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
-    kind = gguf_field(reader, f"{gguf_field(reader, 'general.architecture')}.rope.scaling.type")
+    factors = [tensor.name for tensor in file.tensors if tensor.name.startswith("rope_f")]
+    kind = file.fields.get(f"{file.fields.get('general.architecture')}.rope.scaling.type")
     if factors:
         return f"the tensor {factors[0]}"
     return f"rope.scaling.type = {kind!r}" if kind not in (None, "none") else None
-
-
-def gguf_field(reader: "GGUFReader", name: str) -> Any:
-    """Returns a field of a GGUF file; None where it has none of that name."""
-    field = reader.get_field(name)
-    return None if field is None else field.contents()

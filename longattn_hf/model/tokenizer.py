@@ -100,21 +100,21 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
     """
     from tokenizers import Regex, normalizers, pre_tokenizers
 
-    from longattn_hf.model.tensors import gguf_field, open_gguf
+    from longattn_hf.model.tensors import open_gguf
 
-    reader, backend = open_gguf(location), tokenizer.backend_tokenizer
-    name, kind = (gguf_field(reader, f"tokenizer.ggml.{field}") for field in ("pre", "model"))
-    if kind == "llama" and gguf_field(reader, "tokenizer.ggml.add_space_prefix") is False:
+    fields, backend = open_gguf(location).fields, tokenizer.backend_tokenizer
+    name, kind = (fields.get(f"tokenizer.ggml.{field}") for field in ("pre", "model"))
+    if kind == "llama" and fields.get("tokenizer.ggml.add_space_prefix") is False:
         # transformers puts one there whatever the file says
         backend.normalizer, backend.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     if kind != "gpt2":
         return
     # early releases of transformers name others, and put BOS before every text
     for role, field in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
-        token = gguf_field(reader, f"tokenizer.ggml.{field}_token_id")
+        token = fields.get(f"tokenizer.ggml.{field}_token_id")
         if token is not None and getattr(tokenizer, f"{role}_token_id") != token:
             setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(token)))
-    if not gguf_field(reader, "tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
+    if not fields.get("tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
         backend.post_processor = None
     split = _SPLITS.get(name)
     if split is None:

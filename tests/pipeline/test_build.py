@@ -1,5 +1,6 @@
 """The whole build: real documents on disk, a tiny real model, all stages, kills and several processes included."""
 
+import argparse
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import main
-from tests.support.models import SMOLLM2, needs_smollm2
+from tests.support.models import needs_smollm2
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
@@ -296,20 +297,17 @@ def children_of(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
-def test_a_killed_launcher_takes_its_processes_along_and_the_same_command_goes_on(undisturbed, recipe, tmp_path):
+def test_a_killed_launcher_takes_its_processes_along_and_the_build_goes_on(undisturbed, recipe, tmp_path, caplog):
     output = tmp_path / "out"
-    launch = partial(start_torchrun, recipe, output, "--nproc_per_node", "2", "--master_port")
-    launched = launch(str(free_port()))
+    launched = start_torchrun(recipe, output, "--nproc_per_node", "2", "--master_port", str(free_port()))
     wait_for_shards(output, 3, launched)
     ranks = children_of(launched.pid)
     launched.kill()
     launched.wait()
     made = stamps(output / "work" / "windows")
-    again = launch(str(free_port()))
-    printed = again.communicate(timeout=240)[0]
-    assert again.returncode == 0, printed
+    run(recipe, output)
     assert len(ranks) == 2 and not any(map(is_at_work, ranks))
-    assert "which was ended before it was through" in printed
+    assert "which was ended before it was through" in caplog.text
     after = stamps(output / "work" / "windows")
     assert all(after[path] == when for path, when in made.items() if not path.name.startswith("."))
     compare_ignoring_the_command(output, undisturbed)
@@ -336,8 +334,7 @@ def test_a_refusal_of_two_processes_is_a_line_each(undisturbed, recipe, tmp_path
     assert "gloo" not in printed and "Connection closed" not in printed
 
 
-@pytest.mark.parametrize("pair", range(2))
-def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, recipe, tmp_path, pair):
+def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, recipe, tmp_path):
     output = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
     fractions = ("0.25", "0.5")
@@ -361,7 +358,9 @@ def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, reci
 def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undisturbed, recipe, tmp_path):
     output = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # as a terminal starts it: what a shell starts in the background is told to ignore Ctrl-C, and hands that on
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     wait_for_shards(output, 5, started)
     started.send_signal(signal.SIGINT)
     printed = started.communicate(timeout=60)[1]
@@ -513,7 +512,7 @@ def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe
 
 def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_python):
     peaks = []
-    for count in (1_000, 4_000):
+    for count in (500, 2_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         rows = [{"text": text(60, i)} for i in range(50)] * (count // 250)
@@ -530,33 +529,31 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_p
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         report = json.loads((folder / "out" / "report.json").read_text())
         assert report["categories"]["book"]["windows"] >= count
-    # three thousand more windows of 32 tokens carry about 10 MB of ids, text and scores in all
-    assert peaks[1] - peaks[0] < 30e6
+    # 1,500 more windows of 32 tokens carry about 5 MB of ids, text and scores in all; other memory comes and goes
+    assert peaks[1] - peaks[0] < 20e6
 
 
 @needs_smollm2
-def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float64():
-    from longattn_hf.pipeline.demo_corpus import demo_documents
-
-    scorer = LongAttnScorer(SMOLLM2)
-    documents = list(demo_documents())[::14]
-    layer = scorer.load_layer()
-    for document in documents:
-        ids = scorer.load_tokenizer()(document["text"], add_special_tokens=False)["input_ids"][:2048]
-        scored = scorer({"input_ids": [ids]})
+def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float64(smollm2):
+    layer = smollm2.load_layer()
+    # prose of a kind, and code
+    for file in (Path(__file__).parents[2] / "README.md", Path(argparse.__file__)):
+        text = file.read_text(encoding="utf-8")
+        ids = smollm2.load_tokenizer()(text, add_special_tokens=False)["input_ids"][:2048]
+        scored = smollm2({"input_ids": [ids]})
         q, k, scale = layer.query_key(torch.tensor([ids]))
         far = far_attention(q.double(), k.double(), min_distance=512, scale=scale, impl="reference")
         for name, values in map_scores(far, 2048, 512).items():
             assert scored[name][0] == pytest.approx(float(values.mean()), rel=1e-5), name
 
 
-@needs_smollm2
 @pytest.mark.slow
-def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(run_python):
+def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(tiny_llama, run_python):
     program = (
         "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
-        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({SMOLLM2!r}); "
-        "ids = np.random.default_rng(0).integers(0, 49152, 32768); scorer({'input_ids': [ids[:256]]}); "
+        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({str(tiny_llama)!r}); "
+        "ids = np.random.default_rng(0).integers(0, scorer.load_layer().vocab_size, 32768); "
+        "scorer({'input_ids': [ids[:256]]}); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

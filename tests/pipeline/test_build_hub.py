@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,10 @@ def documents(category):
 @pytest.fixture
 def recipe(hub, tiny_llama, tmp_path):
     """A configuration whose model and documents are on the Hub: Parquet, and JSON lines of differing fields."""
-    upload(hub, tiny_llama, "org/tiny")
+    # a commit of this test's own, which no cache holds from another
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text(str(tmp_path))
+    upload(hub, shutil.copytree(tiny_llama, tmp_path / "model", dirs_exist_ok=True), "org/tiny")
     shards = {}
     for part in range(2):
         buffer = io.BytesIO()

@@ -7,7 +7,6 @@ import torch
 
 from longattn_hf import FirstLayer, LongAttnScorer, far_attention
 from longattn_hf.method import get_convention
-from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.scoring import released
 from longattn_hf.scoring.map_scores import map_scores
 from tests.support.models import SMOLLM2, needs_smollm2
@@ -43,13 +42,13 @@ def test_a_token_to_pad_with_is_named_where_the_tokenizer_has_none(tiny_llama):
 
 
 @needs_smollm2
-def test_the_reference_code_gives_the_figures_of_the_released_code():
+def test_the_reference_code_gives_the_figures_of_the_released_code(smollm2):
     """`released_code.json`: made by that code, src/LongAttn.py at aa08199, under transformers 4.43.3 with sdpa."""
     cases = json.loads((Path(__file__).parent / "released_code.json").read_text())
     layer = FirstLayer.from_pretrained(SMOLLM2, dtype="float16", rope_theta=2.5e6)
     for case in cases:
         ids, reading = released.read(
-            torch.tensor([case["ids"]]), get_convention("reference_code"), load_tokenizer(SMOLLM2), case["padded_to"]
+            torch.tensor([case["ids"]]), get_convention("reference_code"), smollm2.load_tokenizer(), case["padded_to"]
         )
         q, k, scale = layer.query_key(ids)
         far = far_attention(q, k, min_distance=case["padded_to"] // 4, scale=scale, **reading)
