@@ -138,9 +138,9 @@ def _split(card: str, where: str) -> tuple[str, str, str]:
         raise ValueError(f"{where} starts with --- but its front matter does not end with ---: correct it by hand")
     if markers is None:
         return "", "", card
-    # no reader passes over blanks behind the first fence
-    opening = re.sub(r"---[ \t]+(?=[\r\n])", "---", card[: markers.start(1)])
-    return opening, markers[1], card[markers.end(1) :]
+    # not every reader passes over blanks behind a fence
+    opening, rest = card[: markers.start(1)], card[markers.end(1) :]
+    return re.sub(r"---[ \t]+", "---", opening), markers[1], re.sub(r"\A---[ \t]+(?=[\r\n]|\Z)", "---", rest)
 
 
 def _marked(body: str, where: str) -> tuple[int, int] | None:

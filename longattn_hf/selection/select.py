@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -174,15 +175,18 @@ class _BatchScores:
 
 @dataclass(frozen=True)
 class _BatchFilter:
-    """Marks the rows of a batch of a stream that are above a threshold."""
+    """Keeps the rows of a batch of a stream that are above a threshold."""
 
     selection: Selection
     by: str | None
     features: Features | None
 
-    def __call__(self, batch: Any) -> list[bool]:
-        table = read_batch(batch, self.features, *_columns_of(self.selection), self.by)
-        return keep_mask(table, self.selection, self.by).tolist()
+    def __call__(self, batch: Any) -> Any:
+        columns = read_batch(batch, self.features, *_columns_of(self.selection), self.by)
+        keep = keep_mask(columns, self.selection, self.by)
+        if (table := table_of(batch)) is not None:
+            return keep_rows(table, keep)
+        return {name: list(compress(values, keep)) for name, values in batch.items()}
 
 
 def _columns_of(selection: Selection) -> tuple[str, ...]:
@@ -211,4 +215,5 @@ def _filter(stream: IterableDataset, selection: Selection, by: str | None) -> It
             "its raw scores with statistics=."
         )
     keep = _BatchFilter(selection, by, stream.features)
-    return in_format_of(exact(stream).filter(keep, batched=True), stream)
+    # releases of `datasets` before 5 cannot filter streams of tables, but map them to fewer rows
+    return in_format_of(exact(stream).map(keep, batched=True, features=stream.features), stream)

@@ -11,6 +11,7 @@ from huggingface_hub.utils import _http
 from longattn_hf.hub.deadlines import bounded_timeouts, run_within, time_left
 from longattn_hf.hub.publishing import publish
 from longattn_hf.hub.refusals import httpx
+from tests.support.hub_client import CLIENT_HEEDS_RETRY_AFTER
 from tests.support.hub_server import LONGEST_HANG
 
 REPO = "me/data"
@@ -89,7 +90,7 @@ def test_an_odd_wait_that_a_server_asks_for_is_no_wait_and_no_error(hub, clock, 
     hub.create(REPO)
     hub.fault("POST", "/preupload/", status=429, headers={"Retry-After": asked.encode().decode("latin-1")})
     publish(ROWS, REPO)
-    assert clock.slept == [601.0 if asked.startswith("99") else 1.0]
+    assert clock.slept == [601.0 if asked.startswith("99") and CLIENT_HEEDS_RETRY_AFTER else 1.0]
 
 
 def test_a_step_outside_of_python_ends_with_its_request_and_sends_nothing_afterwards(hub):

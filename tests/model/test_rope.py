@@ -29,7 +29,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ),
         # a scaling takes another's place, but for how much is rotated and how fast
         (
-            GPTNeoXConfig(rope_parameters=YARN | {"rope_theta": 9.0, "partial_rotary_factor": 0.5}),
+            # early releases take the share that is rotated from the older name
+            GPTNeoXConfig(rotary_pct=0.5, rope_parameters=YARN | {"rope_theta": 9.0, "partial_rotary_factor": 0.5}),
             None,
             {"rope_type": "default"},
             {"rope_type": "default", "rope_theta": 9.0, "partial_rotary_factor": 0.5},
