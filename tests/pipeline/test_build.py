@@ -96,6 +96,21 @@ def undisturbed(recipe, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="module")
+def light(recipe, tmp_path_factory):
+    """The same configuration, but that it ranks by length: a process with it is up in a third of the time."""
+    path = tmp_path_factory.mktemp("light") / "light.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"scorers": ["length"]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed_light(light, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    run(light, output)
+    return output
+
+
 def test_a_build_leaves_a_data_set_that_load_dataset_reads(undisturbed):
     report = json.loads((undisturbed / "report.json").read_text())
     scores = load_dataset(str(undisturbed), "scores", split="train")
@@ -334,9 +349,9 @@ def test_a_refusal_of_two_processes_is_a_line_each(undisturbed, recipe, tmp_path
     assert "gloo" not in printed and "Connection closed" not in printed
 
 
-def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, recipe, tmp_path):
+def test_of_two_builds_started_together_one_is_refused_by_name(light, tmp_path):
     output = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
+    command = [sys.executable, str(SCRIPT), "--config", str(light), "--output_dir", str(output)]
     fractions = ("0.25", "0.5")
     both = [
         subprocess.Popen([*command, "--fraction", fraction], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -351,13 +366,13 @@ def test_of_two_builds_started_together_one_is_refused_by_name(undisturbed, reci
     report = json.loads((output / "report.json").read_text())
     assert str(report["settings"]["fraction"]) in shares
     alone = tmp_path / "alone"
-    run(recipe, alone, fraction=report["settings"]["fraction"])
+    run(light, alone, fraction=report["settings"]["fraction"])
     compare_ignoring_the_command(output, alone)
 
 
-def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undisturbed, recipe, tmp_path):
+def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undisturbed_light, light, tmp_path):
     output = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--config", str(recipe), "--output_dir", str(output)]
+    command = [sys.executable, str(SCRIPT), "--config", str(light), "--output_dir", str(output)]
     # as a terminal starts it: what a shell starts in the background is told to ignore Ctrl-C, and hands that on
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
@@ -369,11 +384,11 @@ def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undis
     assert started.returncode == 130 and len(lines) == 1, printed
     assert re.fullmatch(
         rf"build_longabc: Interrupted. \d+ shards of windows and \d+ of scores are kept in {output}/work; to go on: "
-        rf"accelerate launch -m longattn_hf.pipeline --config {recipe} --output_dir {output}",
+        rf"accelerate launch -m longattn_hf.pipeline --config {light} --output_dir {output}",
         lines[0],
     )
-    run(recipe, output)
-    assert results(output) == results(undisturbed)
+    run(light, output)
+    assert results(output) == results(undisturbed_light)
 
 
 @pytest.mark.parametrize("allocate", [lambda: np.empty(2**50), lambda: torch.empty(2**50)])
@@ -383,10 +398,10 @@ def test_a_lack_of_memory_is_named_with_what_to_do(recipe, tmp_path, monkeypatch
         main(["--config", str(recipe), "--output_dir", str(tmp_path / "out")])
 
 
-def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path):
+def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed_light, light, tmp_path):
     locale = {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
-    output, settings = tmp_path / "out", yaml.safe_load(recipe.read_text()) | {"description": "Überall 日本語"}
+    output, settings = tmp_path / "out", yaml.safe_load(light.read_text()) | {"description": "Überall 日本語"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     command = [sys.executable, str(SCRIPT), "--config", str(tmp_path / "c.yaml"), "--output_dir"]
     refused = subprocess.run([*command, str(tmp_path / "naïve")], capture_output=True, text=True, env=environment)
@@ -395,8 +410,8 @@ def test_a_locale_that_is_not_utf8_changes_nothing(undisturbed, recipe, tmp_path
     done = subprocess.run([*command, str(output)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Überall 日本語" in (output / "README.md").read_text(encoding="utf-8")
-    for path in sorted(undisturbed.rglob("train-*.parquet")):
-        assert (output / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
+    for path in sorted(undisturbed_light.rglob("train-*.parquet")):
+        assert (output / path.relative_to(undisturbed_light)).read_bytes() == path.read_bytes()
 
 
 def test_mistakes_end_in_one_clear_line(recipe, tmp_path, capsys):
