@@ -8,8 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from longattn_hf.columns import INPUT_IDS
-from longattn_hf.model.language_model import load_language_model
-from longattn_hf.model.loaded import is_name
+from longattn_hf.model.language_model import load_language_model, name_language_model
 from longattn_hf.model.tokenizer import name_tokenizer, tokenise
 from longattn_hf.scoring.base import TextScorer
 from longattn_hf.scoring.with_model import ModelScorer
@@ -20,7 +19,8 @@ class TokenScorer(ModelScorer, TextScorer):
     """A scorer of token ids, int64 `[T]`: the column `input_ids` where there is one, else the tokenised text.
 
     Attributes:
-        model: A Hub id, a local directory, a GGUF file, or `package:NAME/FILE` for an installed package's file.
+        model: A Hub id, a local directory, a GGUF file, `package:NAME/FILE` for an installed package's file, or a
+            loaded causal language model, whose weights are not copied.
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside `model`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; if None, float32 on a CPU and bfloat16 on a GPU.
@@ -30,7 +30,7 @@ class TokenScorer(ModelScorer, TextScorer):
         trust_remote_code: Whether code of the model's repository may run.
     """
 
-    model: str
+    model: Any
     revision: str | None = None
     gguf_file: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -40,11 +40,7 @@ class TokenScorer(ModelScorer, TextScorer):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if not is_name(self.model):
-            raise ValueError(
-                f"model is a {type(self.model).__name__}: this score runs the whole model by attention code of its "
-                "own, and takes a name. Save the model with save_pretrained, and give its folder."
-            )
+        object.__setattr__(self, "model", name_language_model(self.model))
         object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
 
     def prepare(self) -> None:

@@ -3,17 +3,24 @@
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
 
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from longattn_hf.files import hash_json
 from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.identity import identify_once, pinned
+from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object
 from longattn_hf.model.location import ModelRef, locate, read_config
+from longattn_hf.model.tensors import hash_tensors
 
 _LOGIT_ROWS = 512
 
@@ -24,17 +31,20 @@ def load_language_model(
     """Returns a causal language model, loaded on the first call in a process and ready for `observe_attention`.
 
     Args:
-        model: Which model.
+        model: Which model; a name of `name_language_model` too.
         dtype: As in `pick_dtype`.
         device: As in `pick_device`.
         rank: As in `pick_device`.
 
     Raises:
-        ValueError: It cannot be found, or changes its logits after the output embedding.
+        ValueError: It cannot be found, changes its logits after the output embedding, or was given as an object that
+            has another dtype or device, or other weights by now.
     """
     use_one_thread_after_fork()
-    chosen = pick_device(device, rank=rank)
     ref = ModelRef.of(model)
+    if is_loaded(ref.name):
+        return held_by(ref.name).network_for(dtype, device)
+    chosen = pick_device(device, rank=rank)
     identity = identify_once(ref)
     return _load_once(pinned(ref), identity, pick_dtype(dtype, chosen), chosen)
 
@@ -51,15 +61,88 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
         trust_remote_code=model.trust_remote_code,
         **location.weights_arguments,
     )
+    _refuse_changed_logits(network, repr(location.name))
+    # its stub takes the device for the model
+    return network.to(device).eval()
+
+
+def _refuse_changed_logits(network: PreTrainedModel, name: str) -> None:
     changes = [
         name
         for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
         if getattr(network.config.get_text_config(), name, None) not in (None, 1.0)
     ]
     if changes:
-        raise ValueError(f"{location.name!r} changes its logits ({', '.join(changes)}), which is not computed here.")
-    # its stub takes the device for the model
-    return network.to(device).eval()
+        raise ValueError(f"{name} changes its logits ({', '.join(changes)}), which is not computed here.")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A network over the weights of a model that was given as an object, which stay that model's own.
+
+    Attributes:
+        network: Runs with attention that can be observed.
+        versions: How often each weight had been written to.
+    """
+
+    network: PreTrainedModel
+    versions: tuple[int, ...]
+
+    def network_for(self, dtype: str | None, device: str | None) -> PreTrainedModel:
+        """Returns the network, where it is what is asked for and as it was."""
+        has = {"dtype": str(self.network.dtype).removeprefix("torch."), "device": str(self.network.device)}
+        for name, asked in {"dtype": dtype, "device": device}.items():
+            if asked not in (None, has[name]):
+                raise ValueError(
+                    f"The model given has {name}={has[name]!r}, where the scorer says {name}={asked!r}: move it "
+                    "first, or name it."
+                )
+        if _versions(self.network) != self.versions:
+            raise ValueError("The weights of the model given have changed since: make the scorer anew.")
+        return self.network
+
+
+def _versions(network: PreTrainedModel) -> tuple[int, ...]:
+    return tuple(weight._version for weight in network.parameters())
+
+
+def name_language_model(model: Any) -> Any:
+    """Returns the name of a loaded causal language model; names stay as they are.
+
+    No weight is copied: the model goes on to be the caller's, and is refused where it has been trained on.
+
+    Raises:
+        ValueError: It is no such model, or not made of its configuration's weights alone: quantised, or with adapters.
+    """
+    if is_name(model):
+        return model
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        raise ValueError(
+            f"model is a {kind}: give a name, or a causal language model of transformers (AutoModelForCausalLM)."
+        )
+    _refuse_changed_logits(model, f"The {kind} given")
+    if len({weight.device for weight in model.parameters()}) > 1:
+        raise ValueError(f"The {kind} given lies on several devices: move it to one, or give the name of the model.")
+    weights, config = model.state_dict(keep_vars=True), deepcopy(model.config)
+    with init_empty_weights():
+        network = type(model)._from_config(config, attn_implementation=SHOWS_ATTENTION)
+    others = [name for names in network.load_state_dict(weights, strict=False, assign=True) for name in names]
+    if others:
+        raise ValueError(
+            f"The {kind} given is not made of its configuration's weights alone ({', '.join(others[:3])}): merge its "
+            "adapters, or give the name of the model."
+        )
+    for module in network.modules():
+        # what is no weight, such as RoPE's frequencies; `to` would move the caller's weights too
+        module._buffers = {
+            name: held if held is None else held.to(model.device) for name, held in module._buffers.items()
+        }
+    tensors = ((name, str(tensor.dtype), tensor.detach().cpu()) for name, tensor in sorted(weights.items()))
+    settings = config.to_json_string(use_diff=False).replace(str(config.name_or_path), "")
+    return name_object(
+        kind, hash_json([kind, settings, hash_tensors(tensors)]), _Given(network.eval(), _versions(network))
+    )
 
 
 @torch.inference_mode()

@@ -116,7 +116,7 @@ def _split_as_named(tokenizer: Any, location: Location) -> None:
             setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(token)))
     if not fields.get("tokenizer.ggml.add_bos_token") and tokenizer("")["input_ids"]:
         backend.post_processor = None
-    split = _SPLITS.get(name)
+    split = _SPLITS.get(name or "")
     if split is None:
         says = f"splits text as {name!r} (tokenizer.ggml.pre), which is not known here"
         if name is None:

@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaModel
 
 from longattn_hf import FirstLayer, LongAttnScorer, WindowDocuments
-from longattn_hf.baselines import LossGain
+from longattn_hf.baselines import DeepAttention, Ladm, LossGain, ProLong
+from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.location import ModelRef, locate
 from tests.support.tiny import build_tokenizer, save_tiny_llama, write_gguf
 
@@ -118,8 +119,14 @@ def test_objects_that_cannot_be_used_are_refused(network, tokenizer, tiny_llama,
         LongAttnScorer(network, tokenizer=tokenizer, revision="main").prepare()
     with pytest.raises(ValueError, match="is loaded already: leave out trust_remote_code"):
         LongAttnScorer(network, tokenizer=tokenizer, trust_remote_code=True).prepare()
-    with pytest.raises(ValueError, match="model is a LlamaForCausalLM: this score runs the whole model"):
-        LossGain(model=network)
+    with pytest.raises(ValueError, match="model is a int: give a name, or a causal language model of transformers"):
+        LossGain(model=3)
+    with pytest.raises(ValueError, match="model is a LlamaModel: give a name, or a causal language model"):
+        LossGain(model=network.model)
+    with pytest.raises(
+        ValueError, match="The model given has dtype='float32', where the scorer says dtype='bfloat16'"
+    ):
+        LossGain(model=network, tokenizer=tokenizer, dtype="bfloat16").prepare()
     with pytest.raises(ValueError, match="The layer is a loaded model's"):
         FirstLayer.from_model(network).save_pretrained("nowhere")
     with pytest.raises(ValueError, match="has no files to read"):
@@ -127,6 +134,36 @@ def test_objects_that_cannot_be_used_are_refused(network, tokenizer, tiny_llama,
     network.model.layers[0].self_attn.q_proj = torch.nn.Sequential(network.model.layers[0].self_attn.q_proj)
     with pytest.raises(ValueError, match=r"lacks model.layers.0.self_attn.q_proj.weight, .* merge its adapters"):
         LongAttnScorer(network)
+    with pytest.raises(
+        ValueError, match="not made of its configuration's weights alone .*q_proj.* merge its adapters"
+    ):
+        LossGain(model=network)
+
+
+@pytest.mark.parametrize("score", [LossGain, DeepAttention, Ladm, ProLong], ids=lambda score: score.__name__)
+def test_a_neural_baseline_scores_with_a_loaded_model_as_with_its_folder(
+    score, tiny_llama, network, tokenizer, documents
+):
+    settings = {"segment_tokens": 16} if score is ProLong else {}
+    expected = documents.map(score(model=str(tiny_llama), **settings))
+    network.train()
+    scorer = score(model=network, tokenizer=tokenizer, **settings)
+    assert documents.map(scorer).to_dict() == expected.to_dict()
+    # the caller's model is as it was
+    assert network.training and network.config._attn_implementation != SHOWS_ATTENTION
+    again = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    assert score(model=again, tokenizer=tokenizer, **settings).fingerprint == scorer.fingerprint
+
+
+def test_a_neural_baseline_notices_that_its_model_has_been_trained_on(network, tokenizer):
+    scorer = LossGain(model=network, tokenizer=tokenizer)
+    scorer({"text": TEXTS[0]})
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="weights of the model given have changed since: make the scorer anew"):
+        scorer({"text": TEXTS[0]})
+    assert LossGain(model=network, tokenizer=tokenizer).fingerprint != scorer.fingerprint
 
 
 def test_a_neural_baseline_takes_a_tokenizer(tiny_llama, tokenizer, documents):
