@@ -81,8 +81,7 @@ def demo_documents() -> Iterator[dict[str, str | None]]:
         (``package==version:path``) and ``license`` (SPDX expression of the package, None where it states none).
 
     Raises:
-        ModuleNotFoundError: If a package is not installed; the message names the command that installs it.
-        ValueError: If an installed version lacks an expected path.
+        ValueError: If a package is not installed, or the installed version lacks an expected path.
     """
     for path, package in PYTHON_SOURCE.items():
         modules = _files(package, path, ".py")
@@ -162,6 +161,7 @@ def _distribution(package: str) -> Distribution:
     try:
         return distribution(package)
     except PackageNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'the demo reads documents from the package {package}, which is not installed: pip install ".[demo]"'
+        raise ValueError(
+            f"The demo reads documents from the package {package}, which is not installed: pip install "
+            "'longattn_hf[demo]'."
         ) from error

@@ -18,6 +18,7 @@ from longattn_hf.columns import ID, KEPT
 from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import publish
+from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.certify import Certified, certify_cut
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.engine import start_engine
@@ -123,6 +124,7 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
     scorers = make_scorers(config)
     for scorer in scorers.values():
         scorer.prepare()
+    load_tokenizer_once(make_transform(config).model_ref)
     if (given := config.selection.statistics) is not None:
         longattn: Any = scorers[LONGATTN]
         given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")

@@ -103,7 +103,7 @@ def test_documentation_is_the_long_strings_of_a_module_in_line_order():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(demo_corpus, "PYTHON_SOURCE", {"no_such_package": "no-such-package"})
-    with pytest.raises(ModuleNotFoundError, match=r'no-such-package.*pip install "\.\[demo\]"'):
+    with pytest.raises(ValueError, match=r"no-such-package.*pip install 'longattn_hf\[demo\]'"):
         next(demo_documents())
 
 

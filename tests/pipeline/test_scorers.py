@@ -195,6 +195,13 @@ def test_a_build_without_attention_needs_a_tokenizer_and_no_weights(recipe, tmp_
     assert run(recipe, output, model=str(tmp_path / "tokenizer"), scorers=["gzip"]).scored_windows == 0
 
 
+def test_a_model_that_is_not_there_is_refused_before_the_folder_is_claimed(recipe, tmp_path):
+    with pytest.raises(ValueError, match="'nowhere/at.gguf' is neither a directory nor a GGUF file"):
+        run(recipe, tmp_path / "out", model="nowhere/at.gguf", scorers=["gzip"])
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.stat().st_size]
+    assert run(recipe, tmp_path / "out", scorers=["gzip"]).scored_windows
+
+
 def test_windows_that_a_deciding_scorer_refuses_are_counted_with_its_reason(recipe, tmp_path):
     result = run(recipe, tmp_path / "out", scorers=["gzip", "far_gain"], select_by="far_gain")
     facts = result.categories["book"]
