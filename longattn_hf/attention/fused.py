@@ -1,14 +1,14 @@
 """Far attention's row statistics in one streaming pass over the keys, as one Triton kernel for CUDA GPUs.
 
 A program owns a tile of query rows and walks the keys once. For each row it carries the sum of exp over the near keys
-and the sums of exp and of exp^2 over the far ones; no logit ever leaves the chip. The query heads that share a key head
-lie side by side in the rows of a tile, so that each key tile is loaded once for all.
+and the sums of exp and of exp^2 over the far ones; no logit ever leaves the chip. The query heads that share a key
+head lie side by side in the rows of a tile, so that each key tile is loaded once for all.
 
-No running maximum is kept: a row's largest logit among its last keys, its own one included, stands in for it. It is one
-of the summands, so that nothing underflows that matters; what overflows leaves NaN, and a second launch, which has
-nothing to do as a rule, does those rows again with their true maximum. Sums stay spread over a row's threads until the
-end, squares are added as they are multiplied, and where a device has descriptors of tensors these fetch the keys: the
-exponential unit, not the issue of instructions, is meant to be what is waited for.
+No running maximum is kept: a row's largest logit among its last keys, its own key included, stands in for it. It is
+one of the summands, so that nothing underflows that matters. What overflows leaves NaN, and a second launch, which as
+a rule finds nothing to do, does those rows again with their true maximum. Sums stay spread over the threads of a row
+until the end, squares are added as they are multiplied, and keys come by a tensor descriptor where that can be: what
+a step issues beside exponentials should not be what it waits for.
 
 A tile's keys fall into four spans, each its own loop, so that masks are computed only where a border runs through:
 
