@@ -27,7 +27,7 @@ import torch
 import triton
 import triton.language as tl
 
-from longattn_hf.attention.tiles import INTERPRETED, Tile, pick_tile, split_head
+from longattn_hf.attention.tiles import INTERPRETED, Tile, can_describe, pick_tile, split_head
 
 
 @triton.jit
@@ -233,7 +233,8 @@ def far_rows(
     if scale <= 0:
         # the kernel takes the maximum before it scales
         q_BHRD, scale = (-q_BHRD, -scale) if scale < 0 else (torch.zeros_like(q_BHRD), 1.0)
-    tile = tile or pick_tile(q_BHRD.device, q_BHRD.dtype, head_dim)
+    generation = torch.cuda.get_device_capability(q_BHRD.device)[0] if q_BHRD.device.type == "cuda" else 0
+    tile = tile or pick_tile(generation, q_BHRD.dtype, head_dim)
     if INTERPRETED and q_BHRD.dtype == torch.bfloat16:
         # the interpreter multiplies the bits of bfloat16 as integers; float32 holds the same values
         q_BHRD, k_BHTD = q_BHRD.float(), k_BHTD.float()
@@ -256,16 +257,8 @@ def far_rows(
                 num_key_heads=num_key_heads, group=group, head_dim=head_dim, d0=d0, d1=d1,
                 block_rows=tile.rows, block_keys=tile.keys, parts=tile.parts,
                 # the kernel is exact: float32 products are not rounded to TensorFloat-32
-                precision="ieee" if q_BHRD.dtype == torch.float32 else "tf32", described=_can_describe(k_BHTD, d1),
+                precision="ieee" if q_BHRD.dtype == torch.float32 else "tf32",
+                described=can_describe(generation, k_BHTD),
                 num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
             )  # fmt: on
     return mass_BHR, energy_BHR
-
-
-def _can_describe(k_BHTD: torch.Tensor, d1: int) -> bool:
-    """Whether a tensor descriptor can load the keys, which takes no addresses: whole heads, in steps of 16 bytes."""
-    steps = [stride * k_BHTD.element_size() for stride in k_BHTD.stride()[:-1]] + [k_BHTD.data_ptr()]
-    fits = d1 == 0 and k_BHTD.stride(3) == 1 and k_BHTD.stride(2) > 0 and not any(step % 16 for step in steps)
-    if INTERPRETED:
-        return fits
-    return fits and k_BHTD.element_size() == 2 and torch.cuda.get_device_capability(k_BHTD.device)[0] >= 9

@@ -43,8 +43,8 @@ def split_head(head_dim: int) -> tuple[int, int]:
     return (first, rest) if head_dim > 16 and first + rest < whole else (whole, 0)
 
 
-def pick_tile(device: torch.device, dtype: torch.dtype, head_dim: int) -> Tile:
-    """The tile for a device: fixed, rather than tuned at run time, so that a device always gives the same bits.
+def pick_tile(generation: int, dtype: torch.dtype, head_dim: int) -> Tile:
+    """The tile for devices of one generation, the first number of their compute capability, or for the interpreter.
 
     Two programs share a multiprocessor where registers and shared memory allow, so that one's exponentials overlap
     with the other's matrix product; each of the two alone takes about as long as the other.
@@ -55,7 +55,6 @@ def pick_tile(device: torch.device, dtype: torch.dtype, head_dim: int) -> Tile:
     if dtype == torch.float32:
         # exact products run on the scalar units, whose operands fill the registers at any larger tile
         return Tile(rows=32, keys=32, warps=4, stages=1)
-    generation = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
     if generation == 9:
         return Tile(rows=128, keys=128 if head_dim <= 128 else 64, warps=8, stages=2, registers=128)
     if generation == 10:
@@ -63,3 +62,11 @@ def pick_tile(device: torch.device, dtype: torch.dtype, head_dim: int) -> Tile:
         return Tile(rows=128, keys=64, warps=4, stages=2, registers=128)
     # fits the 99 KiB of shared memory that every device since Ampere has
     return Tile(rows=128, keys=64 if head_dim <= 128 else 32, warps=8, stages=2, parts=32, registers=128)
+
+
+def can_describe(generation: int, k_BHTD: torch.Tensor) -> bool:
+    """Whether a tensor descriptor can load the keys, which takes no addresses: whole heads, in steps of 16 bytes."""
+    steps = [stride * k_BHTD.element_size() for stride in k_BHTD.stride()[:3]] + [k_BHTD.data_ptr()]
+    whole = k_BHTD.stride(2) > 0 and k_BHTD.stride(3) == 1 and split_head(k_BHTD.shape[3])[1] == 0
+    served = INTERPRETED or (generation in (9, 10) and k_BHTD.element_size() == 2)
+    return served and whole and not any(step % 16 for step in steps)
