@@ -1,6 +1,6 @@
 """What the fused kernel's loops issue, read from its machine code, and a prediction of its time; no GPU is needed.
 
-    python -m recipes.benchmarks.kernel_cost [--architectures 80 90 100]
+    python -m recipes.benchmarks.kernel_cost --architectures 80 90 100
 
 Triton compiles the kernel for each architecture with the tile that `far_rows` takes there, bfloat16 and Llama-3.1-8B's
 heads; the disassembler that Triton brings shows the loop of each span of keys. A step of a loop takes at least the
