@@ -25,9 +25,8 @@ from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, installed
 
-# a layer's and a window's sizes: Llama-3.1-8B's first layer, the paper's windows
+# Llama-3.1-8B's first layer
 HEADS, KEY_HEADS, HEAD_SIZE = 32, 8, 128
-TOKENS, MIN_DISTANCE = 32768, 8192
 SPANS = ("reference", "far", "border", "near", "diagonal")
 
 
@@ -87,13 +86,17 @@ class KernelCostConfig:
 
     Attributes:
         architectures: Compute capabilities without the point: 80, 90, 100.
+        window_tokens: Of the window whose time is predicted; keys are far from a quarter of it on.
         out: The JSON file to write.
     """
 
     architectures: Several[int] = tuple(CHIPS)
+    window_tokens: int = 32768
     out: LocalPath = RESULTS / "kernel-cost.json"
 
     def __post_init__(self) -> None:
+        if self.window_tokens < 4:
+            raise ValueError(f"window_tokens={self.window_tokens} has no quarter; give at least 4.")
         for architecture in self.architectures:
             if architecture not in CHIPS:
                 raise ValueError(f"architectures={architecture} is not described here; there are {[*CHIPS]}.")
@@ -107,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "prediction": "read from machine code and data sheets; nothing was run on a GPU",
             "versions": {name: installed(name) for name in ("torch", "triton")},
             "shape": {"heads": HEADS, "key_heads": KEY_HEADS, "head_size": HEAD_SIZE, "dtype": "bfloat16"},
-            "window": {"tokens": TOKENS, "min_distance": MIN_DISTANCE},
+            "window_tokens": config.window_tokens,
             "architectures": [],
         }
         for architecture in config.architectures:
-            report["architectures"].append(cost := kernel_cost(architecture))
+            report["architectures"].append(cost := kernel_cost(architecture, config.window_tokens))
             print_cost(cost)
         config.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(config.out, report)
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise Refusal("kernel_cost", error) from error
 
 
-def kernel_cost(architecture: int) -> dict[str, Any]:
+def kernel_cost(architecture: int, window_tokens: int) -> dict[str, Any]:
     """What the kernel's loops cost on one architecture, and the window's time that follows.
 
     Raises:
@@ -148,7 +151,7 @@ def kernel_cost(architecture: int) -> dict[str, Any]:
             },
             "cycles_a_step": bounds,
         }
-    steps = window_steps(tile.rows, tile.keys)
+    steps = window_steps(tile.rows, tile.keys, window_tokens)
     cycles = sum(steps[span] * max(spans[span]["cycles_a_step"].values()) for span in SPANS)
     return {
         "architecture": f"sm_{architecture}",
@@ -236,17 +239,17 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, names in KINDS.items() if re.match(names, operation)), "other")
 
 
-def window_steps(rows: int, keys: int) -> dict[str, int]:
+def window_steps(rows: int, keys: int, tokens: int) -> dict[str, int]:
     """How many steps of each span a window takes over all its programs, as the kernel draws the borders."""
     steps = dict.fromkeys(SPANS, 0)
-    group = HEADS // KEY_HEADS
-    for first in range(0, TOKENS * group, rows):
-        n_first, n_last = first // group, (first + rows - 1) // group
-        if n_last < MIN_DISTANCE:
+    group, min_distance = HEADS // KEY_HEADS, tokens // 4
+    for first in range(0, tokens * group, rows):
+        n_first, n_last = first // group, min(first + rows, tokens * group) // group - 1
+        if n_last < min_distance:
             continue
         diagonal = n_first // keys
-        border = min(max(n_first + 1 - MIN_DISTANCE, 0) // keys, diagonal)
-        near = min(-(-(n_last + 1 - MIN_DISTANCE) // keys), diagonal)
+        border = min(max(n_first + 1 - min_distance, 0) // keys, diagonal)
+        near = min(-(-(n_last + 1 - min_distance) // keys), diagonal)
         last = -(-(n_last + 1) // keys) - diagonal
         counts = (last, border, near - border, diagonal - near, last)
         for span, count in zip(SPANS, counts, strict=True):
@@ -266,7 +269,7 @@ def print_cost(cost: dict[str, Any]) -> None:
         cycles = "".join(f"{value:7.0f}" for value in loop["cycles_a_step"].values())
         kinds = ", ".join(f"{kind} {value:.2f}" for kind, value in loop["per_element_by_kind"].items())
         print(f"{span:10}{loop['instructions']:7}{loop['per_element']:7.2f}{cycles}  {kinds}")
-    print(f"predicted, not measured: {1000 * cost['predicted_window_s']:.2f} ms a window of {TOKENS:,} tokens")
+    print(f"predicted, not measured: {1000 * cost['predicted_window_s']:.2f} ms a window")
 
 
 if __name__ == "__main__":

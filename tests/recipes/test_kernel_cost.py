@@ -8,6 +8,7 @@ triton = pytest.importorskip("triton", reason="the fused kernel needs Triton")
 
 from recipes.benchmarks import kernel_cost  # noqa: E402
 
+TOKENS, DISTANCE = 32768, 8192
 TOOLS = (triton.knobs.nvidia.nvdisasm, triton.knobs.nvidia.cuobjdump)
 
 
@@ -21,7 +22,7 @@ def hopper():
         pytest.skip(f"no disassembler: {error}")
     if missing:
         pytest.skip(f"no disassembler: {missing}")
-    return kernel_cost.kernel_cost(90)
+    return kernel_cost.kernel_cost(90, TOKENS)
 
 
 def test_the_long_loops_issue_no_more_than_they_did(hopper):
@@ -49,17 +50,17 @@ def test_the_bounds_are_those_of_the_data_sheets(hopper):
     # 1.755 GHz are sold as boost, 1.98 GHz as the most
     assert 1.7e9 < hopper["clock_hz"] < 2e9
     # all exponentials of the rows with a far key, none besides
-    exponentials = kernel_cost.HEADS * (kernel_cost.TOKENS**2 - kernel_cost.MIN_DISTANCE**2) / 2
+    exponentials = kernel_cost.HEADS * (TOKENS**2 - DISTANCE**2) / 2
     least = exponentials / (16 * 132 * hopper["clock_hz"])
     assert least < hopper["predicted_window_s"] < 1.03 * least
 
 
 @pytest.mark.parametrize(("rows", "keys"), [(128, 128), (128, 64), (64, 32)])
 def test_a_windows_steps_cover_its_pairs_of_queries_and_keys(rows, keys):
-    steps = kernel_cost.window_steps(rows, keys)
-    tokens, distance, heads = kernel_cost.TOKENS, kernel_cost.MIN_DISTANCE, kernel_cost.HEADS
+    steps = kernel_cost.window_steps(rows, keys, TOKENS)
+    heads = kernel_cost.HEADS
     area = {span: count * rows * keys for span, count in steps.items()}
-    far, seen = heads * (tokens - distance) ** 2 / 2, heads * (tokens**2 - distance**2) / 2
+    far, seen = heads * (TOKENS - DISTANCE) ** 2 / 2, heads * (TOKENS**2 - DISTANCE**2) / 2
     assert far <= area["far"] + area["border"] <= 1.02 * far and area["border"] < 0.02 * far
     assert seen <= sum(area.values()) - area["reference"] <= 1.02 * seen
     assert area["reference"] == area["diagonal"]
