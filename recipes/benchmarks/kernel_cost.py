@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = read_command_line(KernelCostConfig, arguments, description=__doc__)
         report = {
             "prediction": "read from machine code and data sheets; nothing was run on a GPU",
-            "versions": {name: installed(name) for name in ("torch", "triton")},
+            "versions": {name: installed(name) for name in ("torch", "triton")}
+            | {name: tool.version for name, tool in find_tools().items()},
             "shape": {"heads": HEADS, "key_heads": KEY_HEADS, "head_size": HEAD_SIZE, "dtype": "bfloat16"},
             "window_tokens": config.window_tokens,
             "architectures": [],
@@ -202,15 +203,27 @@ def compile_kernel(architecture: int) -> tuple[Any, Any, bool]:
     return compile_source(source, target=GPUTarget("cuda", architecture, 32), options=options), tile, described
 
 
-def disassemble(binary: bytes) -> tuple[str, str]:
-    """A binary's instructions, and its use of registers and stack, as the tools in Triton's wheel print them."""
-    import triton
+def find_tools() -> dict[str, Any]:
+    """NVIDIA's assembler and disassemblers by name, each with `path` and `version`, as Triton's wheel brings them.
 
-    tools = triton.knobs.nvidia
+    Raises:
+        ValueError: Triton or one of them is missing.
+    """
+    try:
+        from triton.knobs import nvidia
+
+        return {name: getattr(nvidia, name) for name in ("ptxas", "nvdisasm", "cuobjdump")}
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"The kernel's code needs Triton's wheel for Linux and its tools. {error}.") from error
+
+
+def disassemble(binary: bytes) -> tuple[str, str]:
+    """A binary's instructions, and its use of registers and stack, as NVIDIA's tools print them."""
+    tools = find_tools()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(binary)
-        commands = ([tools.nvdisasm.path, "-c", path], [tools.cuobjdump.path, "-res-usage", path])
+        commands = ([tools["nvdisasm"].path, "-c", path], [tools["cuobjdump"].path, "-res-usage", path])
         code, resources = (subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
     return code, resources
 

@@ -1,7 +1,5 @@
 """The kernel's machine code costs no more than it did; compiled for one architecture, which needs no GPU."""
 
-from pathlib import Path
-
 import pytest
 
 triton = pytest.importorskip("triton", reason="the fused kernel needs Triton")
@@ -9,7 +7,6 @@ triton = pytest.importorskip("triton", reason="the fused kernel needs Triton")
 from recipes.benchmarks import kernel_cost  # noqa: E402
 
 TOKENS, DISTANCE = 32768, 8192
-TOOLS = (triton.knobs.nvidia.nvdisasm, triton.knobs.nvidia.cuobjdump)
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +14,9 @@ def hopper():
     if triton.knobs.runtime.interpret:
         pytest.skip("TRITON_INTERPRET is set: nothing is compiled")
     try:
-        missing = [tool.path for tool in TOOLS if not Path(tool.path).is_file()]
-    except RuntimeError as error:
-        pytest.skip(f"no disassembler: {error}")
-    if missing:
-        pytest.skip(f"no disassembler: {missing}")
+        kernel_cost.find_tools()
+    except ValueError as error:
+        pytest.skip(str(error))
     return kernel_cost.kernel_cost(90, TOKENS)
 
 
@@ -89,6 +84,13 @@ def test_loops_are_found_where_waits_lie_behind_the_code():
     assert loop == ["UIADD3", "BRA", "HGMMA.64x128x16.F32.BF16", "LDS", "MUFU.EX2", "BRA"]
     kinds = [kernel_cost.kind_of(operation) for operation in loop]
     assert kinds == ["other", "other", "tensor cores", "memory", "exponentials", "other"]
+
+
+def test_a_missing_disassembler_is_named(monkeypatch, tmp_path):
+    nothing = type(triton.knobs.nvidia).__dict__["nvdisasm"]
+    monkeypatch.setattr(nothing, "default_path", str(tmp_path / "nvdisasm"))
+    with pytest.raises(ValueError, match=r"needs Triton's wheel for Linux and its tools\. Cannot find nvdisasm\."):
+        kernel_cost.find_tools()
 
 
 def test_an_architecture_that_is_not_described_is_refused():
