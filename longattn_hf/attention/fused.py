@@ -118,7 +118,8 @@ def _absorb(
             b_near -= tl.sum(b_w, 1)
         if far != "none":
             b_far += tl.sum(b_w, 1)
-            b_far2 = _add_squares(b_far2, b_w)
+            # a step's squares by themselves first: one by one onto a long sum each would lose its last bits
+            b_far2 += _add_squares(tl.zeros_like(b_far2), b_w)
     return b_near, b_far, b_far2
 
 

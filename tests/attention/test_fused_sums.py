@@ -1,10 +1,10 @@
-"""Rows whose exponentials overflow beside their last keys' are done again; in Triton's interpreter, in its process."""
+"""What the fused kernel's sums hold where float32 ends: in Triton's interpreter, in a process of its own."""
 
 import pytest
 
 pytest.importorskip("triton", reason="the fused kernel needs Triton")
 
-PROGRAM = """
+OVERFLOW = """
 import torch
 from longattn_hf.attention import far_rows, fused
 
@@ -44,6 +44,26 @@ print("done")
 """
 
 
-def test_rows_that_overflow_are_done_again_and_no_others(run_python):
+LONG = """
+import torch
+from longattn_hf.attention import far_rows, fused
+
+# 16 rows at the end of a window; the last 512 keys' logits are higher, so that all far weights are the same, below 1
+tokens, positions = 32768, torch.arange(32768 - 16, 32768)
+q, k = torch.ones(1, 1, 16, 16), torch.zeros(1, 1, tokens, 16)
+k[:, :, -512:, 0] = 0.35
+arguments = dict(min_distance=8192, scale=1.0)
+tile = fused.Tile(rows=16, keys=512, warps=4, stages=1)
+sums = fused.far_rows(q, k, positions_R=positions, tile=tile, **arguments)
+exact = far_rows(q.double(), k.double(), positions=positions, impl="reference", **arguments)
+for actual, wanted in zip(sums, exact, strict=True):
+    # 3,072 equal weights a part, added one by one, would be wrong by 1e-5
+    torch.testing.assert_close(actual.double(), wanted, rtol=2e-6, atol=0)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("program", [OVERFLOW, LONG], ids=["rows that overflow are done again, no others", "long"])
+def test_sums_agree_with_float64(program, run_python):
     environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    assert run_python(PROGRAM, **environment).stdout == "done\n"
+    assert run_python(program, **environment).stdout == "done\n"
