@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from longattn_hf.attention import far_rows
 from longattn_hf.attention.sampled import sampled_far_attention
@@ -120,10 +120,24 @@ def flash_attn(problem: Problem) -> Method:
 
 
 def log_sum_exp(problem: Problem) -> Method:
-    """Three flash passes: of all keys, of the far keys (causal on slices), and of the far keys with doubled logits."""
+    """Flash passes alone: over the far keys, over these with doubled logits, and over the near ones of the same rows.
+
+    All are causal attention of slices, 1.5 causal triangles where k is a quarter of T: the near band is cut in blocks
+    of k rows, whose own keys are one triangle and whose keys before are another, back to front.
+    """
     far, scale = problem.min_distance, problem.q.shape[-1] ** -0.5
     q, k = problem.q, problem.expanded_keys()
     late_q, early_k = q[:, :, far:].contiguous(), k[:, :, : problem.tokens - far].contiguous()
+
+    def blocks(x: Tensor) -> Tensor:
+        """[1, H, R, D] as [blocks, H, k, D], zeros after the last row, which no row before sees."""
+        x = pad(x, (0, 0, 0, -x.shape[2] % far))
+        return x.unflatten(2, (-1, far)).squeeze(0).transpose(0, 1).contiguous()
+
+    q_blocks, own_k = blocks(late_q), blocks(k[:, :, far:])
+    previous_k = blocks(k[:, :, : len(q_blocks) * far])
+    # row j of a block sees the keys behind place j of the block before it
+    turned_q, turned_k = q_blocks.flip(2)[:, :, 1:].contiguous(), previous_k.flip(2)[:, :, :-1].contiguous()
 
     def lse(q: Tensor, k: Tensor, scale: float) -> Tensor:
         if q.device.type == "cpu":
@@ -131,9 +145,11 @@ def log_sum_exp(problem: Problem) -> Method:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, True, scale=scale)[1]
 
     def run() -> tuple[Tensor, Tensor]:
-        total = lse(q, k, scale)[:, :, far:]
-        mass = torch.exp(lse(late_q, early_k, scale) - total)
-        return mass, torch.exp(lse(late_q, early_k, 2 * scale) - 2 * total)
+        near, before = lse(q_blocks, own_k, scale), lse(turned_q, turned_k, scale)
+        near[:, :, :-1] = torch.logaddexp(near[:, :, :-1], before.flip(2))
+        lse_far = lse(late_q, early_k, scale)
+        total = torch.logaddexp(near.transpose(0, 1).flatten(1)[:, : lse_far.shape[2]], lse_far)
+        return torch.exp(lse_far - total), torch.exp(lse(late_q, early_k, 2 * scale) - 2 * total)
 
     return Method(run=run, kind="rows", positions=torch.arange(far, problem.tokens, device=q.device))
 

@@ -15,6 +15,7 @@ CONFIG_OF = {
     "recipes.benchmarks.calibrate_far_gain": "FarGainCalibrationConfig",
     "recipes.benchmarks.certified_cut": "CertifiedCutConfig",
     "recipes.benchmarks.gold": "GoldConfig",
+    "recipes.benchmarks.kernel_cost": "KernelCostConfig",
     "recipes.benchmarks.pipeline_cost": "PipelineCostConfig",
     "recipes.benchmarks.planted": "PlantedConfig",
     "recipes.benchmarks.preferences": "PreferencesConfig",
