@@ -221,7 +221,7 @@ class AttentionLadder:
             part = far_rows(q[:, :, positions], k, min_distance=far, positions=positions, impl=self.impl)
             assert_exact(q[:, :, positions], k, min_distance=far, positions=positions, impl=self.impl)
             for p, w in zip(part, whole, strict=True):
-                torch.testing.assert_close(p, w[:, :, positions], rtol=2e-6, atol=0)
+                torch.testing.assert_close(p, w[:, :, positions], rtol=5e-6, atol=0)
 
     def test_no_rows_give_no_sums(self):
         q, k = self.draw(tokens=10)
