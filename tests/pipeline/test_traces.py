@@ -1,0 +1,107 @@
+"""A build that has nothing to do is known at once, and one that has something to do is never taken for it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from longattn_hf.pipeline import run as stages
+from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.run import build
+from longattn_hf.pipeline.traces import describe_inputs
+from tests.pipeline.test_build import results, text
+
+
+@pytest.fixture
+def recipe(tiny_llama, tmp_path):
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    (tmp_path / "texts").mkdir()
+    for part in range(2):
+        rows = [{"id": f"{part}-{i}", "text": text(60 + 9 * i, f"{part}{i}")} for i in range(6)]
+        Dataset.from_list(rows).to_parquet(tmp_path / "texts" / f"{part}.parquet")
+    sources = [{"category": "book", "path": "parquet", "data_files": str(tmp_path / "texts" / "*.parquet")}]
+    settings = {"name": "small", "model": str(tmp_path / "model"), "window_tokens": 32, "fraction": 0.5}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(settings | {"scorers": ["length"], "sources": sources}))
+    return path
+
+
+@pytest.fixture
+def long_way(monkeypatch):
+    """How often the stages were gone through."""
+    gone, whole = [], stages._build
+    monkeypatch.setattr(stages, "_build", lambda *given: gone.append(1) or whole(*given))
+    return gone
+
+
+def run(recipe, **overrides):
+    return build(load_config(recipe, {"output_dir": str(recipe.parent / "out")} | overrides))
+
+
+def change_and_hide(path: Path):
+    """Flips a bit, and sets the time of change back."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def add_documents(folder: Path):
+    rows = [{"id": f"new-{i}", "text": text(200, f"new {i}")} for i in range(3)]
+    Dataset.from_list(rows).to_parquet(folder / "texts" / "2.parquet")
+
+
+CHANGES = {
+    "a kept shard": lambda folder: change_and_hide(next((folder / "out" / "data").rglob("*.parquet"))),
+    "a shard of scores": lambda folder: change_and_hide(next((folder / "out/work/scores-length").rglob("*.parquet"))),
+    "the report": lambda folder: change_and_hide(folder / "out" / "report.json"),
+    "a picture": lambda folder: next((folder / "out" / "figures").iterdir()).unlink(),
+    "the traces": lambda folder: change_and_hide(folder / "out" / "work" / "traces.json"),
+    "the mark": lambda folder: (folder / "out" / "work" / "finished.json").unlink(),
+    "more documents": add_documents,
+    "other documents": lambda folder: shutil.copy(folder / "texts" / "0.parquet", folder / "texts" / "1.parquet"),
+    "the tokenizer": lambda folder: (folder / "model" / "tokenizer_config.json").write_text("{}"),
+}
+
+
+def test_the_same_command_again_goes_through_no_stage(recipe, long_way):
+    first = run(recipe)
+    before = results(first.folder)
+    again = run(recipe)
+    assert len(long_way) == 1 and first.scored_windows > 5 and again.scored_windows == 0
+    assert results(again.folder) == before and str(again) == str(first)
+    run(recipe, fraction=0.25)
+    run(recipe, fraction=0.25)
+    assert len(long_way) == 2
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_changed_is_found(recipe, long_way, name):
+    first = run(recipe)
+    before = results(first.folder)
+    CHANGES[name](recipe.parent)
+    run(recipe)
+    assert len(long_way) == 2
+    run(recipe)
+    assert len(long_way) == 2
+    fresh = run(recipe, output_dir=str(recipe.parent / "fresh"))
+    assert results(first.folder) == results(fresh.folder)
+    assert (results(fresh.folder) == before) == ("documents" not in name)
+
+
+def test_what_cannot_be_told_without_a_network_or_another_file_goes_the_long_way(recipe, tmp_path):
+    def inputs(**overrides):
+        config = load_config(recipe, {"output_dir": str(tmp_path / "out")} | overrides)
+        return describe_inputs(config, "", stages.BuildFolder(config.folder))
+
+    known = inputs()
+    assert known is not None and known == inputs() and known != inputs(fraction=0.25)
+    assert inputs(model="org/model") is None
+    assert inputs(sources=[{"category": "book", "path": "org/books"}]) is None
+    pinned = {"category": "book", "path": "org/books", "revision": "0123456789" * 4}
+    assert inputs(sources=[pinned]) is not None
+    assert inputs(scorers={"far_gain": {"calibration": "mine.json"}}) is None
