@@ -116,9 +116,7 @@ class BuildFolder:
         except NotImplementedError:
             logger.warning("The file system of %s knows no locks: start no two builds in it at once.", self.path)
         except OSError as error:
-            raise OSError(
-                error.errno, f"Cannot write to {self.path}: {error.strerror}; {self.elsewhere}"
-            ) from error
+            raise OSError(error.errno, f"Cannot write to {self.path}: {error.strerror}; {self.elsewhere}") from error
         try:
             if self.owner.exists():
                 logger.warning(
