@@ -81,11 +81,12 @@ class StoredFolder(BuildFolder):
             lock = StoreLock(store, read_record(self.owner))
             lock.take(former)
             try:
-                mirror = self._mirror = _Mirror(self, store, lock)
-                mirror.fetch()
-                with _repeating(lock.renew, lock.seconds), _repeating(mirror.send, _SECONDS_BETWEEN_LOOKS):
+                with _repeating(lock.renew, lock.seconds):
+                    mirror = self._mirror = _Mirror(self, store, lock)
+                    mirror.fetch()
                     try:
-                        yield
+                        with _repeating(mirror.send, _SECONDS_BETWEEN_LOOKS):
+                            yield
                     except BaseException:
                         # what is finished is worth as much as before; a store that fails is not asked again
                         with suppress(OSError, ValueError):
@@ -194,7 +195,7 @@ class _Mirror:
             for name, digest in files.items()
             if finished.get(name) == digest and sizes.get(name) == (folder.path / name).stat().st_size
         }
-        if placed == same == files.keys():
+        if not files or placed == same == files.keys():
             return
         foreign = [
             name

@@ -1,0 +1,429 @@
+"""Builds into object storage: a real server that speaks S3, in a process of its own, and fsspec's memory."""
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from fsspec.implementations.memory import MemoryFileSystem
+
+from longattn_hf.__main__ import main
+from longattn_hf.pipeline import build, load_config
+from longattn_hf.pipeline import run as run_module
+from longattn_hf.pipeline import storage as storage_module
+from longattn_hf.pipeline import store as store_module
+from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.storage import StoredFolder, open_folder
+from longattn_hf.pipeline.store import Store, StoreLock
+from tests.support.s3_server import serve_s3
+from tests.support.staged import read, snapshot, stage
+
+WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
+SETTINGS = {"model": "m", "window_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with pytest.MonkeyPatch.context() as patch, serve_s3(patch):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def short_beats(monkeypatch, tmp_path):
+    monkeypatch.setenv("LONGATTN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_BEATS", 0.1)
+    monkeypatch.setattr(storage_module, "_SECONDS_BETWEEN_LOOKS", 0.05)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Another machine: one without a working folder."""
+    return lambda: monkeypatch.setenv("LONGATTN_CACHE", str(tmp_path / f"cache-{random.random()}"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_llama, tmp_path_factory):
+    """A configuration of two categories of two files, whose scores need no model."""
+    folder = tmp_path_factory.mktemp("recipe")
+    sources = []
+    for category in ("arxiv", "book"):
+        texts = [" ".join(random.Random(f"{category}{i}").choices(WORDS, k=1 + 10 * i)) for i in range(24)]
+        rows = [{"id": f"{category}{i}", "text": text} for i, text in enumerate(texts)]
+        for part in range(2):
+            Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
+        files = str(folder / f"{category}-*.parquet")
+        sources.append({"category": category, "path": "parquet", "data_files": files})
+    config = {
+        "name": "tiny",
+        "model": str(tiny_llama),
+        "window_tokens": 32,
+        "documents_per_shard": 4,
+        "fraction": 0.25,
+        "scorers": ["gzip"],
+        "sources": sources,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(recipe, output, **settings):
+    return build(load_config(recipe, {"output_dir": str(output)} | settings), words="--config tiny.yaml")
+
+
+def objects(address):
+    """Every object of a store's folder, by way of fsspec alone."""
+    files, root = fsspec.url_to_fs(address)
+    files.invalidate_cache()
+    return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
+
+
+def results(contents):
+    """Every byte of the dataset, and of all shards."""
+    shards = ("work/windows/", "work/scores-")
+    return {name: b for name, b in contents.items() if not name.startswith("work/") or name.startswith(shards)}
+
+
+@pytest.fixture(scope="module")
+def local(recipe, tmp_path_factory):
+    """What local builds make: of a quarter of the windows, and of an eighth."""
+    folder, made = tmp_path_factory.mktemp("local"), []
+    for fraction in (0.25, 0.125):
+        run(recipe, folder / "out", fraction=fraction)
+        made.append(results(snapshot(folder / "out")))
+    return made
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a folder/out/", "memory://corpus/out"])
+def test_a_build_in_a_store_has_the_bytes_of_a_local_one_and_so_has_another_selection(
+    request, recipe, local, elsewhere, address
+):
+    if address.startswith("s3"):
+        request.getfixturevalue("s3")
+    result = run(recipe, address)
+    held = objects(address)
+    assert results(held) == local[0] and result.scored_windows > 100
+    assert {name for name in held if name not in local[0]} == {
+        f"work/{name}" for name in ("settings.json", "shards.parquet", "finished.json", "placing.json")
+    }, "no lock, and nothing of this machine's"
+    assert run(recipe, address).scored_windows == 0 and objects(address) == held
+    # a larger set takes its place, from a machine that has seen nothing of the first
+    elsewhere()
+    assert run(recipe, address, fraction=0.125).scored_windows == 0
+    assert results(objects(address)) == local[1] != local[0]
+    kept = load_dataset("parquet", data_files=f"{address.rstrip('/')}/data/book/*.parquet")
+    assert len(kept["train"]) == run(recipe, address, fraction=0.125).categories["book"].kept_windows
+
+
+def test_a_build_that_is_killed_goes_on_on_another_machine_from_what_it_had_finished(
+    s3, recipe, local, elsewhere, caplog
+):
+    address = "s3://bucket/killed"
+    program = (
+        "import time\n"
+        "from longattn_hf.pipeline import scoring, storage, store\n"
+        "storage._SECONDS_BETWEEN_LOOKS, store._SECONDS_BETWEEN_BEATS, write = 0.05, 0.2, scoring.write_shard\n"
+        "scoring.write_shard = lambda *given: (time.sleep(0.3), write(*given))\n"
+        "from longattn_hf.__main__ import main\n"
+        f"main(['build', '--config', {str(recipe)!r}, '--output_dir', {address!r}])\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    while sum(name.startswith("work/scores-") for name in Store(address).sizes()) < 3:
+        assert child.poll() is None
+        time.sleep(0.1)
+    elsewhere()
+    with pytest.raises(ValueError, match=rf"{address} is being built by process {child.pid} on \S+, started 20"):
+        run(recipe, address)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    left = objects(address)
+    assert "work/locks/000001.json" in left and "README.md" not in left
+    finished = {name: content for name, content in left.items() if name.startswith("work/scores-")}
+    rows = sum(pq.read_metadata(BytesIO(content)).num_rows for content in finished.values())
+    elsewhere()
+    result = run(recipe, address)
+    assert "looking for a sign of life of its owner, for up to 1 seconds" in caplog.text
+    windows = sum(facts.windows for facts in result.categories.values())
+    assert len(finished) >= 3 and result.scored_windows == windows - rows > 0
+    assert results(objects(address)) == local[0] and not any("lock" in name for name in objects(address))
+
+
+def test_what_the_network_kept_from_the_store_is_sent_by_the_same_command(
+    recipe, local, monkeypatch, capsys, tmp_path
+):
+    address, score = "s3://bucket/out", run.__globals__["build"].__globals__["score_windows"]
+    with serve_s3(monkeypatch) as server:
+
+        def score_alone(*given, **named):
+            server.kill()
+            server.wait()
+            return score(*given, **named)
+
+        monkeypatch.setattr(run_module, "score_windows", score_alone)
+        words = ["build", "--config", str(recipe), "--output_dir", address]
+        with pytest.raises(SystemExit) as refused:
+            main(words)
+        assert refused.value.code == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"build: {address} cannot be reached, or not as it should: Could not connect to ")
+        assert last.endswith("what is finished is kept, and the same command goes on.")
+    # the server begins with nothing
+    with serve_s3(monkeypatch):
+        main(words)
+        assert f"{address}: 0 windows scored by this process" in capsys.readouterr().out
+        assert results(objects(address)) == local[0]
+
+
+def test_overwriting_removes_the_other_build_from_the_store(recipe, local, elsewhere):
+    address = "memory://overwritten/out"
+    run(recipe, address, documents_per_shard=1)
+    many = objects(address)
+    elsewhere()
+    with pytest.raises(ValueError, match=f"{address} holds work with other settings: documents_per_shard was 1"):
+        run(recipe, address)
+    assert objects(address) == many
+    run(recipe, address, overwrite=True)
+    assert results(objects(address)) == local[0] and len(many) > len(objects(address))
+
+
+def test_a_working_folder_of_another_build_is_none_of_the_stores_concern(recipe, local, elsewhere):
+    address = "memory://emptied/out"
+    run(recipe, address, documents_per_shard=1)
+    fsspec.filesystem("memory").rm("/emptied", recursive=True)
+    run(recipe, address)
+    assert results(objects(address)) == local[0]
+    # another machine overwrites it, and the first one overwrites that again
+    here = os.environ["LONGATTN_CACHE"]
+    elsewhere()
+    run(recipe, address, documents_per_shard=1, overwrite=True)
+    os.environ["LONGATTN_CACHE"] = here
+    run(recipe, address, overwrite=True)
+    assert results(objects(address)) == local[0]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "data/book/mine.parquet", "work/notes.txt"])
+def test_objects_of_others_are_refused_and_left_alone(s3, recipe, name):
+    address = f"s3://bucket/others-{name.count('/')}"
+    Store(address).write(name, "mine")
+    with pytest.raises(ValueError, match=f"{address} holds files that no build has put there .{name}"):
+        run(recipe, address)
+    assert objects(address) == {name: b"mine"}
+
+
+def test_objects_that_others_put_into_a_builds_folder_stay(recipe):
+    address = "memory://beside/out"
+    run(recipe, address)
+    store, mine = Store(address), ("thesis.txt", "data/book/mine.txt", "figures/mine.png")
+    for name in mine:
+        store.write(name, "mine")
+    run(recipe, address, fraction=0.125)
+    run(recipe, address, documents_per_shard=1, overwrite=True)
+    assert [store.read(name) for name in mine] == [b"mine"] * 3
+
+
+def test_a_card_that_was_there_before_keeps_its_words(recipe, elsewhere):
+    address = "memory://carded/out"
+    Store(address).write("README.md", "---\nlicense: mit\n---\nMy own words.\n")
+    for fraction in (0.25, 0.125):
+        run(recipe, address, fraction=fraction)
+        card = Store(address).read("README.md").decode()
+        assert "My own words." in card and "license: mit" in card and "config_name: book" in card
+        elsewhere()
+
+
+class Frail(MemoryFileSystem):
+    """A store whose connection breaks for good after some changes."""
+
+    protocol, store, pseudo_dirs, left = "frail", {}, [""], None
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("frail://", "memory://"))
+
+    def _change(self):
+        if Frail.left is not None:
+            Frail.left -= 1
+            if Frail.left < 0:
+                raise ConnectionError("the connection is broken")
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        self._change()
+        super().pipe_file(path, value, mode=mode, **kwargs)
+
+    def put_file(self, *given, **named):
+        self._change()
+        super().put_file(*given, **named)
+
+    def rm_file(self, path):
+        self._change()
+        super().rm_file(path)
+
+
+fsspec.register_implementation("frail", Frail)
+
+
+def select(selection, configurations):
+    folder = open_folder("frail://corpus/out")
+    with folder.owned():
+        folder.claim(SETTINGS, overwrite=False)
+        if not folder.is_finished(selection):
+            stage(folder, selection, configurations)
+            folder.finish(selection)
+
+
+def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(monkeypatch, tmp_path, elsewhere):
+    monkeypatch.setattr(storage_module, "_SECONDS_BETWEEN_LOOKS", 100)
+    monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_BEATS", 0.02)
+    number, states = 0, set()
+    while "finished" not in states:
+        number += 1
+        Frail.store.clear()
+        elsewhere()
+        select("first", ("book", "code"))
+        monkeypatch.setattr(Frail, "left", number)
+        try:
+            select("second", ("book", "poems"))
+            states.add("finished")
+        except OSError as error:
+            assert "the connection is broken" in str(error)
+        monkeypatch.setattr(Frail, "left", None)
+        copy = tmp_path / str(number) / "out"
+        fsspec.filesystem("frail").get("frail://corpus/out", str(copy), recursive=True)
+        found = {name: read(copy, name) for name in ("book", "code", "poems")}
+        whole = {
+            "first": {"book": {"first"}, "code": {"first"}, "poems": None},
+            "second": {"book": {"second"}, "code": None, "poems": {"second"}},
+            "replaced": {"book": None, "code": None, "poems": None},
+        }
+        state = next((name for name, selection in whole.items() if found == selection), None)
+        assert state is not None, f"at change {number}: {found}"
+        if state == "replaced":
+            assert "is being replaced" in (copy / "README.md").read_text()
+        rows = {row for path in copy.glob("data/*/*.parquet") for row in pq.read_table(path)["selection"].to_pylist()}
+        assert len(rows) <= 1, "files of two selections"
+        states.add(state)
+        # the same command, here or elsewhere
+        if number % 2:
+            elsewhere()
+        select("second", ("book", "poems"))
+        held = {name for name in objects("frail://corpus/out") if not name.startswith("work/")}
+        data = {f"data/{name}/train-00000-of-00001.parquet" for name in ("book", "poems")}
+        assert held == {"README.md", "figures/second.png"} | data
+    assert states == {"first", "second", "replaced", "finished"} and number > 8
+
+
+def owner(name):
+    return {"host": name, "pid": 7, "started": "now", "token": name}
+
+
+def race(address, names):
+    """Returns who of as many as take a lock at once gets it, and gives signs of life while the others hope."""
+    done, locks = threading.Event(), [StoreLock(Store(address), owner(name)) for name in names]
+
+    def take(lock):
+        try:
+            lock.take(None)
+        except ValueError as error:
+            assert f"{address} is being built by process 7 on {names[0][:4]}" in str(error)
+            return None
+        while not done.wait(0.02):
+            lock.renew()
+        return lock
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        running = [pool.submit(take, lock) for lock in locks]
+        while sum(one.done() for one in running) < len(names) - 1:
+            time.sleep(0.02)
+        done.set()
+        (first,) = filter(None, (one.result() for one in running))
+    return first
+
+
+def test_of_many_who_take_a_lock_one_gets_it_and_who_falls_silent_loses_it_to_one(s3):
+    address = "s3://bucket/locked"
+    first = race(address, [f"host{number}" for number in range(6)])
+    second = race(address, [f"heir{number}" for number in range(6)])
+    time.sleep(0.4)
+    with pytest.raises(ValueError, match="s3://bucket/locked is being built by process 7 on heir"):
+        first.check()
+    second.check()
+    second.release()
+    assert objects(address) == {}
+
+
+def test_the_owner_of_the_working_folder_waits_for_no_sign_of_life(monkeypatch):
+    monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_BEATS", 1000)
+    store = Store("memory://waits/out")
+    StoreLock(store, owner("former")).take(None)
+    StoreLock(store, owner("next")).take("former")
+    assert store.sizes().keys() == {"work/locks/000002.json"}
+
+
+class Plain(MemoryFileSystem):
+    """A store without conditional puts."""
+
+    protocol, store, pseudo_dirs = "plain", {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("plain://", "memory://"))
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        super().pipe_file(path, value)
+
+
+def test_a_store_without_conditional_puts_is_said_once_and_has_one_owner_all_the_same(monkeypatch, caplog):
+    fsspec.register_implementation("plain", Plain)
+    monkeypatch.setattr(store_module, "_SECONDS_TO_SETTLE", 0.2)
+    race("plain://out", ["host0", "host1"])
+    assert "plain://out has no conditional put" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nowhere://x", "nowhere://x cannot be reached: Protocol not known: nowhere"),
+        ("hf://datasets/me/x", "holds no folder of objects: give s3://bucket/folder.*--push_to_hub publishes"),
+        ("simplecache::s3://x/y", "holds no folder of objects"),
+    ],
+)
+def test_addresses_that_hold_no_folder_are_refused(recipe, address, message):
+    with pytest.raises(ValueError, match=message):
+        run(recipe, address)
+
+
+def test_a_missing_client_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(ValueError, match="Install s3fs.*pip install 'longattn_hf.s3.'"):
+        open_folder("s3://bucket/out")
+
+
+def test_a_bucket_that_is_not_there_is_named(s3, recipe):
+    with pytest.raises(OSError, match="s3://nobodys/out cannot be reached.*bucket does not exist.*goes on"):
+        run(recipe, "s3://nobodys/out")
+
+
+def test_no_message_holds_a_password():
+    assert str(Store("ftp://me:secret@host/folder")) == "ftp://host/folder"
+    assert str(Store("memory://container@account/folder")) == "memory://container@account/folder"
+
+
+def test_file_addresses_are_folders_and_stored_ones_travel(tmp_path):
+    assert type(open_folder(f"file://{tmp_path}/out")) is BuildFolder
+    assert open_folder(f"file://{tmp_path}/out").path == tmp_path / "out"
+    folder = open_folder("memory://x/out/")
+    assert pickle.loads(pickle.dumps(folder)).path == folder.path == StoredFolder("memory://x/out").path
+    assert folder.path.is_relative_to(os.environ["LONGATTN_CACHE"])
