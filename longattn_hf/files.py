@@ -23,9 +23,16 @@ _DIGEST = "sha256"
 _MOST_VALUES = 100_000
 
 
-def is_address(path: str | Path) -> bool:
+def is_address(path: str) -> bool:
     """Says whether a path is an address, such as `s3://bucket/folder`, and not one of this machine's."""
-    return "://" in str(path)
+    return "://" in path
+
+
+def refuse_address(path: object) -> object:
+    """Returns a path of this machine; raises ValueError on an address, which would become the name of a folder."""
+    if is_address(str(path)):
+        raise ValueError("must be a path of this machine, not an address")
+    return path
 
 
 @contextmanager

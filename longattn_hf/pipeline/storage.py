@@ -219,8 +219,7 @@ class _Mirror:
         self._put([FINISHED, PLACING])
 
     def _put(self, names: list[str]) -> None:
-        for _ in self._store.send(self._folder.path, names):
-            self._lock.check()
+        self._store.send(self._folder.path, names, between=self._lock.check)
 
     def _marks(self) -> tuple[dict[str, str], set[str]]:
         """Returns the digests of the store's finished dataset, and all files that builds have put there."""

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -35,15 +35,17 @@ _SECONDS_TO_SETTLE = 1.0
 
 @contextmanager
 def naming(address: object) -> Iterator[None]:
-    """Makes whatever a store's client raises an OSError of one line that names the address."""
+    """Makes whatever a store's client raises an OSError of one line that names the address, and no ValueError."""
     try:
         yield
+    except ValueError:
+        raise
     except Exception as error:
         # each client has errors of its own, which have no other base
         reason = f"{error}".rstrip(".") or type(error).__name__
         raise OSError(
             f"{address} cannot be reached, or not as it should: {reason}. Check the address, the credentials and the "
-            "network; what is finished is kept, and the same command goes on."
+            "network; the same command goes on from what is finished."
         ) from error
 
 
@@ -79,14 +81,15 @@ class Store:
         return self._shown
 
     @cached_property
-    def _opened(self) -> tuple[AbstractFileSystem, str]:
+    def opened(self) -> tuple[AbstractFileSystem, str]:
+        """The client, and the folder's path as it names it."""
         # not sooner: clients look for credentials then
         files, root = url_to_fs(self._address)
         return files, root.rstrip("/")
 
     @property
     def _files(self) -> AbstractFileSystem:
-        return self._opened[0]
+        return self.opened[0]
 
     @property
     def creates(self) -> bool:
@@ -124,13 +127,13 @@ class Store:
             return True
         return False
 
-    def send(self, folder: Path, names: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Puts files of a local folder in the place of objects of the same names; yields those that are there."""
+    def send(self, folder: Path, names: Sequence[str], *, between: Callable[[], object] = lambda: None) -> None:
+        """Puts files of a local folder in the place of objects of the same names; calls `between` now and then."""
         for start in range(0, len(names), _OBJECTS_AT_ONCE):
             some = names[start : start + _OBJECTS_AT_ONCE]
             with naming(self):
                 self._files.put([str(folder / name) for name in some], [self._path(name) for name in some])
-            yield some
+            between()
 
     def fetch(self, folder: Path, names: Sequence[str]) -> None:
         """Puts objects in the place of files of the same names in a local folder."""
@@ -152,7 +155,7 @@ class Store:
                 self._files.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
-        return f"{self._opened[1]}/{name}"
+        return f"{self.opened[1]}/{name}"
 
 
 class StoreLock:

@@ -20,6 +20,7 @@ from datasets import Dataset, load_dataset
 from fsspec.implementations.memory import MemoryFileSystem
 
 from longattn_hf.__main__ import main
+from longattn_hf.explore.scored_corpus import ScoredCorpus
 from longattn_hf.pipeline import build, load_config
 from longattn_hf.pipeline import run as run_module
 from longattn_hf.pipeline import storage as storage_module
@@ -27,6 +28,7 @@ from longattn_hf.pipeline import store as store_module
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.storage import StoredFolder, open_folder
 from longattn_hf.pipeline.store import Store, StoreLock
+from longattn_hf.selection.cut import Selection
 from tests.support.s3_server import serve_s3
 from tests.support.staged import read, snapshot, stage
 
@@ -187,7 +189,7 @@ def test_what_the_network_kept_from_the_store_is_sent_by_the_same_command(
         assert refused.value.code == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith(f"build: {address} cannot be reached, or not as it should: Could not connect to ")
-        assert last.endswith("what is finished is kept, and the same command goes on.")
+        assert last.endswith("the same command goes on from what is finished.")
     # the server begins with nothing
     with serve_s3(monkeypatch):
         main(words)
@@ -400,6 +402,43 @@ def test_a_store_without_conditional_puts_is_said_once_and_has_one_owner_all_the
     assert "plain://out has no conditional put" in caplog.text
 
 
+def test_rows_are_scored_selected_and_looked_at_in_a_store(s3, recipe, capsys):
+    folder = "s3://bucket/tables"
+    rows = [{"id": str(n), "text": " ".join(WORDS[: n + 1]), "category": "book"} for n in range(8)]
+    Dataset.from_list(rows).to_parquet(f"{folder}/rows.parquet")
+    main(["score", f"{folder}/rows.parquet", "--scorer", "[length, gzip]", "-o", f"{folder}/scored.parquet"])
+    main(["select", f"{folder}/scored.parquet", "--fraction", "0.5"])
+    said = capsys.readouterr().out
+    assert f"{folder}/scored-kept.parquet: 4 of 8 rows kept by " in said
+    assert pq.read_table(f"{folder}/scored-kept.parquet", filesystem=fsspec.filesystem("s3"))["id"].to_pylist() == [
+        "4", "5", "6", "7"
+    ]  # fmt: skip
+    assert not Path("s3:").exists()
+    for command, message in {
+        ("score", "s3://bucket/none.parquet", "-o", "x.parquet"): "s3://bucket/none.parquet",
+        ("score", f"{folder}/rows.parquet", "-o", "nowhere://x/y.parquet"): "Protocol not known: nowhere",
+        ("publish", "s3://bucket/out", "me/x"): "must be a path of this machine, not an address",
+        ("watch", "s3://bucket/none", "--once"): "s3://bucket/none holds no build on this machine",
+    }.items():
+        with pytest.raises(SystemExit):
+            main(list(command))
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_build_in_a_store_is_watched_where_it_runs_and_explored_from_anywhere(recipe, elsewhere, capsys):
+    address = "memory://seen/out"
+    result = run(recipe, address)
+    main(["watch", address, "--once"])
+    assert "scores" in capsys.readouterr().out
+    elsewhere()
+    corpus = ScoredCorpus(address)
+    assert len(corpus) == result.scored_windows and not corpus.running and corpus.scores[0] == "gzip_ratio"
+    kept = corpus.select(Selection(score="gzip_ratio", fraction=0.25)).kept
+    assert kept.sum() == sum(facts.kept_windows for facts in result.categories.values())
+    row = int(kept.argmax())
+    assert corpus.read_window(row)["id"] == corpus.id_of(row)
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -421,7 +460,7 @@ def test_a_missing_client_is_named_with_what_installs_it(monkeypatch):
 
 
 def test_a_bucket_that_is_not_there_is_named(s3, recipe):
-    with pytest.raises(OSError, match="s3://nobodys/out cannot be reached.*bucket does not exist.*goes on"):
+    with pytest.raises(OSError, match="s3://nobodys/out cannot be reached.*bucket does not exist.*goes on from"):
         run(recipe, "s3://nobodys/out")
 
 
