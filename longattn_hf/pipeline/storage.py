@@ -239,7 +239,10 @@ class _Mirror:
 
 
 def _is_state(name: str) -> bool:
-    return name in _LISTS or any(PurePosixPath(name).match(pattern) for pattern in _SHARDS)
+    # not those of a build in a folder below
+    return name in _LISTS or any(
+        PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in _SHARDS
+    )
 
 
 @contextmanager

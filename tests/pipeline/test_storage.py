@@ -21,6 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from longattn_hf.__main__ import main
 from longattn_hf.explore.scored_corpus import ScoredCorpus
+from longattn_hf.files import format_record
 from longattn_hf.pipeline import build, load_config
 from longattn_hf.pipeline import run as run_module
 from longattn_hf.pipeline import storage as storage_module
@@ -118,7 +119,7 @@ def local(recipe, tmp_path_factory):
 
 @pytest.mark.parametrize("address", ["s3://bucket/a folder/out/", "memory://corpus/out"])
 def test_a_build_in_a_store_has_the_bytes_of_a_local_one_and_so_has_another_selection(
-    request, recipe, local, elsewhere, address
+    request, recipe, local, elsewhere, monkeypatch, address
 ):
     if address.startswith("s3"):
         request.getfixturevalue("s3")
@@ -129,12 +130,17 @@ def test_a_build_in_a_store_has_the_bytes_of_a_local_one_and_so_has_another_sele
         f"work/{name}" for name in ("settings.json", "shards.parquet", "finished.json", "placing.json")
     }, "no lock, and nothing of this machine's"
     assert run(recipe, address).scored_windows == 0 and objects(address) == held
-    # a larger set takes its place, from a machine that has seen nothing of the first
+    # a smaller set takes its place, from a machine that has seen nothing of the first, which then has it back
+    here = os.environ["LONGATTN_CACHE"]
     elsewhere()
     assert run(recipe, address, fraction=0.125).scored_windows == 0
     assert results(objects(address)) == local[1] != local[0]
     kept = load_dataset("parquet", data_files=f"{address.rstrip('/')}/data/book/*.parquet")
-    assert len(kept["train"]) == run(recipe, address, fraction=0.125).categories["book"].kept_windows
+    assert len(kept["train"]) == sum(
+        len(pq.read_table(BytesIO(content))) for name, content in local[1].items() if "data/book" in name
+    )
+    monkeypatch.setenv("LONGATTN_CACHE", here)
+    assert run(recipe, address).scored_windows == 0 and objects(address) == held
 
 
 def test_a_build_that_is_killed_goes_on_on_another_machine_from_what_it_had_finished(
@@ -242,6 +248,35 @@ def test_objects_that_others_put_into_a_builds_folder_stay(recipe):
     run(recipe, address, fraction=0.125)
     run(recipe, address, documents_per_shard=1, overwrite=True)
     assert [store.read(name) for name in mine] == [b"mine"] * 3
+
+
+def test_builds_in_folders_of_one_another_leave_each_other_alone(recipe, local):
+    outer, inner = "memory://nested/out", "memory://nested/out/below"
+    run(recipe, outer)
+    run(recipe, inner)
+    for number in (1, 4):
+        run(recipe, outer, documents_per_shard=number, overwrite=True)
+    held = results(objects(outer))
+    assert {name: held.pop(name) for name in list(held) if name in local[0]} == local[0]
+    assert {name.removeprefix("below/"): b for name, b in held.items()} == objects(inner)
+
+
+def test_a_build_whose_lock_was_taken_over_changes_nothing_more(recipe, monkeypatch):
+    address, score = "memory://lost/out", run_module.score_windows
+
+    def score_and_lose(*given, **named):
+        # as if this machine had slept for long
+        name = "work/locks/000002.json"
+        Store(address).write(name, format_record(owner("heir"), name))
+        time.sleep(0.5)
+        before.update(objects(address))
+        return score(*given, **named)
+
+    before = {}
+    monkeypatch.setattr(run_module, "score_windows", score_and_lose)
+    with pytest.raises(ValueError, match=f"{address} is being built by process 7 on heir"):
+        run(recipe, address)
+    assert objects(address).keys() == before.keys() - {"work/locks/000001.json"}
 
 
 def test_a_card_that_was_there_before_keeps_its_words(recipe, elsewhere):
@@ -462,6 +497,19 @@ def test_a_missing_client_is_named_with_what_installs_it(monkeypatch):
 def test_a_bucket_that_is_not_there_is_named(s3, recipe):
     with pytest.raises(OSError, match="s3://nobodys/out cannot be reached.*bucket does not exist.*goes on from"):
         run(recipe, "s3://nobodys/out")
+
+
+def test_objects_that_consoles_make_for_folders_are_none(s3, recipe):
+    boto3 = pytest.importorskip("boto3")
+    for key in ("console/", "console/out/", "console/out/work/"):
+        boto3.client("s3").put_object(Bucket="bucket", Key=key)
+    store = Store("s3://bucket/console/out")
+    assert store.sizes() == {}
+    names = ["with [brackets] *?", "日本語 😀/a#b%20c.txt"]
+    for name in names:
+        store.write(name, name)
+    assert store.sizes() == {name: len(name.encode()) for name in names}
+    assert [store.read(name).decode() for name in names] == names
 
 
 def test_no_message_holds_a_password():
