@@ -33,8 +33,10 @@ def open_folder(output: str) -> BuildFolder:
     """Returns the layout of an output folder; of one in a store, that of its working folder.
 
     Raises:
-        ValueError: There is no such store, or its client is not installed.
+        ValueError: There is no such store, its client is not installed, or it is an address with one slash.
     """
+    if re.match(r"\w{2,}:/(?!/)", output):
+        raise ValueError(f"{output} has one slash where an address has two, as s3://bucket/folder.")
     if output.startswith(("file://", "local://")):
         output = output.partition("://")[2]
     return StoredFolder(output) if is_address(output) else BuildFolder(output)
@@ -48,12 +50,12 @@ class StoredFolder(BuildFolder):
     """
 
     elsewhere = "let LONGATTN_CACHE name another folder"
+    _mirror: "_Mirror | None"
 
     def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
-        self._mirror: _Mirror | None = None
         # refused before anything is done
-        self._shown = str(Store(self.address))
+        self._shown = str(Store(address)).rstrip("/")
+        self.address, self._mirror = address.rstrip("/"), None
         cache = os.environ.get("LONGATTN_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/longattn_hf"
         name = re.sub(r"[^\w.-]", "_", self.address.rpartition("/")[2])[:50]
         key = sha256(self.address.encode("utf-8", "surrogatepass")).hexdigest()[:16]

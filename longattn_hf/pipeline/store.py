@@ -65,7 +65,7 @@ class Store:
         # a password may stand in it
         self._shown = re.sub(r"//[^/@:]*:[^/@]*@", "//", address)
         protocol, _, rest = address.partition("://")
-        if "::" in address or protocol == "hf" and not rest.startswith("buckets/"):
+        if not rest.strip("/") or "::" in address or protocol == "hf" and not rest.startswith("buckets/"):
             raise ValueError(
                 f"{self} holds no folder of objects: give s3://bucket/folder, gs://bucket/folder, "
                 "hf://buckets/owner/name/folder or the like, or a folder; --push_to_hub publishes a dataset."

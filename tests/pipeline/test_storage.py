@@ -480,6 +480,8 @@ def test_a_build_in_a_store_is_watched_where_it_runs_and_explored_from_anywhere(
         ("nowhere://x", "nowhere://x cannot be reached: Protocol not known: nowhere"),
         ("hf://datasets/me/x", "holds no folder of objects: give s3://bucket/folder.*--push_to_hub publishes"),
         ("simplecache::s3://x/y", "holds no folder of objects"),
+        ("memory:///", "memory:/// holds no folder of objects"),
+        ("s3:/bucket/out", "s3:/bucket/out has one slash where an address has two"),
     ],
 )
 def test_addresses_that_hold_no_folder_are_refused(recipe, address, message):
