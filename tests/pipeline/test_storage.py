@@ -34,7 +34,6 @@ from tests.support.s3_server import serve_s3
 from tests.support.staged import read, snapshot, stage
 
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
-SETTINGS = {"model": "m", "window_tokens": 8}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def recipe(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
     sources = []
     for category in ("arxiv", "book"):
-        texts = [" ".join(random.Random(f"{category}{i}").choices(WORDS, k=1 + 4 * i)) for i in range(24)]
+        texts = [" ".join(random.Random(f"{category}{i}").choices(WORDS, k=1 + 8 * i)) for i in range(12)]
         rows = [{"id": f"{category}{i}", "text": text} for i, text in enumerate(texts)]
         for part in range(2):
             Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
@@ -105,6 +104,27 @@ def results(contents):
     """Every byte of the dataset, and of all shards."""
     shards = ("work/windows/", "work/scores-")
     return {name: b for name, b in contents.items() if not name.startswith("work/") or name.startswith(shards)}
+
+
+def make(address, selection, configurations=("book", "code"), *, tokens=8, overwrite=False):
+    """What a build does with its folder, without the build: a shard that names its settings, and a dataset."""
+    folder = open_folder(address)
+    with folder.owned():
+        folder.claim({"window_tokens": tokens}, overwrite=overwrite)
+        shard = folder.windows / "book" / f"of-{tokens}.parquet"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        shard.write_text(f"{tokens} tokens")
+        if not folder.is_finished(selection):
+            stage(folder, selection, configurations)
+            folder.finish(selection)
+
+
+def rows_in(address):
+    """The selections that a store's data are of, and the settings that its shards are of."""
+    held = objects(address)
+    data = (pq.read_table(BytesIO(b))["selection"].to_pylist() for name, b in held.items() if name.startswith("data/"))
+    shards = {b.decode() for name, b in held.items() if name.startswith("work/windows/")}
+    return {row for rows in data for row in rows}, shards
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +171,9 @@ def test_a_build_that_is_killed_goes_on_on_another_machine_from_what_it_had_fini
         "import time\n"
         "from longattn_hf.pipeline import scoring, storage, store\n"
         "storage._SECONDS_BETWEEN_LOOKS, store._SECONDS_BETWEEN_BEATS, write = 0.05, 0.2, scoring.write_shard\n"
-        "scoring.write_shard = lambda *given: (time.sleep(0.3), write(*given))\n"
+        # it stops at its fourth shard
+        "left = [0, 0, 0, 600]\n"
+        "scoring.write_shard = lambda *given: (time.sleep(left.pop(0)), write(*given))\n"
         "from longattn_hf.__main__ import main\n"
         f"main(['build', '--config', {str(recipe)!r}, '--output_dir', {address!r}])\n"
     )
@@ -172,7 +194,7 @@ def test_a_build_that_is_killed_goes_on_on_another_machine_from_what_it_had_fini
     result = run(recipe, address)
     assert "looking for a sign of life of its owner, for up to 1 seconds" in caplog.text
     windows = sum(facts.windows for facts in result.categories.values())
-    assert len(finished) >= 3 and result.scored_windows == windows - rows > 0
+    assert len(finished) == 3 and result.scored_windows == windows - rows > 0
     assert results(objects(address)) == local[0] and not any("lock" in name for name in objects(address))
 
 
@@ -205,29 +227,31 @@ def test_what_the_network_kept_from_the_store_is_sent_by_the_same_command(
 
 def test_overwriting_removes_the_other_build_from_the_store(recipe, local, elsewhere):
     address = "memory://overwritten/out"
-    run(recipe, address, documents_per_shard=1)
+    run(recipe, address, documents_per_shard=2)
     many = objects(address)
     elsewhere()
-    with pytest.raises(ValueError, match=f"{address} holds work with other settings: documents_per_shard was 1"):
+    with pytest.raises(ValueError, match=f"{address} holds work with other settings: documents_per_shard was 2"):
         run(recipe, address)
     assert objects(address) == many
     run(recipe, address, overwrite=True)
     assert results(objects(address)) == local[0] and len(many) > len(objects(address))
 
 
-def test_a_working_folder_of_another_build_is_none_of_the_stores_concern(recipe, local, elsewhere):
-    address = "memory://emptied/out"
-    run(recipe, address, documents_per_shard=1)
+def test_a_working_folder_of_another_build_is_none_of_the_stores_concern(elsewhere, monkeypatch):
+    address, here = "memory://emptied/out", os.environ["LONGATTN_CACHE"]
+    make(address, "first", tokens=8)
     fsspec.filesystem("memory").rm("/emptied", recursive=True)
-    run(recipe, address)
-    assert results(objects(address)) == local[0]
+    make(address, "second", tokens=9)
+    assert rows_in(address) == ({"second"}, {"9 tokens"})
     # another machine overwrites it, and the first one overwrites that again
-    here = os.environ["LONGATTN_CACHE"]
     elsewhere()
-    run(recipe, address, documents_per_shard=1, overwrite=True)
-    os.environ["LONGATTN_CACHE"] = here
-    run(recipe, address, overwrite=True)
-    assert results(objects(address)) == local[0]
+    make(address, "third", tokens=8, overwrite=True)
+    assert rows_in(address) == ({"third"}, {"8 tokens"})
+    monkeypatch.setenv("LONGATTN_CACHE", here)
+    with pytest.raises(ValueError, match=f"{address} holds work with other settings: window_tokens was 8"):
+        make(address, "second", tokens=9)
+    make(address, "second", tokens=9, overwrite=True)
+    assert rows_in(address) == ({"second"}, {"9 tokens"})
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "data/book/mine.parquet", "work/notes.txt"])
@@ -239,26 +263,28 @@ def test_objects_of_others_are_refused_and_left_alone(s3, recipe, name):
     assert objects(address) == {name: b"mine"}
 
 
-def test_objects_that_others_put_into_a_builds_folder_stay(recipe):
-    address = "memory://beside/out"
-    run(recipe, address)
-    store, mine = Store(address), ("thesis.txt", "data/book/mine.txt", "figures/mine.png")
+def test_objects_that_others_put_into_a_builds_folder_stay():
+    address, mine = "memory://beside/out", {"thesis.txt", "data/book/mine.txt", "figures/mine.png"}
+    make(address, "first")
     for name in mine:
-        store.write(name, "mine")
-    run(recipe, address, fraction=0.125)
-    run(recipe, address, documents_per_shard=1, overwrite=True)
-    assert [store.read(name) for name in mine] == [b"mine"] * 3
+        Store(address).write(name, "mine")
+    make(address, "second", ("book",))
+    make(address, "third", tokens=9, overwrite=True)
+    assert {name for name, content in objects(address).items() if content == b"mine"} == mine
+    Store(address).write("figures/fourth.png", "mine")
+    before = objects(address)
+    with pytest.raises(ValueError, match=f"{address} holds figures/fourth.png, which no build has put there"):
+        make(address, "fourth", tokens=9)
+    assert objects(address) == before
 
 
-def test_builds_in_folders_of_one_another_leave_each_other_alone(recipe, local):
+def test_builds_in_folders_of_one_another_leave_each_other_alone():
     outer, inner = "memory://nested/out", "memory://nested/out/below"
-    run(recipe, outer)
-    run(recipe, inner)
-    for number in (1, 4):
-        run(recipe, outer, documents_per_shard=number, overwrite=True)
-    held = results(objects(outer))
-    assert {name: held.pop(name) for name in list(held) if name in local[0]} == local[0]
-    assert {name.removeprefix("below/"): b for name, b in held.items()} == objects(inner)
+    make(outer, "outer")
+    make(inner, "inner")
+    before = objects(inner)
+    make(outer, "overwritten", tokens=9, overwrite=True)
+    assert objects(inner) == before and rows_in(outer) == ({"overwritten"}, {"9 tokens"})
 
 
 def test_a_build_whose_lock_was_taken_over_changes_nothing_more(recipe, monkeypatch):
@@ -320,15 +346,6 @@ class Frail(MemoryFileSystem):
 fsspec.register_implementation("frail", Frail)
 
 
-def select(selection, configurations):
-    folder = open_folder("frail://corpus/out")
-    with folder.owned():
-        folder.claim(SETTINGS, overwrite=False)
-        if not folder.is_finished(selection):
-            stage(folder, selection, configurations)
-            folder.finish(selection)
-
-
 def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(monkeypatch, tmp_path, elsewhere):
     monkeypatch.setattr(storage_module, "_SECONDS_BETWEEN_LOOKS", 100)
     monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_BEATS", 0.02)
@@ -337,10 +354,10 @@ def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(mo
         number += 1
         Frail.store.clear()
         elsewhere()
-        select("first", ("book", "code"))
+        make("frail://corpus/out", "first")
         monkeypatch.setattr(Frail, "left", number)
         try:
-            select("second", ("book", "poems"))
+            make("frail://corpus/out", "second", ("book", "poems"))
             states.add("finished")
         except OSError as error:
             assert "the connection is broken" in str(error)
@@ -363,7 +380,7 @@ def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(mo
         # the same command, here or elsewhere
         if number % 2:
             elsewhere()
-        select("second", ("book", "poems"))
+        make("frail://corpus/out", "second", ("book", "poems"))
         held = {name for name in objects("frail://corpus/out") if not name.startswith("work/")}
         data = {f"data/{name}/train-00000-of-00001.parquet" for name in ("book", "poems")}
         assert held == {"README.md", "figures/second.png"} | data
