@@ -151,7 +151,7 @@ class _Mirror:
         )
         local = self._look()
         self._there = {name: local[name] for name in state}
-        if CARD in sizes and _CARD_BEFORE not in sizes and CARD not in self._marks()[1]:
+        if CARD in sizes and _CARD_BEFORE not in sizes and not any(CARD in files for files in self._marks()):
             write_record(folder.card_before, {"card": (self._store.read(CARD) or b"").decode()})
 
     def send(self, *, again: bool = True) -> None:
@@ -191,13 +191,14 @@ class _Mirror:
             OSError: The store fails.
         """
         store, folder, files = self._store, self._folder, read_record(self._folder.finished).get("files", {})
-        sizes, (finished, placed) = store.sizes(), self._marks()
+        sizes, (finished, placing) = store.sizes(), self._marks()
+        placed, digests = {*finished, *placing}, finished or (placing if isinstance(placing, dict) else {})
         same = {
             name
             for name, digest in files.items()
-            if finished.get(name) == digest and sizes.get(name) == (folder.path / name).stat().st_size
+            if digests.get(name) == digest and sizes.get(name) == (folder.path / name).stat().st_size
         }
-        if not files or placed == same == files.keys():
+        if not files or finished and placed == same == files.keys():
             return
         foreign = [
             name
@@ -216,6 +217,8 @@ class _Mirror:
         for name in sorted(placed - same - {CARD}):
             self._lock.check()
             store.remove([name])
+        # with their digests now that no other file of these names is left: should this end, it goes on from here
+        store.write(PLACING, format_record({"files": files}, folder.placing.name))
         self._put(sorted(files.keys() - same - {CARD}))
         self._put([CARD])
         self._put([FINISHED, PLACING])
@@ -223,11 +226,10 @@ class _Mirror:
     def _put(self, names: list[str]) -> None:
         self._store.send(self._folder.path, names, between=self._lock.check)
 
-    def _marks(self) -> tuple[dict[str, str], set[str]]:
-        """Returns the digests of the store's finished dataset, and all files that builds have put there."""
-        marks = [parse_record(self._store.read(name) or b"", Path(name).name) for name in (FINISHED, PLACING)]
-        finished, placing = (mark.get("files", {}) for mark in marks)
-        return finished, {*finished, *placing}
+    def _marks(self) -> list[Any]:
+        """Returns the files that the store's marks list: the finished dataset's, and those put in place, by name."""
+        contents = {Path(name).name: self._store.read(name) or b"" for name in (FINISHED, PLACING)}
+        return [parse_record(content, name).get("files", {}) for name, content in contents.items()]
 
     def _look(self) -> dict[str, tuple[int, int]]:
         """Returns sizes and times of what a build goes on from, in the order in which it is made."""

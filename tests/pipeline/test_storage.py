@@ -318,7 +318,7 @@ def test_a_card_that_was_there_before_keeps_its_words(recipe, elsewhere):
 class Frail(MemoryFileSystem):
     """A store whose connection breaks for good after some changes."""
 
-    protocol, store, pseudo_dirs, left = "frail", {}, [""], None
+    protocol, store, pseudo_dirs, left, sent = "frail", {}, [""], None, []
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -334,9 +334,10 @@ class Frail(MemoryFileSystem):
         self._change()
         super().pipe_file(path, value, mode=mode, **kwargs)
 
-    def put_file(self, *given, **named):
+    def put_file(self, local, path, **named):
         self._change()
-        super().put_file(*given, **named)
+        super().put_file(local, path, **named)
+        Frail.sent.append(path.removeprefix("/corpus/out/"))
 
     def rm_file(self, path):
         self._change()
@@ -349,12 +350,13 @@ fsspec.register_implementation("frail", Frail)
 def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(monkeypatch, tmp_path, elsewhere):
     monkeypatch.setattr(storage_module, "_SECONDS_BETWEEN_LOOKS", 100)
     monkeypatch.setattr(store_module, "_SECONDS_BETWEEN_BEATS", 0.02)
-    number, states = 0, set()
+    number, states, goes_on = 0, set(), False
     while "finished" not in states:
         number += 1
         Frail.store.clear()
         elsewhere()
         make("frail://corpus/out", "first")
+        Frail.sent.clear()
         monkeypatch.setattr(Frail, "left", number)
         try:
             make("frail://corpus/out", "second", ("book", "poems"))
@@ -380,11 +382,14 @@ def test_a_reader_meets_the_old_set_the_new_one_or_none_wherever_sending_ends(mo
         # the same command, here or elsewhere
         if number % 2:
             elsewhere()
+        before, Frail.sent[:] = {name for name in Frail.sent if name.startswith("data/")}, []
         make("frail://corpus/out", "second", ("book", "poems"))
         held = {name for name in objects("frail://corpus/out") if not name.startswith("work/")}
         data = {f"data/{name}/train-00000-of-00001.parquet" for name in ("book", "poems")}
         assert held == {"README.md", "figures/second.png"} | data
-    assert states == {"first", "second", "replaced", "finished"} and number > 8
+        assert before.isdisjoint(Frail.sent), "what was sent is not sent again"
+        goes_on |= bool(before) and "finished" not in states
+    assert states == {"first", "second", "replaced", "finished"} and number > 8 and goes_on
 
 
 def owner(name):

@@ -14,7 +14,8 @@ import pytest
 @contextmanager
 def serve_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen]:
     """Serves S3 on a free port of the loopback, and lets the environment name it to all clients."""
-    pytest.importorskip("moto", reason="no S3 server: pip install 'moto[server]'")
+    for name in ("moto", "flask", "flask_cors"):
+        pytest.importorskip(name, reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
     s3fs = pytest.importorskip("s3fs", reason="no S3 client: pip install s3fs")
     import boto3
 
