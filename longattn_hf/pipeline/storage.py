@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -27,6 +28,8 @@ _SETTINGS, _CARD_BEFORE = "work/settings.json", "work/card-before.json"
 _LISTS = (_SETTINGS, "work/sources.json", _CARD_BEFORE, "work/shards.parquet")
 _SHARDS = ("work/windows/*/[!.]*.parquet", "work/scores*/*/[!.]*.parquet")
 _SECONDS_BETWEEN_LOOKS = 2.0
+# and no sooner than after so many times what a look took
+_LOOKS_TO_REST = 20
 
 
 def open_folder(output: str) -> BuildFolder:
@@ -87,7 +90,7 @@ class StoredFolder(BuildFolder):
                     mirror = self._mirror = _Mirror(self, store, lock)
                     mirror.fetch()
                     try:
-                        with _repeating(mirror.send, _SECONDS_BETWEEN_LOOKS):
+                        with _repeating(mirror.follow, _SECONDS_BETWEEN_LOOKS):
                             yield
                     except BaseException:
                         # what is finished is worth as much as before; a store that fails is not asked again
@@ -125,7 +128,7 @@ class _Mirror:
         self._folder, self._store, self._lock = folder, store, lock
         # sizes and times of the files that the store holds as they are
         self._there: dict[str, tuple[int, int]] = {}
-        self._one_at_a_time, self._fails = threading.Lock(), False
+        self._one_at_a_time, self._fails, self._next_look = threading.Lock(), False, 0.0
         self.is_empty = self.is_claimed = False
 
     def fetch(self) -> None:
@@ -154,6 +157,11 @@ class _Mirror:
         if CARD in sizes and _CARD_BEFORE not in sizes and not any(CARD in files for files in self._marks()):
             write_record(folder.card_before, {"card": (self._store.read(CARD) or b"").decode()})
 
+    def follow(self) -> None:
+        """Sends as `send`, but spends little time on looking for what is new among many shards."""
+        if time.monotonic() >= self._next_look:
+            self.send()
+
     def send(self, *, again: bool = True) -> None:
         """Sends the shards that have been finished since the last time; not where that failed unless `again`.
 
@@ -166,7 +174,9 @@ class _Mirror:
                 return
             self._fails = True
             self._lock.check()
+            start = time.monotonic()
             local = self._look()
+            self._next_look = start + _LOOKS_TO_REST * (time.monotonic() - start)
             changed = [name for name, facts in local.items() if self._there.get(name) != facts]
             if _SETTINGS in changed:
                 # of a build that was overwritten: should this end here, the store holds less of that
@@ -220,8 +230,8 @@ class _Mirror:
         # with their digests now that no other file of these names is left: should this end, it goes on from here
         store.write(PLACING, format_record({"files": files}, folder.placing.name))
         self._put(sorted(files.keys() - same - {CARD}))
-        self._put([CARD])
-        self._put([FINISHED, PLACING])
+        for name in (CARD, FINISHED, PLACING):
+            self._put([name])
 
     def _put(self, names: list[str]) -> None:
         self._store.send(self._folder.path, names, between=self._lock.check)
