@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
@@ -21,6 +21,18 @@ from datasets import Dataset
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _DIGEST = "sha256"
 _MOST_VALUES = 100_000
+
+
+def is_address(path: str) -> bool:
+    """Says whether a path is an address, such as `s3://bucket/folder`, and not one of this machine's."""
+    return "://" in path
+
+
+def refuse_address(path: object) -> object:
+    """Returns a path of this machine; raises ValueError on an address, which would become the name of a folder."""
+    if is_address(str(path)):
+        raise ValueError("must be a path of this machine, not an address")
+    return path
 
 
 @contextmanager
@@ -74,18 +86,24 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def _as_json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
     """Writes plain values as indented JSON, whole or not at all; raises as `replacing`."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def format_record(values: Mapping[str, Any], name: str) -> str:
+    """Returns plain values as JSON with a hash of them and of the file's name, for `parse_record` to notice damage."""
+    plain = json.loads(json.dumps(values))
+    return _as_json(plain | {_DIGEST: hash_json([name, plain])})
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes plain values as JSON with a hash of them and of the file's name, by which `read_record` notices damage.
-
-    Raises as `replacing`.
-    """
-    plain = json.loads(json.dumps(values))
-    write_json(path, plain | {_DIGEST: hash_json([path.name, plain])})
+    """Writes plain values as a record; raises as `replacing`."""
+    write_text(path, format_record(values, path.name))
 
 
 def parse_record(content: bytes, name: str) -> dict[str, Any]:
@@ -105,7 +123,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return {}
 
 
-def claim(record: Path, settings: Mapping[str, Any], *, folder: Path, or_else: str = "") -> None:
+def claim(record: Path, settings: Mapping[str, Any], *, folder: object, or_else: str = "") -> None:
     """Writes settings down, or checks that they are those written down before.
 
     Args:
@@ -143,6 +161,12 @@ def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
     dataset.to_parquet(buffer)
     with replacing(path, hint=hint) as file:
         file.write(buffer.getbuffer())
+
+
+def hash_file(path: Path) -> str:
+    """Returns the sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: object) -> str:

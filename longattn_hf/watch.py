@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.pages.page import visible
-from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
+from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.pipeline.storage import open_folder
 from longattn_hf.selection.summary import bin_edges
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -35,12 +35,12 @@ class WatchSettings:
     """Shows a running build's progress again and again, until it is through or the watcher is interrupted.
 
     Attributes:
-        folder: The build's output folder.
+        folder: The build's output folder; one in a store is watched on the machine where the build runs.
         every: Seconds between two looks.
         once: Look once.
     """
 
-    folder: LocalPath
+    folder: str
     every: float = 5.0
     once: bool = False
 
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the watch from the command line."""
     try:
         given = read_command_line(WatchSettings, arguments, positional=("folder",))
+        folder = open_folder(given.folder)
     except ValueError as error:
         raise Refusal("watch", error) from error
-    folder = BuildFolder(given.folder)
     if not folder.work.is_dir():
-        raise Refusal("watch", f"{given.folder} holds no build (no work folder); give the build's output folder.")
+        raise Refusal("watch", f"{given.folder} holds no build on this machine; give the output folder of one.")
     scores: dict[Path, np.ndarray] = {}
     try:
         while True:

@@ -12,7 +12,7 @@ from longattn_hf.commands.tables import check_output, read_rows, write_rows
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
+from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.windows import WindowDocuments
 
 _BYTES_A_TOKEN = 4
@@ -30,7 +30,7 @@ class ScoreSettings:
 
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
-        output: The Parquet file to write.
+        output: The Parquet file to write, here or in a store: s3://bucket/scored.parquet.
         scorer: One scorer or several: longattn, echo, far_gain, kind, gzip, length, random, loss_gain,
             prolong, ladm, deep.
         model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
@@ -44,7 +44,7 @@ class ScoreSettings:
     """
 
     files: Texts
-    output: LocalPath
+    output: str
     scorer: Texts = field(default_factory=lambda: ["echo"])
     model: str | None = None
     tokenizer: str | None = None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -11,7 +10,7 @@ from datasets.utils import disable_progress_bars
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
 from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
+from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
@@ -44,7 +43,7 @@ class SelectSettings:
     """
 
     files: Texts
-    output: LocalPath | None = None
+    output: str | None = None
     score: str | dict[str, float] | None = None
     threshold: float | dict[str, float] | None = None
     fraction: float | dict[str, float] | None = None
@@ -93,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     try:
         given = read_command_line(SelectSettings, arguments, positional=("files",), short={"output": "o"})
-        first = Path(*given.files[:1])
-        output = check_output(given.output or first.with_name(f"{first.name.split('.')[0]}-kept.parquet"))
+        folder, slash, name = "".join(given.files[:1]).rpartition("/")
+        output = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
         disable_progress_bars()
         rows, kept, score = select_rows(given)
         notes = read_notes(given.files)

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from longattn_hf.files import replacing
+from longattn_hf.files import is_address, replacing
+from longattn_hf.pipeline.store import Store, naming
 
 #: Files by the ends of their names, as `datasets` calls their formats; a compressed file of lines ends in one more.
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
@@ -29,11 +33,17 @@ def read_rows(files: Sequence[str]) -> Dataset:
     if len(formats) > 1:
         raise ValueError(f"{', '.join(files)} are of several formats; give files of one: {', '.join(_FORMATS)}.")
     try:
-        return load_dataset(formats.pop(), data_files=list(files), split="train")
+        with _naming(files):
+            return load_dataset(formats.pop(), data_files=list(files), split="train")
     except FileNotFoundError as error:
         raise ValueError(f"There is no such file: {error}") from error
     except (DatasetGenerationError, pa.ArrowException, OSError) as error:
         raise ValueError(f"{', '.join(files)} cannot be read: {error.__cause__ or error}") from error
+
+
+def _naming(files: Sequence[str]) -> AbstractContextManager[None]:
+    """What a store's client raises is no OSError, which all else is."""
+    return naming(", ".join(files)) if any(map(is_address, files)) else nullcontext()
 
 
 def is_table(file: str) -> bool:
@@ -48,28 +58,37 @@ def _format_of(file: str) -> str:
     raise ValueError(f"{file} is no file of a known kind: its name must end in {', '.join(_FORMATS)}.")
 
 
-def check_output(path: Path) -> Path:
-    """Returns where rows are to be written, before the work that leads to them.
+def check_output(output: str) -> str:
+    """Returns where rows are to be written, here or in a store, before the work that leads to them.
 
     Raises:
-        ValueError: The path does not end in .parquet, or leads into what is no folder.
+        ValueError: The path does not end in .parquet, leads into what is no folder, or into no store.
     """
+    path = Path(output)
     if path.suffix != ".parquet":
-        raise ValueError(f"{path} is to be written as Parquet; let its name end in .parquet.")
-    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise ValueError(f"{output} is to be written as Parquet; let its name end in .parquet.")
+    if is_address(output):
+        # refused where its client is not installed
+        Store(output)
+    elif path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
         raise ValueError(f"{path} cannot be written: {path if path.is_dir() else path.parent} is in the way.")
-    return path
+    return output
 
 
-def write_rows(rows: Dataset, path: Path, notes: dict[str, Any]) -> None:
+def write_rows(rows: Dataset, output: str, notes: dict[str, Any]) -> None:
     """Writes rows as one Parquet file, whole or not at all, with notes about them in its metadata.
 
     Raises:
         OSError: It cannot be written.
     """
+    if is_address(output):
+        parent, _, name = output.rpartition("/")
+        with TemporaryDirectory() as folder:
+            write_rows(rows, f"{folder}/{name}", notes)
+            return Store(parent).send(Path(folder), [name])
     schema = rows.features.arrow_schema
     schema = schema.with_metadata({**(schema.metadata or {}), _NOTES: json.dumps(notes)})
-    with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with replacing(Path(output)) as file, pq.ParquetWriter(file, schema) as writer:
         for batch in rows.with_format("arrow").iter(1000):
             writer.write_table(batch.cast(schema))
 
@@ -79,7 +98,8 @@ def read_notes(files: Sequence[str]) -> dict[str, Any]:
     if _format_of(files[0]) != "parquet":
         return {}
     try:
-        metadata = pq.read_schema(files[0]).metadata or {}
+        with _naming(files[:1]), fsspec.open(files[0]) as file:
+            metadata = pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{files[0]} cannot be read: {error}") from error
     return json.loads(metadata.get(_NOTES, b"{}"))

@@ -3,11 +3,14 @@
 import socket
 import threading
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 from longattn_hf.explore.session import Session, require_gradio
+from longattn_hf.files import is_address
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
+from longattn_hf.pipeline.store import naming
 
 
 @settings
@@ -15,7 +18,7 @@ class ExploreSettings:
     """Opens the explorer of a build or a published dataset in a browser.
 
     Attributes:
-        folder: A build's output folder, or a dataset's id on the Hub.
+        folder: A build's output folder, here or in a store, or a dataset's id on the Hub.
         revision: The dataset's branch, tag or commit.
         statistics: The statistics.json on whose scale the build put its scores.
         model: The model of the token view; the build's own by default.
@@ -50,13 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
         given = read_command_line(ExploreSettings, arguments, positional=("folder",))
         require_gradio()
         check_address(given.host, given.port)
-        session = Session(
-            given.folder,
-            revision=given.revision,
-            statistics=given.statistics,
-            model=given.model,
-            recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
-        )
+        with naming(given.folder) if is_address(given.folder) else nullcontext():
+            session = Session(
+                given.folder,
+                revision=given.revision,
+                statistics=given.statistics,
+                model=given.model,
+                recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
+            )
     except (ValueError, OSError) as error:
         raise Refusal("explore", error) from error
     from longattn_hf.explore.app import serve

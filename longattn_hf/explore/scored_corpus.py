@@ -19,11 +19,12 @@ from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
-from longattn_hf.files import parse_record
+from longattn_hf.files import is_address, parse_record
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.shards import ScoredShards
+from longattn_hf.pipeline.store import Store
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES
 from longattn_hf.selection.cut import Selection
@@ -65,7 +66,8 @@ class ScoredCorpus:
         """Reads the numbers of all windows.
 
         Args:
-            folder: A build's output folder, a folder of Parquet files with score columns, or a dataset's Hub id.
+            folder: A build's output folder or a folder of Parquet files with score columns, here or in a store, or a
+                dataset's Hub id.
             revision: The dataset's branch, tag or commit.
             token: For private datasets.
             statistics: The `statistics.json` on whose scale the build put its scores, where it was another build's.
@@ -221,7 +223,7 @@ class ScoredCorpus:
         if self.running:
             windows = self._folder.windows / Path(path).relative_to(self._folder.scores)
             yield windows.as_posix(), at_in_file
-        elif self._files.exists(self._folder.shards.as_posix()):
+        elif self._folder.shards.exists():
             # the scores of a finished build stand in the order of its windows
             shards = ScoredShards.load(self._folder)
             number, place = (int(matching[0]) for matching in shards.locate(np.array([at])))
@@ -243,6 +245,8 @@ class ScoredCorpus:
 
 
 def _open_folder(folder: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
+    if is_address(str(folder)):
+        return Store(str(folder)).opened
     if Path(folder).is_dir():
         return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
     # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile

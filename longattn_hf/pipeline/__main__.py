@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
     start, folder, first = time.monotonic(), None, True
     try:
         config, words = read_build(arguments)
-        folder = BuildFolder(config.folder)
+        folder = config.build_folder
         engine = start_engine(config)
         first = engine.index == 0
         result = build(config, words=words, engine=engine)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
         print(result)  # noqa: T201
         seconds = time.monotonic() - start
         print(  # noqa: T201
-            f"\n{result.folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in all"
+            f"\n{folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in all"
         )
 
 

@@ -14,6 +14,7 @@ from longattn_hf.hub.release import SCORES
 from longattn_hf.hub.staging import check_configuration
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.choice import ScorerChoice
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
 from longattn_hf.pipeline.settings import (
     Several,
@@ -26,6 +27,7 @@ from longattn_hf.pipeline.settings import (
     settings,
 )
 from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
+from longattn_hf.pipeline.storage import open_folder
 from longattn_hf.selection.certify import refuse_uncertain
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
@@ -89,7 +91,7 @@ class BuildConfig:
         description: The card's first paragraph.
         data_version: The dataset's version.
         language: Language codes for the card.
-        output_dir: Where everything goes; `out/NAME` if None.
+        output_dir: Where everything goes, a folder or one in a store, `s3://bucket/folder`; `out/NAME` if None.
         overwrite: Discard what another configuration left in the output folder.
         batch_tokens: Tokens scored together.
         engine: What launches the work: `ray`; the processes that were launched together if None.
@@ -230,9 +232,14 @@ class BuildConfig:
         return self.window_tokens // 4 if self.min_distance is None else self.min_distance
 
     @property
+    def build_folder(self) -> BuildFolder:
+        """The output folder; raises as `open_folder`."""
+        return open_folder(self.output_dir or f"out/{self.name}")
+
+    @property
     def folder(self) -> Path:
-        """The output folder."""
-        return Path(self.output_dir or f"out/{self.name}")
+        """Where it is on this machine."""
+        return self.build_folder.path
 
     @property
     def categories(self) -> list[str]:

@@ -1,29 +1,31 @@
 """The layout of a build's output folder, and whose it is."""
 
-import hashlib
 import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from longattn_hf.baselines.by_name import LONGATTN
-from longattn_hf.files import claim, move_file, read_record, target_of_leftover, write_record, write_text
+from longattn_hf.files import claim, hash_file, move_file, read_record, target_of_leftover, write_record, write_text
 from longattn_hf.hub.card_merge import merge_cards
 from longattn_hf.hub.release import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
+#: Where a build notes the files that it is putting in place, and those that it takes away.
+PLACING = "work/placing.json"
 # the processes of a launcher that was killed take a moment to end, and an owner to say who it is
 _SECONDS_TO_LET_GO = 5.0
-# no data of either selection can be loaded by it
-_BEING_REPLACED = """---
+#: The card of a dataset while a selection takes another's place: no data of either can be loaded by it.
+BEING_REPLACED = """---
 configs:
 - config_name: being-replaced
   data_files: being-replaced/*.parquet
@@ -65,6 +67,9 @@ class BuildFolder:
         card_before: The card that the folder had before its first build.
     """
 
+    #: What to do where it cannot be written to.
+    elsewhere = "choose another output_dir"
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.card, self.report, self.page = (self.path / name for name in (CARD, REPORT, PAGE))
@@ -76,9 +81,12 @@ class BuildFolder:
         self.refinement, self.staging = self.work / "refinement.parquet", self.work / "staging"
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
         self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
-        self.placing, self.lock = self.work / "placing.json", self.work / ".lock"
+        self.placing, self.lock = self.path / PLACING, self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
         self.traces = self.work / "traces.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def scores_by(self, scorer: str) -> Path:
         """The shards of scores of one scorer, under the names of those of windows; LongAttn's are `scores`."""
@@ -106,26 +114,22 @@ class BuildFolder:
             lock = FileLock(self.lock)
             lock.acquire(timeout=_SECONDS_TO_LET_GO)
         except Timeout as error:
-            raise ValueError(
-                f"{self.path} is being built by {self._name_owner()}: wait until it has ended, or end it; then the "
-                "same command goes on."
-            ) from error
+            raise is_being_built(self, read_record(self.owner)) from error
         except NotImplementedError:
             logger.warning("The file system of %s knows no locks: start no two builds in it at once.", self.path)
         except OSError as error:
-            raise OSError(
-                error.errno, f"Cannot write to {self.path}: {error.strerror}; choose another output_dir"
-            ) from error
+            raise OSError(error.errno, f"Cannot write to {self.path}: {error.strerror}; {self.elsewhere}") from error
         try:
             if self.owner.exists():
                 logger.warning(
                     "%s was being built by %s, which was ended before it was through, by hand or for lack of memory. "
                     "What it finished is kept.",
-                    self.path,
-                    self._name_owner(),
+                    self,
+                    name_owner(read_record(self.owner)),
                 )
             started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-            write_record(self.owner, {"host": socket.gethostname(), "pid": os.getpid(), "started": started})
+            me = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "token": token_hex(8)}
+            write_record(self.owner, me)
             self._sweep()
             yield
         finally:
@@ -150,27 +154,23 @@ class BuildFolder:
         windows, scores = (sum(1 for _ in folder.glob("*/[!.]*.parquet")) for folder in (self.windows, self.scores))
         return f"{windows} shards of windows and {scores} of scores are kept in {self.work}"
 
-    def _name_owner(self) -> str:
-        owner = read_record(self.owner)
-        known = f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')}"
-        return known if owner else "another process"
-
     def _refuse_foreign(self) -> None:
         """Checks that the folder is empty or a build's."""
-        if not self.path.is_dir():
-            return
-        # what a build leaves that is killed before it has written its settings down
-        own = {self.lock, self.owner, self.settings}
-        inside = [path for path in self.work.iterdir() if path not in own] if self.work.is_dir() else []
+        if self.path.is_dir():
+            inside = self.work.iterdir() if self.work.is_dir() else ()
+            names = [path.relative_to(self.path).as_posix() for path in (*self.path.iterdir(), *inside)]
+            # looked for last: a build that began this moment writes its settings before anything else
+            self.refuse_foreign(names, begun=self.settings.exists())
+
+    def refuse_foreign(self, names: Iterable[str], *, begun: bool) -> None:
+        """Checks that what lies in the folder is a build's; raises ValueError. `begun` says that it has settings."""
         # a card that was there before, such as that of a new repository, is built upon
-        entries = [path for path in self.path.iterdir() if path not in (self.work, self.card)] + inside
-        foreign = sorted(path.name for path in entries if not path.name.startswith("."))
-        # looked for last: a build that began this moment writes its settings before anything else
-        foreign = [] if self.settings.exists() else foreign
-        if foreign:
+        own = {path.relative_to(self.path).as_posix() for path in (self.work, self.card, self.owner)}
+        foreign = sorted(name for name in names if name not in own and not Path(name).name.startswith("."))
+        if foreign and not begun:
             raise ValueError(
-                f"{self.path} holds files that no build has put there ({', '.join(foreign[:3])}). A build writes into "
-                "an empty folder or one of its own only: choose another output_dir."
+                f"{self} holds files that no build has put there ({', '.join(foreign[:3])}). A build writes into an "
+                "empty folder or one of its own only: choose another output_dir."
             )
 
     def claim(self, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -193,14 +193,15 @@ class BuildFolder:
         if not damaged:
             try:
                 or_else = ", or pass --overwrite true to discard that build"
-                return claim(self.settings, settings, folder=self.path, or_else=or_else)
+                return claim(self.settings, settings, folder=self, or_else=or_else)
             except ValueError:
                 if not overwrite:
                     raise
-                self._discard()
+                self.discard()
         write_record(self.settings, settings)
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Removes what builds have made here, all but the settings."""
         placed = self._placed()
         for name in placed:
             (self.path / name).unlink(missing_ok=True)
@@ -224,7 +225,7 @@ class BuildFolder:
         mark = read_record(self.finished)
         try:
             return mark.get("fingerprint") == fingerprint and all(
-                _hash_file(self.path / name) == digest for name, digest in mark["files"].items()
+                hash_file(self.path / name) == digest for name, digest in mark["files"].items()
             )
         except OSError:
             return False
@@ -240,7 +241,7 @@ class BuildFolder:
             OSError: The folder is full or cannot be written to.
         """
         staged = {
-            path.relative_to(self.staging).as_posix(): _hash_file(path)
+            path.relative_to(self.staging).as_posix(): hash_file(path)
             for path in sorted(self.staging.rglob("*"))
             if path.is_file()
         }
@@ -251,16 +252,16 @@ class BuildFolder:
             # people's own words stay, as they do in a card that is published
             if not (theirs := read_record(self.card_before)):
                 raise ValueError(
-                    f"{self.card_before} is damaged. It holds the card that {self.path} had before its first build: "
+                    f"{self.card_before} is damaged. It holds the card that {self} had before its first build: "
                     "delete it, and put the words that you miss into the new card."
                 )
             ours = (self.staging / CARD).read_text(encoding="utf-8")
             write_text(self.staging / CARD, merge_cards(theirs["card"], ours))
-            staged[CARD] = _hash_file(self.staging / CARD)
+            staged[CARD] = hash_file(self.staging / CARD)
         foreign = [
             name
             for name, digest in staged.items()
-            if name not in (*placed, CARD) and (path := self.path / name).exists() and _hash_file(path) != digest
+            if name not in (*placed, CARD) and (path := self.path / name).exists() and hash_file(path) != digest
         ]
         if foreign:
             raise ValueError(
@@ -269,7 +270,7 @@ class BuildFolder:
             )
         write_record(self.placing, {"files": sorted(placed | staged.keys())})
         self.finished.unlink(missing_ok=True)
-        write_text(self.card, _BEING_REPLACED)
+        write_text(self.card, BEING_REPLACED)
         for name in placed - staged.keys():
             (self.path / name).unlink(missing_ok=True)
         for name in sorted(staged, key=lambda name: name == CARD):
@@ -282,6 +283,15 @@ class BuildFolder:
         self.selection.unlink(missing_ok=True)
 
 
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def name_owner(owner: Mapping[str, Any]) -> str:
+    """Says which process it was that wrote a record of itself."""
+    known = f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')}"
+    return known if owner else "another process"
+
+
+def is_being_built(folder: object, owner: Mapping[str, Any]) -> ValueError:
+    """Returns what a second build in a folder is refused by; `owner` is the first one's record of itself."""
+    return ValueError(
+        f"{folder} is being built by {name_owner(owner)}: wait until it has ended, or end it; then the same command "
+        "goes on."
+    )

@@ -1,6 +1,7 @@
 """The whole build: documents, windows, scores, selection, card."""
 
 import shutil
+import socket
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,8 @@ class BuildResult:
     """A finished build; as text, its table.
 
     Attributes:
-        folder: Where it is: `load_dataset(str(folder), category)` reads the kept windows, "scores" all scores.
+        folder: Where it is on this machine: `load_dataset(str(folder), category)` reads the kept windows, "scores" all
+            scores.
         scored_windows: How many windows this process scored; 0 where all were found done.
         published: What came of publishing it; None where that was not asked for.
     """
@@ -109,7 +111,7 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
     disable_progress_bars()
     if config.push_to_hub and not config.dry_run and process.index == 0:
         check_access(config.push_to_hub, private=config.private)
-    folder = BuildFolder(config.folder)
+    folder = config.build_folder
     # the first process keeps the folder for all
     with folder.owned() if process.index == 0 else nullcontext():
         # several processes could find different things
@@ -122,7 +124,7 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
             if process.index == 0:
                 remember(inputs, folder)
     published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
-    return BuildResult(folder=config.folder, scored_windows=scored, published=published)
+    return BuildResult(folder=folder.path, scored_windows=scored, published=published)
 
 
 def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process) -> int:
@@ -139,6 +141,11 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         folder.claim(config.work, overwrite=config.overwrite)
         pin_sources(config.sources, folder.sources)
     process.wait()
+    if not folder.settings.exists():
+        raise ValueError(
+            f"Process {process.index} on {socket.gethostname()} does not see {folder.path} as the first process does: "
+            f"all processes of a build share its folder; {folder.elsewhere}."
+        )
     shards = _window(config, folder, process)
     scored = score_windows(shards, scorers, process=process)
     process.wait()

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
-from longattn_hf.files import load_yaml
+from longattn_hf.files import load_yaml, refuse_address
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ Several = Annotated[tuple[T, ...], Strict(False)]
 #: A list of texts, which stays one.
 Texts = Annotated[list[str], Strict(False)]
 #: A path, which YAML and the command line give as text.
-LocalPath = Annotated[Path, Strict(False)]
+LocalPath = Annotated[Path, Strict(False), BeforeValidator(refuse_address)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -9,43 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
-from datasets import Dataset, load_dataset
 
 from longattn_hf import files
 from longattn_hf.files import read_record, write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pipeline.folder import BuildFolder
+from tests.support.staged import read, snapshot, stage
 
 SETTINGS = {"model": "m", "window_tokens": 8}
-
-
-def snapshot(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def stage(folder, selection, configurations=("book", "code")):
-    """Stages a dataset whose rows all name their selection."""
-    configs = []
-    for number, name in enumerate(configurations):
-        path = folder.staging / "data" / name / "train-00000-of-00001.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_dict({"selection": [selection] * (3 + number)}).to_parquet(path)
-        configs.append(f"- config_name: {name}\n  data_files: data/{name}/train-*.parquet\n")
-    (folder.staging / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n{selection}\n")
-    (folder.staging / "figures").mkdir()
-    (folder.staging / "figures" / f"{selection}.png").write_bytes(b"picture")
-
-
-def read(path, name):
-    """The selections that the rows of a configuration are of; None where there is no such dataset."""
-    try:
-        # `datasets` knows a folder's rows again by its card, which is the same here
-        return set(load_dataset(str(path), name, split="train", cache_dir=mkdtemp(dir=path.parent))["selection"])
-    except (ValueError, FileNotFoundError):
-        return None
 
 
 @pytest.fixture
