@@ -46,7 +46,7 @@ def s3():
 def no_figures():
     # drawing them takes longer than all else that a build of this size does
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "draw_figures", lambda *given: [])
+        patch.setattr("longattn_hf.report.figures.draw_figures", lambda *given: [])
         yield
 
 
