@@ -312,20 +312,20 @@ def children_of(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
-def test_a_killed_launcher_takes_its_processes_along_and_the_build_goes_on(undisturbed, recipe, tmp_path, caplog):
+def test_a_killed_launcher_takes_its_processes_along_and_the_build_goes_on(undisturbed_light, light, tmp_path, caplog):
     output = tmp_path / "out"
-    launched = start_torchrun(recipe, output, "--nproc_per_node", "2", "--master_port", str(free_port()))
+    launched = start_torchrun(light, output, "--nproc_per_node", "2", "--master_port", str(free_port()))
     wait_for_shards(output, 3, launched)
     ranks = children_of(launched.pid)
     launched.kill()
     launched.wait()
     made = stamps(output / "work" / "windows")
-    run(recipe, output)
+    run(light, output)
     assert len(ranks) == 2 and not any(map(is_at_work, ranks))
     assert "which was ended before it was through" in caplog.text
     after = stamps(output / "work" / "windows")
     assert all(after[path] == when for path, when in made.items() if not path.name.startswith("."))
-    compare_ignoring_the_command(output, undisturbed)
+    compare_ignoring_the_command(output, undisturbed_light)
 
 
 def test_processes_whose_launcher_was_killed_before_they_were_up_end_too(recipe, tmp_path):
@@ -336,11 +336,11 @@ def test_processes_whose_launcher_was_killed_before_they_were_up_end_too(recipe,
     assert done.returncode == 1 and "build_longabc: The launcher of this process has ended" in done.stderr
 
 
-def test_a_refusal_of_two_processes_is_a_line_each(undisturbed, recipe, tmp_path):
+def test_a_refusal_of_two_processes_is_a_line_each(light, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("somebody's")
     launched = start_torchrun(
-        recipe, tmp_path / "out", "--nproc_per_node", "2", "--master_port", str(free_port()), "--max_restarts", "0"
+        light, tmp_path / "out", "--nproc_per_node", "2", "--master_port", str(free_port()), "--max_restarts", "0"
     )
     printed = launched.communicate(timeout=240)[0]
     # what follows is the launcher's own

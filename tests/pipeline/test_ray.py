@@ -330,10 +330,14 @@ def stages_of(config):
     yield Scoring(ScoredShards.load(folder), make_scorers(config))
 
 
+@pytest.fixture(scope="module")
+def engine():
+    return pytest.importorskip("longattn_hf.pipeline.ray_engine", exc_type=(ImportError, ValueError))
+
+
 def test_a_unit_that_is_done_twice_is_the_same_bytes_and_a_worker_without_its_driver_writes_nothing(
-    recipe, undisturbed, tmp_path
+    engine, recipe, undisturbed, tmp_path
 ):
-    engine = pytest.importorskip("longattn_hf.pipeline.ray_engine", exc_type=(ImportError, ValueError))
     config = load_config(recipe, {"output_dir": str(tmp_path / "out")})
     build(config)
     before, folder = results(config.folder), BuildFolder(config.folder)
