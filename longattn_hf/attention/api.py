@@ -6,12 +6,15 @@ Shape suffixes here and below: B batch, H query heads (HQ) or key heads (HK), R 
 import math
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from packaging.version import Version
 from torch import Tensor
+
+#: The first release of Triton that the fused kernel is tested with.
+LEAST_TRITON = Version("3.6")
 
 Impl = Literal["auto", "reference", "blockwise", "fused"]
 
@@ -146,7 +149,7 @@ def pick_impl(
     """Names the implementation that `impl` stands for on `device`.
 
     "auto" is "reference" where one of the last three, as in `far_attention`, is not the default; else "fused" on CUDA
-    where Triton is installed, else "blockwise"; every other name stands for itself.
+    where a Triton that is new enough is installed, else "blockwise"; every other name stands for itself.
 
     Raises:
         ValueError: If `impl` is unknown, or cannot do as asked.
@@ -164,7 +167,15 @@ def pick_impl(
         return "reference"
     if impl != "auto":
         return impl
-    return "fused" if device.type == "cuda" and find_spec("triton") is not None else "blockwise"
+    return "fused" if device.type == "cuda" and _has_triton() else "blockwise"
+
+
+def _has_triton() -> bool:
+    try:
+        import triton
+    except ImportError:
+        return False
+    return Version(triton.__version__) >= LEAST_TRITON
 
 
 def try_impl(

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 import torch
 import triton
+from packaging.version import Version
 
+from longattn_hf.attention.api import LEAST_TRITON
+
+if Version(triton.__version__) < LEAST_TRITON:
+    raise ImportError(
+        f"The fused kernel needs Triton {LEAST_TRITON} or later, and here is {triton.__version__}: install a later "
+        "torch, which brings one, or use 'blockwise'."
+    )
 # Triton reads this variable when it is imported and kernels are decorated
 INTERPRETED = triton.knobs.runtime.interpret
 

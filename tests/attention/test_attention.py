@@ -59,6 +59,19 @@ def test_without_triton_auto_is_blockwise_and_fused_is_an_error(run_python):
     assert run_python(program).stdout.strip() == "refused"
 
 
+def test_with_an_early_triton_auto_is_blockwise_and_fused_says_what_it_needs(run_python):
+    pytest.importorskip("triton", reason="no Triton")
+    program = (
+        "import torch, triton; triton.__version__ = '3.5.1'\n"
+        "from longattn_hf.attention import far_attention, pick_impl\n"
+        "assert pick_impl('auto', torch.device('cuda')) == 'blockwise'\n"
+        "q = torch.ones(1, 1, 4, 2)\n"
+        "try: far_attention(q, q, min_distance=1, impl='fused')\n"
+        "except ImportError as error: print(error)\n"
+    )
+    assert "needs Triton 3.6 or later, and here is 3.5.1" in run_python(program).stdout
+
+
 Q, K = draw(seqs=2, heads=4, key_heads=2, tokens=10, head_size=8)
 
 
