@@ -46,7 +46,7 @@ _ONE_SCALE = 10
 
 @dataclass(frozen=True, kw_only=True)
 class _Windows:
-    """The scored windows of one category, as float64 and bool arrays `[N]`, and what the report says of it."""
+    """The scored windows of one category, or pooled of several, as float64 and bool arrays `[N]`, and the cut."""
 
     name: str
     cut: float | None
@@ -54,6 +54,7 @@ class _Windows:
     kept: np.ndarray
     strength: np.ndarray
     uniformity: np.ndarray
+    pooled: bool = False
 
 
 def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
@@ -115,7 +116,7 @@ def _shown_categories(scores: pa.Table, cuts: dict[str, float | None], report: R
     if others := len(cuts) - len(shown):
         rest = scores.filter(pc.invert(pc.is_in(scores[CATEGORY], pa.array(shown))))
         rest = rest.set_column(rest.column_names.index(CATEGORY), CATEGORY, pa.array([""] * len(rest), pa.string()))
-        categories.append(replace(_windows_of(rest, "", None, report.ranked_by), name=f"{others} others"))
+        categories.append(replace(_windows_of(rest, "", None, report.ranked_by), name=f"{others} others", pooled=True))
     return categories
 
 
@@ -125,19 +126,25 @@ def _score_figure(categories: list[_Windows], label: str) -> Figure:
     edges = bin_edges(*(windows.score for _, windows in full)) if full else np.arange(2.0)
     counts = [split_histogram(windows.score, windows.kept, edges) for _, windows in full]
     peaks = [int(np.add(bins["kept"], bins["dropped"]).max()) for bins in counts]
-    one_scale = not full or min(peaks) * _ONE_SCALE >= max(peaks)
+    alone = [peak for (_, windows), peak in zip(full, peaks, strict=True) if not windows.pooled]
+    one_scale = not alone or min(alone) * _ONE_SCALE >= max(alone)
     for (axes, windows), bins, peak in zip(full, counts, peaks, strict=True):
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
         axes.grid(visible=False, axis="x")
         bars: dict[str, Any] = dict(width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
         axes.bar(edges[:-1], bins["kept"], color=KEPT_COLOUR, **bars)
         axes.bar(edges[:-1], bins["dropped"], bottom=bins["kept"], color=DROPPED, **bars)
-        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * (max(peaks) if one_scale else peak)))
+        axes.set(
+            xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * (max(alone) if one_scale and not windows.pooled else peak))
+        )
+        if windows.pooled:
+            axes.set_ylabel("own scale", fontsize=8)
         if windows.cut is not None:
             axes.axvline(windows.cut, color=CUT, linestyle="--", linewidth=1.4)
     figure.supxlabel(label, fontsize=9)
-    figure.supylabel("windows" if one_scale else "windows (each category on a scale of its own)", fontsize=9)
+    figure.supylabel("windows" if one_scale else "windows (own scales)", fontsize=9)
     cut = Line2D([], [], color=CUT, linestyle="--", label="cut: lowest score kept")
     _add_legend(figure, [Patch(color=KEPT_COLOUR, label="kept"), Patch(color=DROPPED, label="dropped"), cut])
     return figure
@@ -175,8 +182,8 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
             dropped = ~kept
             axes.scatter(x[dropped], y[dropped], s=16, facecolors="none", edgecolors="#8A8A8A", linewidths=0.9)
             axes.scatter(x[kept], y[kept], s=20, color=KEPT_COLOUR, linewidths=0, alpha=0.85)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
         # the points set the scale: a null far from them stands in the legend alone
         low, high = ends[0]
         if low <= null <= high:

@@ -161,7 +161,11 @@ def test_categories_are_drawn_on_one_scale_unless_they_could_not_be_read():
         uneven = plots._score_figure(
             [*windows, replace(windows[0], score=np.zeros(5000), kept=np.ones(5000, bool))], ""
         )
+        pooled = plots._score_figure(
+            [*windows, replace(windows[0], score=np.zeros(5000), kept=np.ones(5000, bool), pooled=True)], ""
+        )
         plane = plots._strength_figure(windows, 0.3)
+    assert pooled.get_supylabel() == "windows" and len({axes.get_ylim() for axes in pooled.axes}) == 2
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
     assert figure.get_supylabel() == "windows" and "own" in uneven.get_supylabel()
     assert len({axes.get_ylim() for axes in uneven.axes}) == 3 and len({axes.get_xlim() for axes in uneven.axes}) == 1
@@ -170,6 +174,7 @@ def test_categories_are_drawn_on_one_scale_unless_they_could_not_be_read():
         bars = [patch for container in axes.containers for patch in container]
         assert sum(bar.get_height() for bar in bars) == len(one.score)
         assert sum(bar.get_height() for bar in axes.containers[0]) == one.kept.sum()
+        assert set(np.diff(axes.get_xticks())) <= {1.0, 2.0} and set(np.diff(axes.get_yticks())) <= {1.0, 2.0, 5.0}
         assert {round(bar.get_x() % 0.5, 9) for bar in bars} == {0.0}, "edges are rounded"
 
 
