@@ -69,7 +69,7 @@ def merge_cards(theirs: str | None, ours: str) -> str:
 def name_repository(card: str, repo_id: str) -> str:
     """Puts a repository's full name into the code of a card that loads the dataset, in each of its calls.
 
-    A build does not know where it will be published; the code of its card runs in the build's folder.
+    A build does not know where it will be published; the code of its card names the folder where builds go.
 
     Args:
         card: The card as a build rendered it.

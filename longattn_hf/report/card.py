@@ -113,8 +113,8 @@ def render_card(report: Report, *, for_page: bool = False) -> str:
         begin=BEGIN,
         end=END,
         front_matter=front_matter(report),
-        # a build does not know where it will stand: its card's code runs in its folder until it is published
-        place=report.repo_id or ".",
+        # until it is published: where a build puts it by itself, since equal builds elsewhere have equal cards
+        place=report.repo_id or f"out/{report.name}",
         largest=largest_categories(report),
         own_cut=_own_cut(report),
         convention=get_convention(report.convention),
@@ -195,7 +195,7 @@ def _short_licence(name: str | None, long: list[str]) -> str:
     if name is None:
         return "not stated"
     return (
-        f"{markdown.prose(name.split()[0][:20])}…{raised(long.index(name) + 1)}"
+        f"{markdown.prose(markdown.plain(name).partition(' ')[0][:20])}…{raised(long.index(name) + 1)}"
         if name in long
         else markdown.prose(name)
     )
