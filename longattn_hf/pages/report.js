@@ -94,7 +94,7 @@ LongAttn.report = (root, sourcesRoot, data) => {
   const plane = (category) => {
     if (!category.plane) return unscored(category);
     const { edges_x: xs, edges_y: ys, cells } = category.plane;
-    const width = 330, height = 220, left = 78, bottom = 32, top = 8;
+    const width = 330, height = 220, left = 86, bottom = 32, top = 8;
     const scale = (edges, from, to) => (value) => from + ((value - edges[0]) / (edges[edges.length - 1] - edges[0])) * (to - from);
     const x = scale(xs, left, width - 8), y = scale(ys, height - bottom, top);
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
@@ -118,7 +118,7 @@ LongAttn.report = (root, sourcesRoot, data) => {
       svg.append(make("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, short(value)));
     }
     svg.append(make("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "dependency strength"),
-      make("text", { x: 12, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(height - bottom) / 2})` },
+      make("text", { x: 8, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 8 ${(height - bottom) / 2})` },
         "uniformity"));
     return make("div", {}, make("h3", {}, category.name), svg, tip);
   };

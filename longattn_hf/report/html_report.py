@@ -1,6 +1,7 @@
 """`report.html`: the card's facts with interactive plots, in one file that needs no network."""
 
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -150,7 +151,9 @@ def _describe(rows: pa.Table, facts: CategoryFacts, edges: Mapping[str, np.ndarr
     if {*_STRENGTHS} <= histograms.keys():
         there = rows[DEPENDENCY_STRENGTH].is_valid().to_numpy(zero_copy_only=False)
         strength, uniformity = (rows[column].drop_null().to_numpy() for column in _STRENGTHS)
-        described["plane"] = split_cells(strength, uniformity, kept[there])
+        described["plane"] = split_cells(
+            strength, uniformity, kept[there], (edges[DEPENDENCY_STRENGTH], edges[DISTRIBUTION_UNIFORMITY])
+        )
     return described
 
 
@@ -170,20 +173,26 @@ def _steps(ranks: np.ndarray, tokens: np.ndarray, cut: float | None, edges: np.n
     lowest = -1 if cut is None else int((values >= cut).sum()) - 1
     at = np.union1d(at, [lowest] if lowest >= 0 else []).astype(int)
     below = np.append(values[1:], -np.inf)
-    beyond = float(edges[-1] + (edges[1] - edges[0]) / 4)
+    width = edges[1] - edges[0]
+    beyond = float(edges[-1] + width / 4)
+    # a threshold as near its cut as the plot tells, or nearer where windows ask for it
+    decimals = max(0, math.ceil(-math.log10(width / 20)))
     cuts = [*values[at[::-1]].tolist(), beyond]
     return {
         "cuts": cuts,
         "windows": [*windows[at[::-1]].tolist(), 0],
         "tokens": [*sums[at[::-1]].tolist(), 0],
-        "thresholds": [*(_between(below[one], values[one]) for one in at[::-1]), _between(values[0], beyond)],
+        "thresholds": [
+            *(_between(below[one], values[one], decimals) for one in at[::-1]),
+            _between(values[0], beyond, decimals),
+        ],
         "built": cuts.index(float(values[lowest])) if lowest >= 0 else len(cuts) - 1,
     }
 
 
-def _between(low: float, high: float) -> float:
-    """Returns the number with the fewest decimals that is at least `low` and below `high`: a threshold between."""
-    for decimals in range(18):
+def _between(low: float, high: float, least: int) -> float:
+    """Returns the number with the fewest decimals, at least `least`, that lies in [low, high), and near its end."""
+    for decimals in range(least, least + 18):
         number = float(f"{high:.{decimals}f}")
         if number >= high:
             number = float(f"{number - 10.0**-decimals:.{decimals}f}")

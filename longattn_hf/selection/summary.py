@@ -129,9 +129,10 @@ def split_histogram(values: np.ndarray, kept: np.ndarray, edges: np.ndarray) -> 
     }
 
 
-def split_cells(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
+def split_cells(
+    x: np.ndarray, y: np.ndarray, kept: np.ndarray, edges: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
     """Counts windows in cells of two scores: `edges_x`, `edges_y`, and `cells`, rows of (column, row, kept, all)."""
-    edges = bin_edges(x, most=30), bin_edges(y, most=30)
     every, _, _ = np.histogram2d(x, y, edges)
     taken, _, _ = np.histogram2d(x[kept], y[kept], edges)
     cells = [(int(i), int(j), int(taken[i, j]), int(every[i, j])) for i, j in np.argwhere(every)]

@@ -67,7 +67,7 @@ def test_bins_cover_all_values_and_their_edges_are_multiples_of_one_rounded_widt
         kept = values >= np.median(values)
         counts = split_histogram(values, kept, edges)
         assert (sum(counts["kept"]), sum(counts["dropped"])) == (kept.sum(), (~kept).sum())
-        cells = split_cells(values, -values, kept)["cells"]
+        cells = split_cells(values, -values, kept, (edges, bin_edges(-values)))["cells"]
         assert sum(cell[3] for cell in cells) == len(values) and sum(cell[2] for cell in cells) == kept.sum()
 
 
@@ -105,7 +105,7 @@ def test_histograms_and_cells_count_what_is_kept_and_dropped():
         "kept": [2, 1],
         "dropped": [0, 1],
     }
-    cells = split_cells(x, y, kept)
+    cells = split_cells(x, y, kept, (np.arange(9.0), np.arange(0.0, 81, 10)))
     assert (cells["edges_x"], cells["edges_y"]) == (list(range(9)), list(range(0, 81, 10)))
     # column, row, kept, all
     assert cells["cells"] == [(0, 7, 2, 2), (7, 0, 1, 2)]
