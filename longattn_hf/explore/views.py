@@ -60,8 +60,10 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
     plots: list[dict[str, Any]] = [{} for _ in ranked]
     for column, values in columns.items():
         there = [rows[~np.isnan(values[rows])] for rows in ranked]
+        if not any(map(len, there)):
+            continue
         # one scale for all categories
-        edges = bin_edges(*(values[rows] for rows in there)) if any(map(len, there)) else None
+        edges = bin_edges(*(values[rows] for rows in there))
         for rows, shown in zip(there, plots, strict=True):
             if len(rows):
                 shown[column] = split_histogram(values[rows], selected.kept[rows], edges)

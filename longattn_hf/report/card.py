@@ -156,7 +156,7 @@ def largest_categories(report: Report, most: int = 10) -> list[str]:
 def _own_cut(report: Report) -> str:
     """A stricter cut of the default configuration, half-way to its best score, for the example in the card's code."""
     facts = report.run_categories.get(report.default_config)
-    best = facts and facts.scores[report.ranked_by].max
+    best = facts.scores[report.ranked_by].max if facts else None
     return "1" if facts is None or facts.cut is None or best is None else f"{(facts.cut + best) / 2:.2g}"
 
 
