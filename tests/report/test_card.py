@@ -119,41 +119,28 @@ def test_the_size_category_counts_the_kept_windows(rows, size):
     assert DatasetCard(render(report)).data.size_categories == [size]
 
 
-def test_a_folder_with_the_card_loads_by_configuration_and_by_default(tmp_path):
+def test_a_folder_with_the_card_loads_by_default_and_the_cards_code_runs_as_it_stands(tmp_path, monkeypatch):
     report = example_report()
     features = Features(WINDOW_FEATURES | SCORE_FEATURES | SELECTION_FEATURES)
-    for name, config in report["configs"].items():
-        row = {column: None for column in features} | {"id": name, "input_ids": [1, 2]}
-        rows = Dataset.from_list([row] * config["num_rows"], features=features)
-        rows.to_parquet(tmp_path / config["data_files"].replace("*", "00000-of-00001"))
-    (tmp_path / "README.md").write_text(render(report), encoding="utf-8")
-    for name, config in report["configs"].items():
-        loaded = load_dataset(str(tmp_path), name, split="train")
-        assert loaded.features == features
-        assert set(loaded["id"]) == {name} and len(loaded) == config["num_rows"]
-    assert set(load_dataset(str(tmp_path), split="train")["id"]) == {"code"}
-
-
-def test_the_code_of_a_card_runs_as_it_stands(tmp_path, monkeypatch):
-    report = example_report()
-    features = Features(WINDOW_FEATURES | SCORE_FEATURES | SELECTION_FEATURES)
-    row = {column: None for column in features}
+    row = {column: None for column in features} | {"input_ids": [1, 2]}
+    folder = tmp_path / "out" / "longabc-demo"
     for name, config in report["configs"].items():
         config["num_rows"] = 2
         # one above half-way from the cut, 0.81, to the best, 2.25; one at the cut
         rows = [row | {"id": name, "long_distance_score": score} for score in (1.6, 0.8123456)]
-        Dataset.from_list(rows, features=features).to_parquet(
-            tmp_path / "out" / "longabc-demo" / config["data_files"].replace("*", "00000-of-00001")
-        )
+        file = folder / config["data_files"].replace("*", "00000-of-00001")
+        Dataset.from_list(rows, features=features).to_parquet(file)
     card = render(report)
-    (tmp_path / "out" / "longabc-demo" / "README.md").write_text(card, encoding="utf-8")
-    (code,) = re.findall(r"^## Use\n\n```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^## Use\n\n```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
     found = {}
     exec(code, found)
-    assert found["data"]["id"] == found["data"].to_dict()["id"] and len(found["data"]) == 2
-    assert [row["id"] for row in found["stream"]] == ["code", "code"] and set(found["scores"]["id"]) == {"scores"}
-    assert found["best"]["long_distance_score"] == [1.6]
+    assert found["data"].features == found["scores"].features == features
+    assert found["data"]["id"][:] == ["code", "code"] and set(found["scores"]["id"]) == {"scores"}
+    assert [window["id"] for window in found["stream"]] == ["code", "code"]
+    assert found["best"]["long_distance_score"][:] == [1.6]
+    assert set(load_dataset(str(folder), split="train")["id"]) == {"code"}
 
 
 def test_the_body_states_the_settings_the_model_and_the_null():
