@@ -157,7 +157,11 @@ def _own_cut(report: Report) -> str:
     """A stricter cut of the default configuration, half-way to its best score, for the example in the card's code."""
     facts = report.run_categories.get(report.default_config)
     best = facts.scores[report.ranked_by].max if facts else None
-    return "1" if facts is None or facts.cut is None or best is None else f"{(facts.cut + best) / 2:.2g}"
+    if facts is None or facts.cut is None or best is None:
+        return "1"
+    middle = (facts.cut + best) / 2
+    texts = (f"{middle:.{digits}g}" for digits in range(2, 17))
+    return next((f"{float(text):.15g}" for text in texts if facts.cut <= float(text) < best), repr(middle))
 
 
 def _agreement(report: Report) -> str:

@@ -143,6 +143,17 @@ def test_a_folder_with_the_card_loads_by_default_and_the_cards_code_runs_as_it_s
     assert set(load_dataset(str(folder), split="train")["id"]) == {"code"}
 
 
+@pytest.mark.parametrize(
+    ("cut", "best", "own"),
+    [(0.81, 2.25, "1.5"), (12345.0, 12400.0, "12370"), (0.99996, 0.99998, "0.99997"), (2, 2, "2.0")],
+)
+def test_the_cards_own_cut_lies_between_the_cut_and_the_best_score(cut, best, own):
+    report = example_report()
+    report["categories"]["code"]["cut"] = cut
+    report["categories"]["code"]["scores"]["long_distance_score"]["max"] = best
+    assert f'window["long_distance_score"] > {own})' in render(report)
+
+
 def test_the_body_states_the_settings_the_model_and_the_null():
     card = render(example_report())
     for line in (
