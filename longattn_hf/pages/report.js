@@ -32,7 +32,9 @@ LongAttn.report = (root, sourcesRoot, data) => {
     const moved = data.categories.filter((category) => now.get(category) !== first.get(category));
     const kept = data.categories.map(counted);
     totals.textContent = `${moved.length ? "With these cuts" : "As built"}: ${count(sum(kept.map((one) => one.windows)))} of ` +
-      `${count(sum(data.categories.map((category) => category.windows)))} windows kept, ${count(sum(kept.map((one) => one.tokens)))} tokens.`;
+      `${count(sum(data.categories.map((category) => category.windows)))} windows ` +
+      `${moved.length && data.refusedBy ? "from the cuts up" : "kept"}, ${count(sum(kept.map((one) => one.tokens)))} tokens.` +
+      (data.refusedBy ? ` Whatever the cut, ${data.refusedBy} refuses windows too.` : "");
     reset.disabled = !moved.length;
     setting.textContent = `threshold: {${data.categories.map((category) =>
       `${JSON.stringify(category.key)}: ${category.steps ? category.steps.thresholds[now.get(category)] : 0}`).join(", ")}}`;
@@ -52,7 +54,8 @@ LongAttn.report = (root, sourcesRoot, data) => {
       if (!bins) return unscored(category);
       const legend = make("div", { "aria-live": "polite" });
       const show = (kept) => {
-        const as = now.get(category) === first.get(category) ? ["kept", "dropped"] : ["would be kept", "would be dropped"];
+        const as = now.get(category) === first.get(category) ? ["kept", "dropped"]
+          : data.refusedBy ? ["from the cut up", "below it"] : ["would be kept", "would be dropped"];
         const numbers = trying ? counted(category) : { windows: category.kept, tokens: category.keptTokens };
         const place = !trying ? [] : [["cut", `cut ${short(category.steps.cuts[now.get(category)])}`]];
         legend.replaceChildren(LongAttn.legend(["kept", `${count(numbers.windows)} ${as[0]} (${count(numbers.tokens)} tokens)`],

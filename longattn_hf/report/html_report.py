@@ -84,6 +84,12 @@ def render_report_page(scores: pa.Table, report: Report) -> str:
     data = {
         "rankedBy": report.ranked_by,
         "names": {name: report.in_words(name) for name in report.scores},
+        # what refuses windows above a cut: their counts are then not those of the kept ones
+        "refusedBy": " and ".join(
+            words
+            for name, words in (("gate", "the gate"), ("refuse_overlap", "a better window that shares tokens"))
+            if report.settings.get(name)
+        ),
         # a draw has no cut
         "canCut": not report.settings.get("temperature"),
         "categories": [
