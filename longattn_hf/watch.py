@@ -145,7 +145,7 @@ def _histograms(scores: Mapping[Path, np.ndarray]) -> list[str]:
     whole = {name: values for name, values in whole.items() if len(values)}
     if not whole:
         return ["No scores yet."]
-    edges = bin_edges(np.concatenate(list(whole.values())), most=_MOST_BINS)
+    edges = bin_edges(*whole.values(), most=_MOST_BINS)
     width = max(map(len, whole))
     lines = [f"dependency strength so far, from {edges[0]:.3f} to {edges[-1]:.3f}"]
     for name, values in whole.items():

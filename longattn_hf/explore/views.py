@@ -56,16 +56,21 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
     columns = {ranked_by: selected.scores} | {
         name: corpus.table[name].to_numpy() for name in _columns(corpus) if name != ranked_by
     }
-    described = []
-    for name in corpus.categories:
-        rows = corpus.rows_of(name)
-        rows = rows[~np.isnan(selected.scores[rows])]
-        plots = {}
-        for column, values in columns.items() if len(rows) else ():
-            there = rows[~np.isnan(values[rows])]
-            if len(there):
-                plots[column] = split_histogram(values[there], selected.kept[there], bin_edges(values[there]))
-        described.append({"name": name, "shown": visible(name), "cut": thresholds[name], "plots": plots})
+    ranked = [rows[~np.isnan(selected.scores[rows])] for rows in map(corpus.rows_of, corpus.categories)]
+    plots: list[dict[str, Any]] = [{} for _ in ranked]
+    for column, values in columns.items():
+        there = [rows[~np.isnan(values[rows])] for rows in ranked]
+        if not any(map(len, there)):
+            continue
+        # one scale for all categories
+        edges = bin_edges(*(values[rows] for rows in there))
+        for rows, shown in zip(there, plots, strict=True):
+            if len(rows):
+                shown[column] = split_histogram(values[rows], selected.kept[rows], edges)
+    described = [
+        {"name": name, "shown": visible(name), "cut": thresholds[name], "plots": shown}
+        for name, shown in zip(corpus.categories, plots, strict=True)
+    ]
     names = {name: _SHORT.get(name, name.replace("_", " ")) for name in columns}
     if ranked_by == LONG_DISTANCE_SCORE:
         names[ranked_by] = f"long-distance score ({get_convention(corpus.convention).unit})"

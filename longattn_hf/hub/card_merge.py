@@ -19,10 +19,9 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\
 # keys that are text, `<<` among them
 _TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 # a card's values once its aliases are written out; more is a trap for its readers
-_LOADS = re.compile(
-    r'(^## Use\n\n```python\nfrom datasets import load_dataset\n\ndata = load_dataset\()"(?:[^"\\]|\\.)*"',
-    re.MULTILINE,
-)
+# the code of a card that loads the dataset, and the name in each of its calls
+_USE = re.compile(r"^## Use\n\n```python\n.*?^```$", re.MULTILINE | re.DOTALL)
+_LOADS = re.compile(r'(= load_dataset\()"(?:[^"\\]|\\.)*"')
 # one entry a configuration; those of other configurations stay
 _PER_CONFIGURATION = ("configs", "dataset_info")
 # facts of the data, which only a new build knows
@@ -68,17 +67,22 @@ def merge_cards(theirs: str | None, ours: str) -> str:
 
 
 def name_repository(card: str, repo_id: str) -> str:
-    """Puts a repository's full name into the code of a card that loads the dataset.
+    """Puts a repository's full name into the code of a card that loads the dataset, in each of its calls.
 
-    A build does not know where it will be published; its card names the dataset alone.
+    A build does not know where it will be published; the code of its card names the folder where builds go.
 
     Args:
         card: The card as a build rendered it.
         repo_id: The repository, "owner/name".
     """
     before, begin, ours = card.partition(BEGIN)
-    # no other code of the card, such as a document's excerpt, begins its line so
-    return before + begin + _LOADS.sub(lambda call: call[1] + json.dumps(repo_id), ours, count=1)
+    ours, end, after = ours.partition(END)
+    # a description may show such code too, and stands before ours
+    if not (found := [*_USE.finditer(ours)]):
+        return card
+    start, stop = found[-1].span()
+    code = _LOADS.sub(lambda call: call[1] + json.dumps(repo_id), ours[start:stop])
+    return before + begin + ours[:start] + code + ours[stop:] + end + after
 
 
 def read_configurations(card: str) -> dict[str, dict[str, Any]]:

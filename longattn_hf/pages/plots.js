@@ -19,7 +19,19 @@ const LongAttn = {
     if (value === null || value === undefined) return "-";
     if (Number.isInteger(value)) return LongAttn.count(value);
     const size = Math.abs(value);
-    return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(4))) : value.toExponential(3);
+    if (size >= 1e-3 && size < 1e6) return String(Number(value.toPrecision(4)));
+    const [digits, power] = value.toExponential(2).split("e"), raised = "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079";
+    return `${Number(digits)} \u00d7 10${[...power.replace("+", "")].map((sign) => raised["-0123456789".indexOf(sign)]).join("")}`;
+  },
+
+  // rounded numbers from low to high, about `most` of them, whole ones where things are counted
+  ticks(low, high, most, whole = false) {
+    const rough = (high - low || 1) / most, power = 10 ** Math.floor(Math.log10(rough));
+    let step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * (1 - 1e-9));
+    if (whole) step = Math.max(1, Math.ceil(step));
+    const found = [];
+    for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at += 1) found.push(Number((at * step).toPrecision(12)));
+    return found;
   },
 
   table({ head, rows, numbers = [], label }) {
@@ -33,50 +45,70 @@ const LongAttn = {
           LongAttn.make("tr", {}, ...row.map((value, at) => cell("td", value, at)))))));
   },
 
-  // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys
-  histogram({ label, unit, edges, kept, dropped, cut = null, onCut = null }) {
-    const { make, count, short } = LongAttn;
-    const width = 330, height = 150, left = 40, bottom = 30, top = 12;
+  // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys, among
+  // `steps` if they are given; `onMove` follows it; `peak` is the highest bar of the plots that it is compared with
+  histogram({ label, unit, edges, kept, dropped, cut = null, peak = 0, steps = null, onCut = null, onMove = null }) {
+    const { make, count, short, ticks } = LongAttn;
+    const width = 330, height = 160, left = 44, bottom = 30, top = 12;
     const low = edges[0], high = edges[edges.length - 1];
-    const most = Math.max(1, ...kept.map((value, at) => value + dropped[at]));
+    const most = Math.max(1, peak, ...kept.map((value, at) => value + dropped[at]));
     const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - 6);
     const y = (value) => height - bottom - (value / most) * (height - bottom - top);
-    const all = kept.reduce((sum, value) => sum + value, 0), none = dropped.reduce((sum, value) => sum + value, 0);
-    const spoken = `${label}: ${count(all)} of ${count(all + none)} windows kept, from ${short(low)} to ${short(high)}` +
-      (cut === null ? "" : `, cut at ${short(cut)}`);
-    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut ? "group" : "img", "aria-label": spoken });
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut ? "group" : "img" });
     const tip = make("div", { class: "la-tip", "aria-hidden": "true" }, "\u00a0");
-    svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(0), y2: y(0) }));
-    kept.forEach((value, at) => {
-      const x0 = x(edges[at]), step = x(edges[at + 1]) - x0, gap = step > 4 ? 0.5 : 0;
-      const bar = (kind, from, to) => to > from && svg.append(make("rect",
-        { class: `la-fill-${kind}`, x: x0 + gap, width: Math.max(step - 2 * gap, 0.5), y: y(to), height: y(from) - y(to) }));
-      bar("kept", 0, value);
-      bar("dropped", value, value + dropped[at]);
+    for (const value of ticks(0, most, 3, true)) {
+      svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(value), y2: y(value) }),
+        make("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, count(value)));
+    }
+    const middle = (height - bottom + top) / 2;
+    const bars = make("g");
+    svg.append(bars);
+    let shown;
+    const draw = (kept, dropped) => {
+      shown = [kept, dropped];
+      const all = kept.reduce((sum, value) => sum + value, 0), none = dropped.reduce((sum, value) => sum + value, 0);
+      svg.setAttribute("aria-label", `${label}: ${count(all)} of ${count(all + none)} windows kept, from ${short(low)} to ${short(high)}` +
+        (cut === null ? "" : `, cut at ${short(cut)}`));
+      bars.replaceChildren(...kept.flatMap((value, at) => {
+        const x0 = x(edges[at]), step = x(edges[at + 1]) - x0, gap = step > 4 ? 0.5 : 0;
+        return [["kept", 0, value], ["dropped", value, value + dropped[at]]].filter(([, from, to]) => to > from)
+          .map(([kind, from, to]) => make("rect", { class: `la-fill-${kind}`, x: x0 + gap, width: Math.max(step - 2 * gap, 0.5),
+            y: y(to), height: y(from) - y(to) }));
+      }));
+    };
+    draw(kept, dropped);
+    kept.forEach((_, at) => {
+      const x0 = x(edges[at]), step = x(edges[at + 1]) - x0;
       const hit = make("rect", { class: "la-hit", x: x0, width: Math.max(step, 0.5), y: top, height: height - bottom - top });
       hit.addEventListener("pointerenter", () => {
-        tip.textContent = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(value)} kept, ${count(dropped[at])} dropped`;
+        tip.textContent = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(shown[0][at])} kept, ${count(shown[1][at])} dropped`;
       });
       svg.append(hit);
     });
-    for (const [value, anchor] of [[low, "start"], [(low + high) / 2, "middle"], [high, "end"]]) {
-      svg.append(make("text", { x: x(value), y: height - 14, "text-anchor": anchor }, short(value)));
+    for (const value of ticks(low, high, 4)) {
+      svg.append(make("text", { x: x(value), y: height - 15, "text-anchor": "middle" }, short(value)));
     }
-    svg.append(make("text", { x: left - 4, y: y(most) + 4, "text-anchor": "end" }, count(most)),
-      make("text", { x: left - 4, y: y(0), "text-anchor": "end" }, "0"),
-      make("text", { x: (left + width) / 2, y: height - 1, "text-anchor": "middle" }, unit));
-    if (cut !== null) LongAttn.addCut(svg, { cut, low, high, x, top, bottom: y(0), label, onCut, left, right: width - 6, tip });
-    return make("div", { class: "la-histogram" }, svg, tip);
+    svg.append(make("text", { x: (left + width) / 2, y: height - 2, "text-anchor": "middle" }, unit),
+      make("text", { x: 8, y: middle, "text-anchor": "middle", transform: `rotate(-90 8 ${middle})` }, "windows"));
+    const node = make("div", { class: "la-histogram" }, svg, tip);
+    node.draw = draw;
+    if (cut !== null) {
+      node.moveTo = LongAttn.addCut(svg, { cut, low, high, x, top, bottom: y(0), label, onCut, left, right: width - 6, tip, steps,
+        onMove: (value) => { cut = value; onMove?.(value); } });
+    }
+    return node;
   },
 
-  addCut(svg, { cut, low, high, x, top, bottom, label, onCut, left, right, tip }) {
+  addCut(svg, { cut, low, high, x, top, bottom, label, onCut, left, right, tip, steps, onMove }) {
     const { make, short } = LongAttn;
     const clamp = (value) => Math.min(Math.max(value, low), high);
+    const nearest = (value) => steps.reduce((best, step, at) => Math.abs(step - value) < Math.abs(steps[best] - value) ? at : best, 0);
+    const allowed = (value) => (steps ? steps[nearest(value)] : clamp(value));
     const line = make("line", { class: "la-line-cut", y1: top - 8, y2: bottom });
     svg.append(line);
     const handle = onCut && make("circle", {
       class: "la-handle", cy: top - 6, r: 6, tabindex: 0, role: "slider", "aria-orientation": "horizontal",
-      "aria-label": `Cut of ${label}`, "aria-valuemin": low, "aria-valuemax": high,
+      "aria-label": `Cut of ${label}`, "aria-valuemin": steps ? steps[0] : low, "aria-valuemax": steps ? steps[steps.length - 1] : high,
     });
     let at = cut;
     const place = (value) => {
@@ -90,33 +122,37 @@ const LongAttn = {
       handle.setAttribute("aria-valuetext", short(value));
     };
     place(cut);
-    if (!handle) return;
+    if (!handle) return null;
+    const move = (value) => {
+      place(value);
+      onMove(value);
+    };
     svg.append(handle);
     handle.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       handle.setPointerCapture(event.pointerId);
       handle.focus();
       const box = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / box.width;
-      const move = (moved) => {
+      const drag = (moved) => {
         const share = ((moved.clientX - box.left) * scale - left) / (right - left);
-        place(clamp(low + share * (high - low)));
+        move(allowed(low + share * (high - low)));
         tip.textContent = `keep above ${short(at)}`;
       };
-      handle.addEventListener("pointermove", move);
+      handle.addEventListener("pointermove", drag);
       handle.addEventListener("pointerup", () => {
-        handle.removeEventListener("pointermove", move);
+        handle.removeEventListener("pointermove", drag);
         onCut(at);
       }, { once: true });
     });
     handle.addEventListener("keydown", (event) => {
-      const step = (high - low) / 100;
-      const moves = { ArrowLeft: -step, ArrowDown: -step, ArrowRight: step, ArrowUp: step, PageUp: 10 * step, PageDown: -10 * step };
-      const target = event.key === "Home" ? low : event.key === "End" ? high : event.key in moves ? at + moves[event.key] : null;
-      if (target === null) return;
+      const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10, Home: -1e9, End: 1e9 }[event.key];
+      if (by === undefined) return;
       event.preventDefault();
-      place(clamp(target));
+      const last = steps && steps.length - 1;
+      move(steps ? steps[Math.min(Math.max(nearest(at) + by, 0), last)] : clamp(at + (by * (high - low)) / 100));
       onCut(at);
     });
+    return move;
   },
 
   // attention mass by distance, bars of equal width for the bins of a logarithmic scale, and uniform attention as steps

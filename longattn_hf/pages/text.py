@@ -38,11 +38,11 @@ def fence(text: str, language: str = "text") -> str:
     return "\n".join([ticks + language, *lines, ticks])
 
 
-def excerpt(text: str, width: int = 100) -> str:
-    """Sets a piece of a document as a fenced block without blank lines, its long lines wrapped."""
+def excerpt(text: str, width: int = 100, most: int = 5) -> str:
+    """Sets a piece of a document as a fenced block of at most `most` lines, none blank, its long lines wrapped."""
     lines = [line for line in text.expandtabs(4).splitlines() if line.strip()]
     wrapped = [part for line in textwrap.dedent("\n".join(lines)).splitlines() for part in textwrap.wrap(line, width)]
-    return fence("\n".join(wrapped))
+    return fence("\n".join(wrapped if len(wrapped) <= most else [*wrapped[:most], "…"]))
 
 
 def link(path: str) -> str:

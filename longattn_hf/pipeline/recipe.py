@@ -1,8 +1,8 @@
 """A build's recipe: what of its settings a report tells, and the YAML that selects what the explorer shows."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +59,7 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         command=" ".join(["accelerate launch -m longattn_hf.pipeline", words]).strip(),
         convention=config.convention,
         settings=settings | {"model": model, "min_distance": config.resolved_min_distance},
+        not_default=_not_default(config, settings),
         scores=score_columns(config),
         ranked_by=config.selection.ranked_by,
         found=" ".join(dict.fromkeys(FOUND[name] for name in config.choice.weights if name in FOUND)),
@@ -73,6 +74,17 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         ],
         configs=_plan_configurations(config),
     )
+
+
+def _not_default(config: BuildConfig, names: Iterable[str]) -> list[str]:
+    """Returns those of the settings that are not as they would be without a word; a factory makes a default anew."""
+    defaults = {
+        field.name: field.default_factory() if callable(field.default_factory) else field.default
+        for field in fields(config)
+    }
+    defaults["min_distance"] = config.window_tokens // 4
+    given = vars(config) | {"min_distance": config.resolved_min_distance}
+    return [name for name in names if given[name] != defaults[name]]
 
 
 def added_features(config: BuildConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_dataset
 from datasets.utils import disable_progress_bars
@@ -39,7 +40,7 @@ from longattn_hf.report.describe import (
     describe_sources,
     software_versions,
 )
-from longattn_hf.report.examples import compare_scores, pick_examples, pick_refused
+from longattn_hf.report.examples import compare_scores, echoing_passage, pick_examples, pick_refused
 from longattn_hf.report.facts import Report
 from longattn_hf.report.html_report import write_report_page
 from longattn_hf.report.parts import CategoryFacts, ModelFacts
@@ -260,10 +261,21 @@ def _describe(
 ) -> Report:
     """Fills a recipe's report in with what the run tells."""
     plan, table, selection = plan_report(config, words), decision.table, config.selection
+    longattn = scorers.get(LONGATTN)
     settings: dict[str, Any] = dict(plan.settings)
     if commits := read_pins(shards.folder.sources):
         settings["source_commits"] = commits
-    if (longattn := scorers.get(LONGATTN)) is not None:
+
+    def read_passages(rows: np.ndarray) -> list[tuple[str, float | None]]:
+        texts = shards.read_texts(rows)
+        if longattn is None:
+            return [(echoing_passage(text), None) for text in texts]
+        # torch, which builds without attention do not need
+        from longattn_hf.scoring.passages import find_passages
+
+        return find_passages(longattn, texts)
+
+    if longattn is not None:
         layer = longattn.load_layer()
         settings["impl"] = longattn.pick_impl(layer.device)
         sizes = {name: getattr(layer, name) for name in ("num_heads", "num_kv_heads", "head_dim", "max_positions")}
@@ -280,9 +292,9 @@ def _describe(
         certificate=decision.certified.describe(table[KEPT]) if decision.certified else None,
         categories=dict(describe_categories(table, shards.counts, selection, plan.scores)),
         sources=describe_sources(table, shards.counts),
-        others=compare_scores(table, selection, plan.scores, shards.read_texts),
-        examples=pick_examples(table, selection, plan.scores, shards.read_texts),
-        refused=pick_refused(table, selection, plan.scores, shards.read_texts),
+        others=compare_scores(table, selection, plan.scores, read_passages),
+        examples=pick_examples(table, selection, plan.scores, read_passages),
+        refused=pick_refused(table, selection, plan.scores, read_passages),
         configs=describe_files(decision.files, shards.folder.staging),
         figures=[],
     )

@@ -1,11 +1,10 @@
 """The dataset card, rendered from a run's report and from nothing else."""
 
-import json
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined, Undefined
 
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
@@ -19,8 +18,9 @@ from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.method import get_convention, uniform_dependency_strength
 from longattn_hf.pages import text as markdown
 from longattn_hf.report.card_metadata import front_matter
+from longattn_hf.report.card_words import environment, number, raised
 from longattn_hf.report.facts import Report
-from longattn_hf.report.parts import LONGATTN_SCORES, CategoryFacts, ConfigurationFacts
+from longattn_hf.report.parts import LONGATTN_SCORES, CategoryAgreement, CategoryFacts, ConfigurationFacts, Example
 
 # the facts of the report's `model` in the card's order; what else it states stands behind them
 _MODEL_FACTS = (
@@ -38,6 +38,7 @@ _MODEL_FACTS = (
 _MEANINGS = {
     "id": "identifies the window: a hash of its source and place",
     "doc_id": "identifies the document that the window was cut from",
+    "doc_hash": "a hash of the document's text",
     "window_index": "place among the windows of the document, from 0, in the order of the cutting",
     "num_windows": "windows that the document gave",
     "start_char": "first character of the window in its document, from 0",
@@ -82,8 +83,12 @@ _CONVENTIONS = {
 }
 
 
-def render_card(report: Report) -> str:
+def render_card(report: Report, *, for_page: bool = False) -> str:
     """Renders the card of a dataset: YAML metadata, and the text between the markers that publishing renews.
+
+    Args:
+        report: The facts.
+        for_page: Leave out what the report page has in a better form: the contents, and the table of sources.
 
     Returns:
         The whole `README.md`, the same for the same report.
@@ -96,27 +101,42 @@ def render_card(report: Report) -> str:
     positions = report.model.max_positions
     model = vars(report.model)
     stated = [name for name in model if name not in _MODEL_FACTS and not (not_run and model[name] is None)]
-    template = _environment(not_run).from_string(
-        Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
-    )
+    examples, more_examples = _examples(report)
+    long_licences = [name for name in dict.fromkeys(row.license or "" for row in report.sources) if len(name) > 32]
+    words = environment(not_run)
+    words.filters |= {"licence": partial(_short_licence, long=long_licences), "meaning": partial(_meaning, report)}
+    template = words.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
     card = template.render(
         report=report,
         not_run=not_run,
+        for_page=for_page,
         begin=BEGIN,
         end=END,
         front_matter=front_matter(report),
-        place=report.repo_id or report.name,
+        # until it is published: where a build puts it by itself, since equal builds elsewhere have equal cards
+        place=report.repo_id or f"out/{report.name}",
+        largest=largest_categories(report),
+        own_cut=_own_cut(report),
         convention=get_convention(report.convention),
-        columns_of=_columns_of(report.configs),
-        left_out=[] if not_run else _left_out(report.run_categories),
+        columns=_columns(report.configs),
+        left_out=_left_out(report.run_categories),
         totals={} if not_run else _totals(report.run_categories),
         meanings=_MEANINGS,
         model={name: model[name] for name in (*_MODEL_FACTS, *stated)},
         scores=report.scores,
+        other_settings=[name for name in settings if name not in (report.not_default or ())],
         others=[name for name in report.scores if name not in LONGATTN_SCORES and name != SELECTION_SCORE],
+        beside=[name for name in report.scores if name != report.ranked_by],
         weights=_weights(settings.get("select_by")),
-        refused=[] if not_run else _refused(report.run_categories),
+        refused=_refused(report.run_categories),
         conventions=_CONVENTIONS,
+        agreement=_agreement(report),
+        other_rankings=_other_rankings(report),
+        examples=examples,
+        more_examples=more_examples,
+        licences=_licences(report, long_licences),
+        long_licences=long_licences,
+        sources=sorted(report.sources, key=lambda row: (-(row.windows or 0), -(row.kept_windows or 0), row.source)),
         ratio=f"{ratio:.4g}",
         uniform_strength=f"{uniform_dependency_strength(ratio):.4f}",
         beyond_positions=positions is not None and settings["window_tokens"] > positions,
@@ -124,6 +144,89 @@ def render_card(report: Report) -> str:
     if card.count(BEGIN) != 1 or card.count(END) != 1:
         raise ValueError(f"The description must not hold the card's markers {BEGIN} and {END}.")
     return card
+
+
+def largest_categories(report: Report, most: int = 10) -> list[str]:
+    """Returns the categories with the most windows, in the report's order: those that a card shows more of."""
+    run = report.run_categories
+    by_size = sorted(report.categories, key=lambda name: -run[name].windows if name in run else 0)[:most]
+    return [name for name in report.categories if name in by_size]
+
+
+def _own_cut(report: Report) -> str:
+    """A stricter cut of the default configuration, half-way to its best score, for the example in the card's code."""
+    facts = report.run_categories.get(report.default_config)
+    best = facts.scores[report.ranked_by].max if facts else None
+    if facts is None or facts.cut is None or best is None:
+        return "1"
+    middle = (facts.cut + best) / 2
+    texts = (f"{middle:.{digits}g}" for digits in range(2, 17))
+    return next((f"{float(text):.15g}" for text in texts if facts.cut <= float(text) < best), repr(middle))
+
+
+def _agreement(report: Report) -> str:
+    """Says how much of what is kept the other convention would have kept too."""
+    found = report.agreement.categories.values() if report.agreement else ()
+    shares = [facts.kept_overlap for facts in found if facts.kept_overlap is not None]
+    if not shares:
+        return "nothing to compare"
+    ends = dict.fromkeys((f"{min(shares):.0%}", f"{max(shares):.0%}"))
+    return f"{' to '.join(ends)} of the same windows in each category"
+
+
+def _other_rankings(report: Report) -> list[tuple[str, Mapping[str, CategoryAgreement]]]:
+    """Lists the other convention, where the ranking is the paper's, and the other scores, with their agreement."""
+    convention = [(report.agreement.other_convention, report.agreement.categories)] if report.agreement else []
+    return [*convention, *(report.others or {}).items()]
+
+
+def _licences(report: Report, long: list[str]) -> str:
+    """Says which licences the kept windows have, most windows first."""
+    kept: Counter[str | None] = Counter()
+    for row in report.sources:
+        kept[row.license] += row.kept_windows or 0
+    every = f" of {number(kept.total())} kept windows"
+    named = [
+        _short_licence(name, long) + (f" ({number(count)}{every if not at else ''})" if kept.total() else "")
+        for at, (name, count) in enumerate(kept.most_common(3))
+    ]
+    rest = len(kept) - len(named)
+    return f": {', '.join(named)}{f' and {rest} more' if rest else ''}" if named else ""
+
+
+def _short_licence(name: str | None, long: list[str]) -> str:
+    """A licence for the cell of a table: the beginning of a long one, with its number in the list of these."""
+    if name is None:
+        return "not stated"
+    return (
+        f"{markdown.prose(markdown.plain(name).partition(' ')[0][:20])}…{raised(long.index(name) + 1)}"
+        if name in long
+        else markdown.prose(name)
+    )
+
+
+def _meaning(report: Report, column: str) -> str:
+    score = next((name for name in report.scores if column.startswith(f"{name}_")), None)
+    part = f"a part of {markdown.code(score)}, or a number beside it" if score else None
+    return _MEANINGS.get(column) or part or "carried over from the source documents"
+
+
+def _examples(report: Report) -> tuple[list[tuple[str, str, Example]], list[tuple[str, str, Example]]]:
+    """The windows to show, and those to fold away, each as (category, what it is, example)."""
+    ends, largest = report.examples or {}, largest_categories(report)
+    first = report.default_config if report.default_config in ends else next(iter(ends), None)
+    every = [
+        (name, side.capitalize(), example)
+        for name, both in ends.items()
+        if name in largest or name == first
+        for side in ("highest", "lowest")
+        for example in getattr(both, side)
+    ]
+    shown = []
+    if first is not None:
+        shown = [(first, "Highest", one) for one in ends[first].highest[:1]]
+        shown += [(first, "Lowest", one) for one in ends[first].lowest[-1:]]
+    return shown, [row for row in every if row not in shown]
 
 
 def _weights(select_by: Any) -> str:
@@ -141,54 +244,24 @@ def _refused(categories: Mapping[str, CategoryFacts]) -> list[tuple[str, str, in
     ]
 
 
-def _environment(not_run: bool) -> Environment:
-    absent = "not run" if not_run else "-"
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {
-        "code": markdown.code,
-        "excerpt": markdown.excerpt,
-        "fact": lambda value: "not run" if value is None and not_run else markdown.code(value),
-        "fence": markdown.fence,
-        "link": markdown.link,
-        "prose": markdown.prose,
-        "caption": lambda path: markdown.prose(Path(path).stem.replace("_", " ")),
-        # a category that was not run has no facts to look up
-        "number": lambda value: (
-            absent if value is None or (not_run and isinstance(value, Undefined)) else _number(value)
-        ),
-        "share": lambda value: absent if value is None else f"{value:.0%}",
-        "python": lambda value: json.dumps(value, ensure_ascii=False),
-        "type_name": _type_name,
-    }
-    return environment
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _type_name(feature: Mapping[str, Any]) -> str:
-    """Names the type of a column as `Features` writes it to YAML."""
-    if "dtype" in feature:
-        return feature["dtype"] if isinstance(feature["dtype"], str) else next(iter(feature["dtype"]))
-    kind = next(name for name in feature if name != "name")
-    inner = feature[kind]
-    return f"{kind} of {inner}" if isinstance(inner, str) else kind
-
-
-def _columns_of(configs: Mapping[str, ConfigurationFacts]) -> list[tuple[list[str], list[dict[str, Any]]]]:
-    """Groups the configurations that have the same columns."""
-    groups: list[tuple[list[str], list[dict[str, Any]]]] = []
+def _columns(configs: Mapping[str, ConfigurationFacts]) -> list[tuple[dict[str, Any], str]]:
+    """Lists each column once, with the configurations that have it."""
+    found: list[tuple[dict[str, Any], list[str]]] = []
     for name, facts in configs.items():
-        columns = facts.features
-        names = next((names for names, same in groups if same == columns), None)
-        if names is None:
-            groups.append(([name], columns))
-        else:
-            names.append(name)
-    return groups
+        for column in facts.features:
+            names = next((names for same, names in found if same == column), None)
+            if names is None:
+                found.append((column, [name]))
+            else:
+                names.append(name)
+    return [(column, _which(names, list(configs))) for column, names in found]
+
+
+def _which(names: list[str], every: list[str]) -> str:
+    without = [name for name in every if name not in names]
+    if len(without) < len(names):
+        return "all" + (f" but {', '.join(map(markdown.code, without))}" if without else "")
+    return ", ".join(map(markdown.code, names))
 
 
 def _left_out(categories: Mapping[str, CategoryFacts]) -> list[tuple[str, str, str, int]]:

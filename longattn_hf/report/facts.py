@@ -43,6 +43,7 @@ class Report:
         command: What builds the same.
         convention: One of `longattn_hf.method`.
         settings: At least `window_tokens`, `min_distance` and `alpha`; None means not set.
+        not_default: The settings that are not as they are by default; None if that is not known.
         scores: The columns of all scores, in a card's order.
         ranked_by: That which ranked.
         found: What is known about it, for readers.
@@ -76,6 +77,7 @@ class Report:
     command: Text
     convention: Text
     settings: dict[str, Any]
+    not_default: list[Text] | None = None
     scores: list[Text]
     ranked_by: Text
     found: str = ""
@@ -167,7 +169,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values; what was not run, and what is optional and absent, is left out."""
-        absent = {name for name in ("not_run", "recipe", "certificate", "page", "repo_id") if not getattr(self, name)}
+        absent = {
+            name
+            for name in ("not_run", "recipe", "certificate", "page", "repo_id", "not_default")
+            if not getattr(self, name)
+        }
         values = TypeAdapter(Report).dump_python(self, exclude=absent, exclude_none=self.not_run)
         if self.not_run:
             # null is an answer of its own in the settings

@@ -1,18 +1,15 @@
 """The card's pictures of the scores: where the cut fell, what the two scores weigh, and whose windows were kept.
 
-Drawn with matplotlib's objects and the Agg canvas only, in matplotlib's own defaults and DejaVu Sans, so the same
-scores give the same bytes whatever a user's settings are.
+Drawn with matplotlib's objects and the Agg canvas only, in matplotlib's own defaults and, where it has the characters,
+DejaVu Sans, so the same scores give the same bytes whatever a user's settings are.
 """
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -36,37 +32,21 @@ from longattn_hf.columns import (
 from longattn_hf.files import replacing
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.report.facts import Report
-from longattn_hf.selection.summary import bin_edges, count_windows
+from longattn_hf.report.figure_style import CUT, DROPPED, INK, KEPT_COLOUR, drawable, own_style
+from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
 
-# from Okabe and Ito's palette, told apart by people of every colour vision and in grey print
-_KEPT, _DROPPED, _CUT, _INK = "#0072B2", "#C4C4C4", "#D55E00", "#333333"
-_SHARE_KEPT = LinearSegmentedColormap.from_list("share_kept", ["#DADADA", _KEPT])
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.edgecolor": "#999999",
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#EBEBEB",
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
+_SHARE_KEPT = LinearSegmentedColormap.from_list("share_kept", ["#DADADA", KEPT_COLOUR])
 # beyond this many windows in a panel single points hide each other, so cells are coloured by the share kept
 _MOST_POINTS = 4_000
-_MOST_SOURCES = 50
-_MOST_CHARACTERS = 48
+_MOST_SOURCES = 20
+_MOST_CATEGORIES = 10
+# bars of a category whose largest is this much lower than another's could not be read on one scale
+_ONE_SCALE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Windows:
-    """The scored windows of one category, as float64 and bool arrays `[N]`, and what the report says of it."""
+    """The scored windows of one category, or pooled of several, as float64 and bool arrays `[N]`, and the cut."""
 
     name: str
     cut: float | None
@@ -74,6 +54,7 @@ class _Windows:
     kept: np.ndarray
     strength: np.ndarray
     uniformity: np.ndarray
+    pooled: bool = False
 
 
 def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
@@ -83,7 +64,8 @@ def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
         scores: One row a window, with the columns `category`, `kept`, the report's `ranked_by` (null where a window
             was not scored; such rows are not drawn), where LongAttn scored its `dependency_strength` and
             `distribution_uniformity`, and optionally `source`.
-        report: The run's report; its categories are the panels, in their order.
+        report: The run's report; its categories are the panels, in their order. Of more than eleven, those with the
+            most windows have panels of their own, and one panel is for all others.
         folder: The build's output folder. Each picture replaces its predecessor at once, as a whole.
 
     Returns:
@@ -103,11 +85,10 @@ def draw_figures(scores: pa.Table, report: Report, folder: Path) -> list[str]:
     unknown = set(scores[CATEGORY].unique().to_pylist()) - report.run_categories.keys()
     if unknown:
         raise ValueError(f"The report has no category {', '.join(sorted(map(repr, unknown)))} that the scores have.")
-    categories = [
-        _windows_of(scores, name, facts.cut, report.ranked_by) for name, facts in report.run_categories.items()
-    ]
+    categories = _shown_categories(scores, {name: facts.cut for name, facts in report.run_categories.items()}, report)
     null = uniform_dependency_strength(report.settings["min_distance"] / report.settings["window_tokens"])
-    with _own_style():
+    names = [one.name for one in categories] + [name for name in scores[SOURCE].unique().to_pylist() if name]
+    with own_style(names):
         figures = {f"{report.ranked_by}s": _score_figure(categories, report.in_words(report.ranked_by))}
         if plane:
             figures["strength_and_uniformity"] = _strength_figure(categories, null)
@@ -124,77 +105,100 @@ def _windows_of(scores: pa.Table, name: str, cut: float | None, ranked_by: str =
     return _Windows(name=name, cut=cut, score=score, kept=kept, strength=plane[0], uniformity=plane[1])
 
 
-@contextmanager
-def _own_style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
+def _shown_categories(scores: pa.Table, cuts: dict[str, float | None], report: Report) -> list[_Windows]:
+    shown = list(cuts)
+    if len(cuts) > _MOST_CATEGORIES + 1:
+        counts = dict(zip(*scores[CATEGORY].value_counts().flatten(), strict=True))
+        counts = {name.as_py(): count.as_py() for name, count in counts.items()}
+        most = sorted(cuts, key=lambda name: -counts.get(name, 0))[:_MOST_CATEGORIES]
+        shown = [name for name in cuts if name in most]
+    categories = [_windows_of(scores, name, cuts[name], report.ranked_by) for name in shown]
+    if others := len(cuts) - len(shown):
+        rest = scores.filter(pc.invert(pc.is_in(scores[CATEGORY], pa.array(shown))))
+        rest = rest.set_column(rest.column_names.index(CATEGORY), CATEGORY, pa.array([""] * len(rest), pa.string()))
+        categories.append(replace(_windows_of(rest, "", None, report.ranked_by), name=f"{others} others", pooled=True))
+    return categories
 
 
 def _score_figure(categories: list[_Windows], label: str) -> Figure:
     figure, panels = _panels(categories)
-    for axes, windows in panels:
-        if len(windows.score):
-            _draw_histogram(axes, windows)
+    full = [(axes, windows) for axes, windows in panels if len(windows.score)]
+    edges = bin_edges(*(windows.score for _, windows in full)) if full else np.arange(2.0)
+    counts = [split_histogram(windows.score, windows.kept, edges) for _, windows in full]
+    peaks = [int(np.add(bins["kept"], bins["dropped"]).max()) for bins in counts]
+    alone = [peak for (_, windows), peak in zip(full, peaks, strict=True) if not windows.pooled]
+    one_scale = not alone or min(alone) * _ONE_SCALE >= max(alone)
+    for (axes, windows), bins, peak in zip(full, counts, peaks, strict=True):
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axes.grid(visible=False, axis="x")
+        bars: dict[str, Any] = dict(width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
+        axes.bar(edges[:-1], bins["kept"], color=KEPT_COLOUR, **bars)
+        axes.bar(edges[:-1], bins["dropped"], bottom=bins["kept"], color=DROPPED, **bars)
+        axes.set(
+            xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * (max(alone) if one_scale and not windows.pooled else peak))
+        )
+        if windows.pooled:
+            axes.set_ylabel("own scale", fontsize=8)
+        if windows.cut is not None:
+            axes.axvline(windows.cut, color=CUT, linestyle="--", linewidth=1.4)
     figure.supxlabel(label, fontsize=9)
-    figure.supylabel("windows", fontsize=9)
-    cut = Line2D([], [], color=_CUT, linestyle="--", label="cut: lowest score kept")
-    _add_legend(figure, [Patch(color=_KEPT, label="kept"), Patch(color=_DROPPED, label="dropped"), cut])
+    figure.supylabel("windows" if one_scale else "windows (own scales)", fontsize=9)
+    cut = Line2D([], [], color=CUT, linestyle="--", label="cut: lowest score kept")
+    _add_legend(figure, [Patch(color=KEPT_COLOUR, label="kept"), Patch(color=DROPPED, label="dropped"), cut])
     return figure
-
-
-def _draw_histogram(axes: Axes, windows: _Windows) -> None:
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(visible=False, axis="x")
-    # an edge lies on the cut, so that no bar straddles it
-    edges = bin_edges(windows.score, through=windows.cut)
-    kept, dropped = (np.histogram(windows.score[mask], edges)[0] for mask in (windows.kept, ~windows.kept))
-    bars: dict[str, Any] = dict(width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
-    axes.bar(edges[:-1], kept, color=_KEPT, **bars)
-    axes.bar(edges[:-1], dropped, bottom=kept, color=_DROPPED, **bars)
-    axes.set_ylim(0, 1.08 * (kept + dropped).max())
-    if windows.cut is not None:
-        axes.axvline(windows.cut, color=_CUT, linestyle="--", linewidth=1.4)
 
 
 def _strength_figure(categories: list[_Windows], null: float) -> Figure:
     figure, panels = _panels(categories)
     largest = max((np.nanmax(np.abs(windows.uniformity), initial=0.0) for windows in categories), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
+    points = [
+        np.stack([one.strength, one.uniformity / 10.0**exponent])[:, np.isfinite(one.strength)] for one in categories
+    ]
+    # one scale for all, with a margin
+    ends = [_with_margin(values) for values in np.concatenate([*points, np.empty((2, 0))], axis=1)]
     cells, nulls = None, []
-    for axes, windows in panels:
+    for (axes, windows), (x, y) in zip(panels, points, strict=True):
         if not len(windows.score):
             continue
-        axes.margins(0.08)
-        there = np.isfinite(windows.strength)
-        kept = windows.kept[there]
-        x, y = windows.strength[there], windows.uniformity[there] / 10.0**exponent
+        axes.set(xlim=ends[0], ylim=ends[1])
+        kept = windows.kept[np.isfinite(windows.strength)]
         if len(x) > _MOST_POINTS:
             shares = kept.astype(float)
-            cells = axes.hexbin(x, y, C=shares, gridsize=36, cmap=_SHARE_KEPT, vmin=0, vmax=1, linewidths=0.1)
+            cells = axes.hexbin(
+                x,
+                y,
+                shares,
+                gridsize=36,
+                extent=(*ends[0], *ends[1]),
+                cmap=_SHARE_KEPT,
+                vmin=0,
+                vmax=1,
+                linewidths=0.1,
+            )
         else:
             dropped = ~kept
             axes.scatter(x[dropped], y[dropped], s=16, facecolors="none", edgecolors="#8A8A8A", linewidths=0.9)
-            axes.scatter(x[kept], y[kept], s=20, color=_KEPT, linewidths=0, alpha=0.85)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+            axes.scatter(x[kept], y[kept], s=20, color=KEPT_COLOUR, linewidths=0, alpha=0.85)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
         # the points set the scale: a null far from them stands in the legend alone
-        low, high = axes.get_xlim()
+        low, high = ends[0]
         if low <= null <= high:
-            nulls.append(axes.axvline(null, color=_INK, linestyle=":", linewidth=1.2, zorder=3))
+            nulls.append(axes.axvline(null, color=INK, linestyle=":", linewidth=1.2, zorder=3))
     figure.supxlabel("dependency strength (share of the attention mass that is far)", fontsize=9)
     unit = rf", in units of $10^{{{exponent}}}$" if exponent else ""
     label = f"distribution uniformity\n(minus a variance{unit})"
     figure.supylabel(label, fontsize=9, parse_math=True, multialignment="center")
     where = "" if nulls else ", outside the panels"
     style: Literal[":", "none"] = ":" if nulls else "none"
-    handles = [Line2D([], [], color=_INK, linestyle=style, label=f"uniform attention ({null:.3f}{where})")]
+    handles = [Line2D([], [], color=INK, linestyle=style, label=f"uniform attention ({null:.3f}{where})")]
     point: dict[str, Any] = dict(linestyle="none", marker="o", markersize=5)
     if any(len(windows.score) <= _MOST_POINTS for windows in categories):
         handles.insert(0, Line2D([], [], markerfacecolor="none", color="#8A8A8A", label="dropped", **point))
-        handles.insert(0, Line2D([], [], color=_KEPT, label="kept", **point))
+        handles.insert(0, Line2D([], [], color=KEPT_COLOUR, label="kept", **point))
     if cells is not None:
         bar = figure.colorbar(cells, ax=[axes for axes, _ in panels], shrink=0.8, aspect=25, pad=0.02)
         bar.set_label("share of the cell's windows kept")
@@ -202,6 +206,14 @@ def _strength_figure(categories: list[_Windows], null: float) -> Figure:
         bar.outline.set_visible(False)
     _add_legend(figure, handles)
     return figure
+
+
+def _with_margin(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return 0.0, 1.0
+    low, high = values.min(), values.max()
+    margin = 0.08 * (high - low) or 0.08 * abs(low) or 0.5
+    return float(low - margin), float(high + margin)
 
 
 def _source_figure(scores: pa.Table) -> Figure:
@@ -223,18 +235,18 @@ def _source_figure(scores: pa.Table) -> Figure:
     places = np.arange(len(rows))
     shares = np.array([row[1] / row[2] for row in rows])
     axes.barh(places, 1, color="#EDEDED", height=0.72)
-    axes.barh(places, shares, color=_KEPT, height=0.72)
+    axes.barh(places, shares, color=KEPT_COLOUR, height=0.72)
     for place, (_, taken, windows) in enumerate(rows):
         axes.text(
             1.01, place, f"{taken:,} of {windows:,}", va="center", fontsize=8, transform=axes.get_yaxis_transform()
         )
-    axes.set_yticks(places, [_drawable(row[0]) for row in rows], fontsize=8)
+    axes.set_yticks(places, [drawable(row[0]) for row in rows], fontsize=8)
     axes.set(xlim=(0, 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="share of the source's windows kept")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if rows:
         share = pc.mean(scores[KEPT]).as_py()
         label = f"all sources together ({share:.0%})"
-        line = axes.axvline(share, color=_CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
+        line = axes.axvline(share, color=CUT, linestyle="--", linewidth=1.4, label=label, clip_on=False)
         _add_legend(figure, [line])
     else:
         _say_empty(axes)
@@ -248,14 +260,15 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _panels(categories: list[_Windows]) -> tuple[Figure, list[tuple[Axes, _Windows]]]:
-    """One titled panel a category, in rows of at most three."""
-    width = min(3, max(len(categories), 1))
+    """One titled panel a category, in rows of at most three, or of four smaller ones."""
+    many = len(categories) > 6
+    width = min(4 if many else 3, max(len(categories), 1))
     height = math.ceil(len(categories) / width) or 1
-    figure = _figure(max(3.1 * width, 5.2), 2.7 * height + 0.7)
+    figure = _figure(max((2.6 if many else 3.1) * width, 5.2), (2.1 if many else 2.7) * height + 0.7)
     grid = figure.add_gridspec(height, width)
     panels = [(figure.add_subplot(grid[divmod(at, width)]), windows) for at, windows in enumerate(categories)]
     for axes, windows in panels:
-        axes.set_title(_drawable(windows.name, most=26), loc="left", fontweight="bold", pad=18)
+        axes.set_title(drawable(windows.name, most=26), loc="left", fontweight="bold", pad=18)
         count = f"{windows.kept.sum():,} of {len(windows.kept):,} windows kept"
         axes.annotate(count, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8)
         if not len(windows.score):
@@ -270,14 +283,6 @@ def _say_empty(axes: Axes) -> None:
 
 def _add_legend(figure: Figure, handles: list[Any]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5)
-
-
-def _drawable(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Writes characters that the font lacks as escapes, and leaves out the middle of a long name."""
-    glyphs = get_font(findfont("DejaVu Sans"))
-    shown = [char if char.isprintable() and glyphs.get_char_index(ord(char)) else ascii(char)[1:-1] for char in text]
-    half = most * len(shown) // max(2 * len("".join(shown)), 1)
-    return "".join(shown if len("".join(shown)) <= most else [*shown[:half], "…", *shown[-half:]])
 
 
 def _save(figure: Figure, folder: Path, name: str) -> str:

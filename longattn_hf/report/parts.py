@@ -127,12 +127,21 @@ class ConfigurationFacts:
 
 @fact_type
 class Example:
-    """A window with its scores, None where it has none, and the beginning of its text."""
+    """A window with its scores, None where it has none, and a passage of it.
+
+    Attributes:
+        id: The window's.
+        source: Its document's.
+        scores: By name.
+        excerpt: A piece of its text.
+        far_share: The mean share of the attention of the excerpt's tokens that is far, where attention picked it.
+    """
 
     id: Text
     source: Text
     scores: dict[str, float | None]
     excerpt: str
+    far_share: float | None = None
 
 
 @fact_type

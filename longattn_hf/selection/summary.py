@@ -73,26 +73,51 @@ def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tup
     }
 
 
-def bin_edges(values: np.ndarray, *, through: float | None = None, most: int = 60) -> np.ndarray:
-    """Returns ascending edges of bins of equal width that cover `values`, float64.
+def bin_edges(*groups: np.ndarray, most: int = 60) -> np.ndarray:
+    """Returns ascending edges of bins of one width that cover all groups, float64: one scale to compare them on.
 
-    The number of bins grows as the cube root of that of the values, from 8 to `most`, and one or two more.
+    The width is that of Freedman and Diaconis for the group in the middle, 2 IQR / n^(1/3), rounded to 1, 2, 2.5 or 5
+    times a power of ten, with at least about 8 bins in that group and at most `most` in all; edges are its multiples.
 
     Args:
-        values: Finite, not empty.
-        through: One edge lies exactly here, so that no bin straddles a cut; the lowest value if None or not between.
-        most: The most bins.
+        groups: Finite values of each category, float `[N]`; at least one of them is not empty.
+        most: The most bins, give or take the one that rounding adds.
     """
-    low, high = float(values.min()), float(values.max())
-    anchor = through if through is not None and low <= through <= high else low
-    # equal values get one bin
-    width = (high - low) / np.clip(round(3 * len(values) ** (1 / 3)), 8, most) or abs(low) / 4 or 0.25
-    # a bin to the right of the anchor even if the highest value is the anchor itself
-    first, last = math.floor((low - anchor) / width), max(math.ceil((high - anchor) / width), 1)
-    edges = anchor + width * np.arange(first, last + 1)
-    # rounding may leave an extreme just outside
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    return edges
+    groups = tuple(values for values in groups if len(values))
+    low, high = (float(end) for end in (min(map(np.min, groups)), max(map(np.max, groups))))
+    if high - low > 1e-12 * max(abs(low), abs(high)):
+        widths = []
+        for values in groups:
+            quarter, three_quarters = np.quantile(values, (0.25, 0.75))
+            # where half of the values are equal, Sturges's rule
+            widths.append(
+                2 * (three_quarters - quarter) / len(values) ** (1 / 3)
+                or np.ptp(values) / (math.log2(len(values)) + 1)
+                or high - low
+            )
+        middle = float(np.median([np.ptp(values) for values in groups])) or high - low
+        width = max(min(float(np.median(widths)), middle / 8), (high - low) / most)
+        step, power = _round_width(width)
+        if (high - low) / float(f"{step}e{power}") > most:
+            step, power = _round_width(width, up=True)
+    else:
+        # equal values get one bin, or two where they lie on an edge but for a rounding
+        step, power = _round_width(abs(low) / 4 or 0.25)
+    first, last = (math.floor(end / float(f"{step}e{power}")) for end in (low, high))
+    # by way of decimals, so that 3 tenths are 0.3
+    while float(f"{first * step}e{power}") > low:
+        first -= 1
+    while float(f"{last * step}e{power}") < high or last == first:
+        last += 1
+    return np.array([float(f"{at * step}e{power}") for at in range(first, last + 1)])
+
+
+def _round_width(width: float, *, up: bool = False) -> tuple[int, int]:
+    """Rounds to the nearest of 1, 2, 2.5 and 5 times a power of ten, or the next above: digits, and the power."""
+    power = math.floor(math.log10(width)) - 1
+    ratio = width / float(f"1e{power}")
+    choices = [step for step in (10, 20, 25, 50, 100) if not up or step >= ratio]
+    return min(choices, key=lambda step: abs(math.log(step / ratio))), power
 
 
 def split_histogram(values: np.ndarray, kept: np.ndarray, edges: np.ndarray) -> dict[str, list]:
@@ -104,9 +129,10 @@ def split_histogram(values: np.ndarray, kept: np.ndarray, edges: np.ndarray) -> 
     }
 
 
-def split_cells(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
+def split_cells(
+    x: np.ndarray, y: np.ndarray, kept: np.ndarray, edges: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
     """Counts windows in cells of two scores: `edges_x`, `edges_y`, and `cells`, rows of (column, row, kept, all)."""
-    edges = bin_edges(x), bin_edges(y)
     every, _, _ = np.histogram2d(x, y, edges)
     taken, _, _ = np.histogram2d(x[kept], y[kept], edges)
     cells = [(int(i), int(j), int(taken[i, j]), int(every[i, j])) for i, j in np.argwhere(every)]

@@ -157,6 +157,10 @@ def test_a_card_is_given_its_repositorys_name_where_it_loads_the_dataset_and_now
     assert 'data = load_dataset("me/LongABC", "code", split="train")' in named
     assert name_repository(named, "me/LongABC") == named
     assert name_repository("no card of ours", "me/x") == "no card of ours"
+    # every call of the code, and no code that a description shows
+    theirs = '## Use\n\n```python\ndata = load_dataset("theirs")\n```\n'
+    named = name_repository(render(example_report() | {"description": theirs}), "me/LongABC")
+    assert named.count('= load_dataset("me/LongABC", ') == 3 and named.count('load_dataset("theirs")') == 1
 
 
 @pytest.mark.parametrize("before", ["\ufeff", "\n\n", "  ", "\ufeff\r\n"])

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 
 from longattn_hf.columns import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
 from longattn_hf.hub.card_merge import BEGIN, END, merge_cards
+from longattn_hf.report.card_words import number
 from tests.support.reports import assert_card_is_current, example_report, render, unrun_report
 
 
@@ -118,19 +119,39 @@ def test_the_size_category_counts_the_kept_windows(rows, size):
     assert DatasetCard(render(report)).data.size_categories == [size]
 
 
-def test_a_folder_with_the_card_loads_by_configuration_and_by_default(tmp_path):
+def test_a_folder_with_the_card_loads_by_default_and_the_cards_code_runs_as_it_stands(tmp_path, monkeypatch):
     report = example_report()
     features = Features(WINDOW_FEATURES | SCORE_FEATURES | SELECTION_FEATURES)
+    row = {column: None for column in features} | {"input_ids": [1, 2]}
+    folder = tmp_path / "out" / "longabc-demo"
     for name, config in report["configs"].items():
-        row = {column: None for column in features} | {"id": name, "input_ids": [1, 2]}
-        rows = Dataset.from_list([row] * config["num_rows"], features=features)
-        rows.to_parquet(tmp_path / config["data_files"].replace("*", "00000-of-00001"))
-    (tmp_path / "README.md").write_text(render(report), encoding="utf-8")
-    for name, config in report["configs"].items():
-        loaded = load_dataset(str(tmp_path), name, split="train")
-        assert loaded.features == features
-        assert set(loaded["id"]) == {name} and len(loaded) == config["num_rows"]
-    assert set(load_dataset(str(tmp_path), split="train")["id"]) == {"code"}
+        config["num_rows"] = 2
+        # one above half-way from the cut, 0.81, to the best, 2.25; one at the cut
+        rows = [row | {"id": name, "long_distance_score": score} for score in (1.6, 0.8123456)]
+        file = folder / config["data_files"].replace("*", "00000-of-00001")
+        Dataset.from_list(rows, features=features).to_parquet(file)
+    card = render(report)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^## Use\n\n```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    found = {}
+    exec(code, found)
+    assert found["data"].features == found["scores"].features == features
+    assert found["data"]["id"][:] == ["code", "code"] and set(found["scores"]["id"]) == {"scores"}
+    assert [window["id"] for window in found["stream"]] == ["code", "code"]
+    assert found["best"]["long_distance_score"][:] == [1.6]
+    assert set(load_dataset(str(folder), split="train")["id"]) == {"code"}
+
+
+@pytest.mark.parametrize(
+    ("cut", "best", "own"),
+    [(0.81, 2.25, "1.5"), (12345.0, 12400.0, "12370"), (0.99996, 0.99998, "0.99997"), (2, 2, "2.0")],
+)
+def test_the_cards_own_cut_lies_between_the_cut_and_the_best_score(cut, best, own):
+    report = example_report()
+    report["categories"]["code"]["cut"] = cut
+    report["categories"]["code"]["scores"]["long_distance_score"]["max"] = best
+    assert f'window["long_distance_score"] > {own})' in render(report)
 
 
 def test_the_body_states_the_settings_the_model_and_the_null():
@@ -141,6 +162,9 @@ def test_the_body_states_the_settings_the_model_and_the_null():
         f"| `sha256` | `{'9f' * 32}` |",
         '| `rope` | `{"rope_type": "default", "rope_theta": 100000.0}` |',
         "| all | 45 | 104 | 851,968 | 26 | 212,992 | 12 | |",
+        "**26 windows of 8,192 tokens (212,992 tokens in all), kept of 104 from 45 documents**: `code` 15, `prose` 11",
+        "licence of its source: BSD-3-Clause (15 of 26 kept windows), ODC-By (11).",
+        "`reference_code` would have kept 80% of the same windows in each category.",
         "| `prose` | documents | too short | 2 |",
         "| `code` | 0.9123 | 80% |",
         "| `prose` | - | - |",
@@ -152,6 +176,86 @@ def test_the_body_states_the_settings_the_model_and_the_null():
     # (1 - r) + r ln r at r = 1/4 is 3/4 - ln(4)/4
     assert "give 0.4034 at k/L = 0.25" in card
     assert "positions that the model is made for" not in card
+
+
+def test_what_a_reader_wants_first_stands_first_and_details_are_folded():
+    card = render(example_report() | {"found": "It does not help.", "not_default": ["fraction"]})
+    body = card[card.index(BEGIN) :]
+    places = ["**26 windows", "![long distance scores]", "[Limits](#limits)", "## Limits", "It does not help."]
+    places += [f"## {name}\n" for name in ("What is in it", "Use", "How it was made", "Scores", "Examples")]
+    places += ["## Sources and licences\n", "## Citation\n"]
+    assert sorted(places, key=body.index) == places
+    seen, folded = split_folds(body)
+    assert "Settings that are not the default: `fraction` `0.25`.\n" in seen and "| `fraction`" not in body
+    assert "| `alpha` | `0.5` |" in folded and "| `rope` |" in folded and "@inproceedings" in folded
+    assert "| `map_variance` |" in folded and "| `map_variance` |" not in seen
+    # each anchor of the contents is a heading's
+    for anchor in re.findall(r"\]\(#([\w-]+)\)", seen):
+        assert f"## {anchor.replace('-', ' ')}\n" in seen.lower()
+    # a column of all configurations is listed once
+    assert body.count("| `doc_id` |") == 1
+
+
+def split_folds(body):
+    parts = re.split(r"<details>\n(.*?)</details>\n", body, flags=re.DOTALL)
+    return "".join(parts[::2]), "".join(parts[1::2])
+
+
+def test_thirty_categories_make_a_card_longer_by_a_row_each():
+    def of(count):
+        report = example_report()
+        names = [f"c{at:02}" for at in range(count)]
+        report["categories"] = {name: report["categories"]["code"] for name in names}
+        report["agreement"]["categories"] = {name: report["agreement"]["categories"]["code"] for name in names}
+        report["examples"] = {name: report["examples"]["code"] for name in names}
+        report["sources"] = [report["sources"][0] | {"category": name} for name in names]
+        report["configs"] = {name: report["configs"]["code"] for name in names}
+        return split_folds(render(report | {"default_config": "c00"}).partition(BEGIN)[2])[0].splitlines()
+
+    three, thirty = of(3), of(30)
+    tables = [len([line for line in lines if line.startswith("| `c")]) for lines in (three, thirty)]
+    assert tables == [3, 30]
+    # sources beyond twenty are folded
+    assert len([line for line in thirty if line.startswith("| `jinja2")]) == 20
+    assert 0 <= len(thirty) - len(three) - (30 - 3) - (20 - 3) <= 3
+    assert "and 20 others. Version" in "\n".join(thirty)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0, "0"), (12_345, "12,345"), (999_499, "999,499"), (1_000_000, "1 M"), (1_234_567, "1.23 M"),
+        (999_600_000, "1 B"), (34_560_000_000, "34.6 B"), (2 * 10**12, "2 T"), (-1_500_000, "-1.5 M"),
+        (0.0, "0"), (0.152349, "0.1523"), (2048.0, "2048"), (123456.7, "123,457"),
+        (-7.2649e-9, "-7.26 × 10⁻⁹"), (4e12, "4.00 × 10¹²"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_as_people_do(value, written):
+    assert number(value) == written
+
+
+def test_a_mean_that_is_a_rounding_beside_its_scores_is_zero():
+    assert number(1.585e-15, 0.8) == "0" and number(1.586e-15, 1e-15) == "1.59 × 10⁻¹⁵"
+    report = example_report()
+    report["categories"]["code"]["scores"]["long_distance_score"]["mean"] = 1.585e-15
+    assert "| `code` | `long_distance_score` | -2.5 | 0 | 2.25 | 1.188 |" in render(report)
+
+
+def test_an_example_shows_the_passage_that_scored_and_how_far_it_looks():
+    report = example_report()
+    report["examples"]["code"]["highest"][0]["far_share"] = 0.3125
+    text = "The passage that attends back furthest gives 31.2% of its attention to tokens at least 2,048 back:"
+    assert text in render(report) and "attends back furthest" not in render(example_report())
+
+
+def test_long_licences_are_listed_in_full_once():
+    report = example_report()
+    long = "Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND MIT"
+    for row in report["sources"]:
+        row["license"] = long
+    card = render(report)
+    assert card.count(long) == 1 and card.count("| Apache-2.0…¹ |") == 2
+    assert f"1. {long}\n" in card and "source: Apache-2.0…¹ (26 of 26 kept windows)." in card
 
 
 def test_the_text_follows_the_convention_and_the_settings():
@@ -179,7 +283,10 @@ def test_nothing_of_a_document_a_name_or_a_reason_breaks_out_of_its_place():
     for example in (*report["examples"]["code"]["highest"], *report["examples"]["code"]["lowest"]):
         example |= {"id": hostile, "source": hostile, "excerpt": hostile}
     card = render(report)
-    assert block_structure(card) == block_structure(render(example_report()))
+    harmless = example_report()
+    # a long licence stands in a list of its own
+    harmless["sources"][0]["license"] = "L" * 40
+    assert block_structure(card) == block_structure(render(harmless))
     assert merge_cards(card, card) == card
 
 
@@ -216,7 +323,8 @@ def test_a_recipe_that_was_not_run_says_so_wherever_a_run_would_have_measured():
     assert "| `arxiv` | not run | not run | not run | not run | not run | not run | not run |" in card
     assert "| `sha256` | not run |" in card and "`0123456789abcdef0123456789abcdef01234567`" in card
     assert "| `allenai/dolma` | ODC-By | `prose` | not run | not run | not run |" in card
-    assert card.count("\nNot run") == 5
+    assert card.count("\nNot run") == 2
+    assert "**Windows of 8,192 tokens in 2 categories**: `arxiv`, `book`. Version 1.0.0." in card
     data = DatasetCard(card).data
     assert data.size_categories is None
     info = DatasetInfosDict.from_dataset_card_data(data)["code"]

@@ -16,7 +16,7 @@ from longattn_hf.report.describe import (
     describe_sources,
     software_versions,
 )
-from longattn_hf.report.examples import pick_examples
+from longattn_hf.report.examples import echoing_passage, pick_examples
 from longattn_hf.report.parts import CategoryFacts, Spread
 from longattn_hf.selection.cut import Selection
 
@@ -158,7 +158,7 @@ def test_ties_are_kept_by_name_and_what_says_nothing_is_none():
 
 
 @pytest.mark.parametrize(("count", "each"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 2)])
-def test_examples_are_the_windows_at_both_ends_with_the_beginning_of_their_text(count, each):
+def test_examples_are_the_windows_at_both_ends_with_a_passage_of_their_text(count, each):
     order = np.random.default_rng(count).permutation(count)
     scores = ranked(order.tolist(), [0.5] * count, [1.0] * count, [True] * count)
     scores = scores.append_column(
@@ -167,25 +167,47 @@ def test_examples_are_the_windows_at_both_ends_with_the_beginning_of_their_text(
     unscored = ranked([None], [None], [None], [False], category="code").append_column("source", pa.array(["z"]))
     texts = [f"{at} " + "x" * 400 for at in order] + ["none"]
     both = pa.concat_tables([scores, unscored])
-    examples = pick_examples(both, PAPER, SCORES, lambda rows: [texts[row] for row in rows.tolist()])
+    examples = pick_examples(both, PAPER, SCORES, lambda rows: [(texts[row], row / 8) for row in rows.tolist()])
     assert [*examples] == ["book"]
     best = [int(np.flatnonzero(order == rank)[0]) for rank in reversed(range(count))]
     for found, expected in ((examples["book"].highest, best[:each]), (examples["book"].lowest, best[-each:])):
         assert [example.id for example in found] == [f"book{row}" for row in expected]
         for example, row in zip(found, expected, strict=True):
             assert example.excerpt == texts[row][:300] and len(example.excerpt) == 300
+            assert example.far_share == row / 8
             assert example.scores == dict(zip(SCORES, (order[row], 0.5, 1.0, order[row] + 0.5), strict=True))
             assert example.source == ("unnamed" if order[row] == count - 1 else f"s{order[row]}")
 
 
 def test_examples_of_one_score_are_in_the_order_of_their_names():
     scores = ranked([1.0] * 4, [0.0] * 4, [1.0] * 4, [True] * 4).take([2, 0, 3, 1])
-    examples = pick_examples(scores, PAPER, SCORES, lambda rows: ["text"] * len(rows))["book"]
+    examples = pick_examples(scores, PAPER, SCORES, lambda rows: [("text", None)] * len(rows))["book"]
     assert [[e.id for e in end] for end in (examples.highest, examples.lowest)] == [
         ["book0", "book1"],
         ["book2", "book3"],
     ]
     assert examples.highest[0].source == "unnamed"
+
+
+def test_of_many_categories_the_largest_have_examples():
+    # c00 has one window, c11 twelve
+    scores = pa.concat_tables(
+        ranked([0.0] * (at + 1), [0.0] * (at + 1), [1.0] * (at + 1), [True] * (at + 1), f"c{at:02}")
+        for at in range(12)
+    )
+    examples = pick_examples(scores, PAPER, SCORES, lambda rows: [("text", None)] * len(rows))
+    assert [*examples] == [f"c{at:02}" for at in range(2, 12)]
+
+
+def test_the_passage_of_a_text_is_where_most_words_stood_far_before():
+    names = [f"alpha{at:02}" for at in range(40)]
+    # the names once, then 3,000 characters of short words, then two of the names, then all, then short words again
+    once, gap, rest = " ".join(names), "of it " * 500, "as to " * 200
+    text = f"{once} {gap}{names[0]} {names[1]} {rest}{once} {rest}"
+    passage = echoing_passage(text)
+    assert len(passage) == 300 and passage.startswith("alpha00 alpha01 alpha02") and "alpha36" in passage
+    assert echoing_passage("no such words here. " * 2) == "no such words here. " * 2
+    assert echoing_passage("") == ""
 
 
 def test_the_versions_are_those_that_are_installed():

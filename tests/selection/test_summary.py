@@ -53,73 +53,48 @@ def test_dictionary_columns_and_missing_ones_count_alike():
     }
 
 
-def test_bins_cover_all_values_and_one_edge_lies_on_the_cut():
+def test_bins_cover_all_values_and_their_edges_are_multiples_of_one_rounded_width():
     generator = np.random.default_rng(0)
-    for values in (generator.normal(size=500), np.array([2.0]), np.zeros(3), np.array([-1e-9, -3e-9]), np.arange(5.0)):
-        for through in (None, float(np.sort(values)[len(values) // 2]), 99.0):
-            edges = bin_edges(values, through=through, most=20)
-            assert 2 <= len(edges) <= 23 and (np.diff(edges) > 0).all()
-            kept = values >= (through if through is not None else values.min())
-            counts = split_histogram(values, kept, edges)
-            assert (sum(counts["kept"]), sum(counts["dropped"])) == (kept.sum(), (~kept).sum())
-            if through is not None and values.min() <= through <= values.max() and np.ptp(values):
-                # no bin straddles the cut, but for the last one, which holds both its edges
-                assert not any(k and d for k, d in zip(counts["kept"], counts["dropped"], strict=True))
-            cells = split_cells(values, -values, kept)["cells"]
-            assert sum(cell[3] for cell in cells) == len(values) and sum(cell[2] for cell in cells) == kept.sum()
-
-
-@pytest.mark.parametrize("count", [1, 2, 30, 3000])
-@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
-def test_the_bins_hold_every_window_and_one_edge_is_the_cut(count, place):
-    values = np.random.default_rng(count).standard_normal(count) * 1e-3
-    cut = np.sort(values)[round(place * (count - 1))]
-    edges = bin_edges(values, through=cut)
-    below, above = np.histogram(values[values < cut], edges)[0], np.histogram(values[values >= cut], edges)[0]
-    assert (below + above).sum() == count
-    at = np.flatnonzero(edges == cut)
-    assert len(at) == 1
-    assert not above[: at[0]].any() and not below[at[0] :].any()
-    assert len(edges) <= 64
-
-
-def test_equal_scores_fall_into_one_bin():
-    edges = bin_edges(np.full(5, 0.7), through=0.7)
-    assert np.histogram(np.full(5, 0.7), edges)[0].tolist() == [5]
+    samples = (generator.normal(size=500), np.array([2.0]), np.zeros(3), np.array([-1e-9, -3e-9]), np.arange(5.0))
+    outlier = np.append(generator.normal(size=400), 1e6)
+    for values in (*samples, outlier, np.array([5e-324]), np.array([1, 1 + 1e-15]), generator.normal(size=9) * 1e-12):
+        edges = bin_edges(values, most=20)
+        assert 2 <= len(edges) <= 23 and (np.diff(edges) > 0).all()
+        assert edges[0] <= values.min() and edges[-1] >= values.max()
+        width = edges[1] - edges[0]
+        assert f"{width:.0e}"[0] in "125" or f"{width:.1e}"[:3] == "2.5"
+        np.testing.assert_allclose(edges / width, np.round(edges / width), atol=1e-6)
+        kept = values >= np.median(values)
+        counts = split_histogram(values, kept, edges)
+        assert (sum(counts["kept"]), sum(counts["dropped"])) == (kept.sum(), (~kept).sum())
+        cells = split_cells(values, -values, kept, (edges, bin_edges(-values)))["cells"]
+        assert sum(cell[3] for cell in cells) == len(values) and sum(cell[2] for cell in cells) == kept.sum()
 
 
 @pytest.mark.parametrize(
-    ("values", "through", "edges"),
+    ("groups", "edges"),
     [
-        # three times the cube root of the values' number: eight at least, sixty at most
-        ([0, 8], None, np.arange(9)),
-        (np.linspace(0, 9, 64), None, np.linspace(0, 9, 13)),
-        (np.linspace(0, 9, 1000), None, np.linspace(0, 9, 31)),
-        (np.linspace(0, 6, 20_000), None, np.linspace(0, 6, 61)),
-        # an edge on the cut, where it is one of the values or lies between them
-        ([0, 8], 2.5, np.arange(-0.5, 9)),
-        ([0, 8], 0.0, np.arange(9)),
-        ([0, 8], 8.0, np.arange(10)),
-        ([0, 8], 8.5, np.arange(9)),
-        ([0, 8], -0.5, np.arange(9)),
+        # 0 to 100, 101 values: 2 * 50 / 101^(1/3) is 21.5, and eight bins are 12.5 wide: 10
+        ([np.arange(101.0)], np.arange(0, 101, 10)),
+        # 0 to 1 in 9,261 values: 2 * 0.5 / 21 is 0.048
+        ([np.linspace(0, 1, 9261)], np.arange(21) * 5 / 100),
+        # 0 to 1 in a million would be 0.01, and sixty bins are 0.0167 wide: 0.02
+        ([np.linspace(0, 1, 1_000_000)], np.arange(51) / 50),
+        # half of them equal: Sturges's 8 / 3 for four values, and eight bins are 1 wide
+        ([np.array([0.0, 0, 0, 8])], np.arange(9)),
+        # one scale for two: the width is that of either, the range that of both; an empty one has no say
+        ([np.arange(101.0), np.arange(101.0) + 95, np.empty(0)], np.arange(0, 201, 10)),
+        # tenths are what their decimals say
+        ([np.array([0.1, 0.9])], np.arange(1, 10) / 10),
         # equal values: a quarter of them is the width, or a quarter
-        ([2, 2, 2], None, [2, 2.5]),
-        ([-2, -2], -2.0, [-2, -1.5]),
-        ([0, 0], None, [0, 0.25]),
+        ([np.full(3, 2.0)], [2, 2.5]),
+        ([np.full(2, -2.0)], [-2, -1.5]),
+        ([np.zeros(2)], [0, 0.25]),
+        ([np.full(5, 0.7)], [0.6, 0.8]),
     ],
 )
-def test_bins_are_as_many_and_stand_where_is_said(values, through, edges):
-    np.testing.assert_allclose(bin_edges(np.array(values, dtype=float), through=through), edges, atol=1e-12)
-    assert len(bin_edges(np.linspace(0, 9, 1000), most=10)) == 11
-
-
-def test_the_outer_edges_reach_the_extremes_to_the_last_bit():
-    for number in range(200):
-        values = np.random.default_rng(number).standard_normal(9)
-        edges = bin_edges(values, through=float(np.sort(values)[4]))
-        assert edges[0] <= values.min() and edges[-1] >= values.max()
-        whole = bin_edges(values)
-        assert whole[0] == values.min() and whole[-1] >= values.max()
+def test_bins_are_as_wide_and_stand_where_is_said(groups, edges):
+    assert bin_edges(*groups).tolist() == list(edges)
 
 
 def test_histograms_and_cells_count_what_is_kept_and_dropped():
@@ -130,7 +105,7 @@ def test_histograms_and_cells_count_what_is_kept_and_dropped():
         "kept": [2, 1],
         "dropped": [0, 1],
     }
-    cells = split_cells(x, y, kept)
+    cells = split_cells(x, y, kept, (np.arange(9.0), np.arange(0.0, 81, 10)))
     assert (cells["edges_x"], cells["edges_y"]) == (list(range(9)), list(range(0, 81, 10)))
     # column, row, kept, all
     assert cells["cells"] == [(0, 7, 2, 2), (7, 0, 1, 2)]
