@@ -136,11 +136,20 @@ class ScoredCorpus:
         codes, names = self.codes(CATEGORY)
         return np.flatnonzero(codes == names.index(category))
 
+    def category_of(self, row: int) -> str:
+        """Returns a window's category."""
+        return self.table[CATEGORY][row].as_py()
+
     def by_rank(self, category: str, scores: np.ndarray) -> np.ndarray:
         """Returns the rows of a category that have a score, the highest first, ties in the order of their ids."""
         rows = self.rows_of(category)
         rows = rows[~np.isnan(scores[rows])]
         return rows[np.argsort(-scores[rows], kind="stable")]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids of all windows, str `[N]`."""
+        return self._ids
 
     def id_of(self, row: int) -> str:
         """Returns a window's id."""
@@ -191,7 +200,7 @@ class ScoredCorpus:
             OSError: Its file is damaged.
             ValueError: Its text is not there: a published dataset holds that of kept windows only.
         """
-        return self.texts.read(row, self.table[CATEGORY][row].as_py())
+        return self.texts.read(row, self.category_of(row))
 
     @cached_property
     def texts(self) -> WindowTexts:

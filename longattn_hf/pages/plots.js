@@ -33,8 +33,9 @@ const LongAttn = {
           LongAttn.make("tr", {}, ...row.map((value, at) => cell("td", value, at)))))));
   },
 
-  // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys
-  histogram({ label, unit, edges, kept, dropped, cut = null, onCut = null }) {
+  // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys, and
+  // with `onBin` a bin is a button, which arrow keys lead to
+  histogram({ label, unit, edges, kept, dropped, cut = null, onCut = null, onBin = null }) {
     const { make, count, short } = LongAttn;
     const width = 330, height = 150, left = 40, bottom = 30, top = 12;
     const low = edges[0], high = edges[edges.length - 1];
@@ -44,7 +45,7 @@ const LongAttn = {
     const all = kept.reduce((sum, value) => sum + value, 0), none = dropped.reduce((sum, value) => sum + value, 0);
     const spoken = `${label}: ${count(all)} of ${count(all + none)} windows kept, from ${short(low)} to ${short(high)}` +
       (cut === null ? "" : `, cut at ${short(cut)}`);
-    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut ? "group" : "img", "aria-label": spoken });
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut || onBin ? "group" : "img", "aria-label": spoken });
     const tip = make("div", { class: "la-tip", "aria-hidden": "true" }, "\u00a0");
     svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(0), y2: y(0) }));
     kept.forEach((value, at) => {
@@ -54,9 +55,16 @@ const LongAttn = {
       bar("kept", 0, value);
       bar("dropped", value, value + dropped[at]);
       const hit = make("rect", { class: "la-hit", x: x0, width: Math.max(step, 0.5), y: top, height: height - bottom - top });
+      const says = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(value)} kept, ${count(dropped[at])} dropped`;
       hit.addEventListener("pointerenter", () => {
-        tip.textContent = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(value)} kept, ${count(dropped[at])} dropped`;
+        tip.textContent = says;
       });
+      if (onBin && value + dropped[at]) {
+        hit.addEventListener("focus", () => {
+          tip.textContent = says;
+        });
+        LongAttn.addBin(svg, hit, `${label}, ${says}`, () => onBin(edges[at], edges[at + 1], at === kept.length - 1));
+      }
       svg.append(hit);
     });
     for (const [value, anchor] of [[low, "start"], [(low + high) / 2, "middle"], [high, "end"]]) {
@@ -67,6 +75,27 @@ const LongAttn = {
       make("text", { x: (left + width) / 2, y: height - 1, "text-anchor": "middle" }, unit));
     if (cut !== null) LongAttn.addCut(svg, { cut, low, high, x, top, bottom: y(0), label, onCut, left, right: width - 6, tip });
     return make("div", { class: "la-histogram" }, svg, tip);
+  },
+
+  // one of a plot's bins is a stop of the tab key, the others are reached from it
+  addBin(svg, hit, name, act) {
+    const bins = () => [...svg.querySelectorAll(".la-bin")];
+    for (const [key, value] of [["class", "la-hit la-bin"], ["role", "button"], ["aria-label", name], ["tabindex", bins().length ? -1 : 0]]) {
+      hit.setAttribute(key, value);
+    }
+    hit.addEventListener("click", act);
+    hit.addEventListener("keydown", (event) => {
+      const all = bins(), at = all.indexOf(hit);
+      const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 };
+      const acts = event.key === "Enter" || event.key === " ";
+      if (!acts && !(event.key in moves)) return;
+      event.preventDefault();
+      if (acts) return act();
+      const next = all[Math.min(Math.max(moves[event.key], 0), all.length - 1)];
+      hit.setAttribute("tabindex", -1);
+      next.setAttribute("tabindex", 0);
+      next.focus();
+    });
   },
 
   addCut(svg, { cut, low, high, x, top, bottom, label, onCut, left, right, tip }) {

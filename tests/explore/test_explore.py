@@ -73,7 +73,7 @@ def explorer(build, browser, tmp_path_factory):
     pytest.importorskip("gradio", reason="no Gradio: pip install 'longattn_hf[explore]'")
     import uvicorn
 
-    from longattn_hf.explore.app import make_server
+    from longattn_hf.explore.server import make_server
 
     session = Session(build[0], recipe=tmp_path_factory.mktemp("recipe") / "recipe.yaml")
     server = uvicorn.Server(uvicorn.Config(make_server(session), host="127.0.0.1", port=0, log_level="warning"))
