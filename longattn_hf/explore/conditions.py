@@ -71,9 +71,7 @@ def _find(name: str, columns: Mapping[str, Column]) -> Column:
 def _meet_one(column: Column, name: str, how: str, value: str) -> np.ndarray:
     if isinstance(column, Texts):
         if how not in ("contains", "=", "!="):
-            raise ValueError(
-                f"The filter's column {name!r} holds text: compare it by contains, = or !=, not by {how}."
-            )
+            raise ValueError(f"The filter's column {name!r} holds text: write contains, = or !=, not {how}.")
         low = value.lower()
         holds = [low in str(text).lower() if how == "contains" else str(text) == value for text in column.names]
         marked = np.array([*holds, False])[column.codes]

@@ -4,7 +4,7 @@ import os
 import socket
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -21,6 +21,7 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'self'"
 )
+_NOT_OURS = ("page", "deep_link")
 # how long a download may search texts that the page has not searched yet
 _SEARCH_SECONDS = 10.0
 
@@ -44,6 +45,10 @@ def make_server(session: Session) -> FastAPI:
             return PlainTextResponse("This explorer answers its own page only.", status_code=403)
         if "/upload" in request.url.path:
             return PlainTextResponse("This explorer takes no files.", status_code=403)
+        if request.url.path == "/":
+            # the page's framework fails at values of its own that it does not know
+            query = [(name, value) for name, value in request.query_params.multi_items() if name not in _NOT_OURS]
+            request.scope["query_string"] = urlencode(query).encode()
         response = await answer(request)
         response.headers["Content-Security-Policy"] = _POLICY
         return response

@@ -32,7 +32,7 @@ _NAMES = {
     "find": "words",
     "filter": "conditions",
     "text": "text",
-    "page": "page",
+    "list_page": "page",
     "window": "window",
 }
 _CUT_OF = "cut."
@@ -218,7 +218,7 @@ def _readers(session: Session) -> dict[str, Callable[[str], Any]]:
         "find": str,
         "filter": str,
         "text": str,
-        "page": _whole,
+        "list_page": _whole,
         "window": str,
     }
 

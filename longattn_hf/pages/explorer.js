@@ -56,8 +56,9 @@ LongAttn.explorer = {
     const body = make("div", {});
     const progress = make("div", { class: "la-progress" });
     const why = make("ul", { class: "la-why", "aria-label": "Why this score" }, ...(data.why || []).map((sentence) => make("li", {}, sentence)));
-    body.append(make("h2", {}, data.title), why, progress,
-      data.text ? make("pre", { class: "la-text", tabindex: 0, role: "region", "aria-label": "Text of the window" }, data.text) : "");
+    // as wide as it will be with its shading, so that nothing jumps
+    body.append(make("h2", {}, data.title), why, make("div", { class: "la-view" }, make("div", {}, progress,
+      data.text ? make("pre", { class: "la-text", tabindex: 0, role: "region", "aria-label": "Text of the window" }, data.text) : "")));
     this.redraw(root, make("nav", { class: "la-walk", "aria-label": "Windows by rank" },
       walk("\u2190 Previous rank", data.previous), walk("Next rank \u2192", data.next)), this.map(data, send), body);
     root.scrollIntoView({ block: "nearest" });

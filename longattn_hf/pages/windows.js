@@ -12,7 +12,7 @@ Object.assign(LongAttn.explorer, {
     const rows = data.rows.map((row, at) => {
       const open = make("button", { type: "button", class: "la-link", "aria-label": `Open window ${row[0]}`, "data-id": data.ids[at] }, row[0].slice(0, 12));
       open.addEventListener("click", () => send("open", { id: data.ids[at] }));
-      return [open, ...row.slice(1), cells[at]];
+      return [open, ...row.slice(1, -2), cells[at], ...row.slice(-2)];
     });
     const tools = make("div", { class: "la-tools" });
     if (data.pages > 1) {
@@ -26,7 +26,7 @@ Object.assign(LongAttn.explorer, {
     if (rows.length) tools.append("Take along: ", ...["csv", "parquet"].map((form) =>
       make("a", { href: `export/windows.${form}${data.query ? `?${data.query}` : ""}`, download: `windows.${form}` }, form === "csv" ? "CSV" : "Parquet")));
     this.redraw(root, make("h3", {}, data.label), this.searching(root, data.search, send, button),
-      LongAttn.table({ ...data, head: rows.length ? [...data.head, "text"] : data.head, rows }), tools,
+      LongAttn.table({ ...data, head: [...data.head.slice(0, -2), "text", ...data.head.slice(-2)], rows }), tools,
       make("p", { class: "la-note", role: "status" }, data.note || ""));
     this.mark(data.opened || this.opened);
     this.fill(cells, data, server);

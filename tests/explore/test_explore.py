@@ -1,18 +1,20 @@
+import csv
 import json
 import math
 import random
 import re
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 
+import pyarrow.parquet as pq
 import pytest
 
+from longattn_hf.explore.__main__ import main
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
@@ -240,14 +242,17 @@ def test_it_answers_its_own_page_under_its_own_names_and_takes_no_files(explorer
     assert status() == status(Host="localhost:7860") == status(Origin=f"http://{own}") == 200
     assert status(Host="evil.example") == status(Origin="https://evil.example") == 403
     assert status(Origin="null") == status("gradio_api/upload") == 403
+    assert status("export/windows.csv") == 200 and status("export/windows.exe") == status("export/other.csv") == 404
+    assert status("export/windows.csv?alpha=x") == status("export/windows.csv?filter=x") == 400
+    assert status("export/windows.csv", Host="evil.example") == 403
 
 
 def test_windows_are_searched_and_opened_and_a_click_tells_where_a_token_looks(explorer):
     page, session = explorer.page, explorer.session
     page.get_by_label("Search id, document or source").fill("document-8")
-    page.get_by_text("3 of 3 windows of").wait_for()
-    page.locator("#windows button").nth(1).click()
-    page.locator("#window .la-view").wait_for(timeout=BADLY_WAITED)
+    page.get_by_text("3 windows of").wait_for()
+    page.locator("#windows .la-link").nth(1).click()
+    page.locator("#window [role=listbox]").wait_for(timeout=BADLY_WAITED)
     opened = re.search(r"[0-9a-f]{16}", page.locator("#window h2").inner_text())[0]
     view = session.view(opened)
     assert page.locator("#window [role=option]").count() == len(view.tokens)
@@ -297,6 +302,137 @@ def test_a_window_says_why_it_has_its_score_and_leads_to_the_next_rank(explorer,
     assert float(cells.nth(3).inner_text().removesuffix("\u00d7")) == pytest.approx(first.share / first.even, rel=0.05)
 
 
+def listed(page):
+    """The ids of the list's rows."""
+    return page.locator("#windows .la-link").evaluate_all("(links) => links.map((link) => link.dataset.id)")
+
+
+def wait_for_list(page, wanted):
+    for _ in range(100):
+        if (seen := listed(page)) == wanted:
+            return
+        page.wait_for_timeout(100)
+    assert seen == wanted
+
+
+def test_a_window_s_text_is_there_before_its_attention(explorer):
+    page, session = explorer.page, explorer.session
+    last = page.locator("#windows .la-link").last
+    opened = last.get_attribute("data-id")
+    # the attention waits for a lock that only the test gives back
+    with session._looking:
+        last.click()
+        page.locator("#window h2", has_text=opened).wait_for(timeout=BADLY_WAITED)
+        text = page.get_by_label("Text of the window")
+        assert text.inner_text() == session.open_window(opened)["text"].rstrip("\n")
+        page.get_by_text("Computing where the attention of 96 tokens goes").wait_for()
+        assert page.get_by_role("progressbar", name="Computing the attention").is_visible()
+        assert page.locator("#windows [aria-current] .la-link").get_attribute("data-id") == opened
+        # another one's text comes at once too, and the first one's attention never takes its place
+        other = page.locator("#windows .la-link").first
+        other.click()
+        page.locator("#window h2", has_text=other.get_attribute("data-id")).wait_for(timeout=BADLY_WAITED)
+    page.locator("#window [role=listbox]").wait_for(timeout=BADLY_WAITED)
+    assert page.locator("#window progress").count() == text.count() == 0
+    assert page.locator("#window h2", has_text=other.get_attribute("data-id")).count() == 1
+
+
+def test_texts_are_searched_and_the_place_is_marked(explorer, build):
+    page, whole = explorer.page, build[1]
+    page.get_by_label("Search the texts").fill("WINDOW 12 of")
+    page.get_by_label("Search the texts").press("Enter")
+    arxiv = [row for row in whole if row["category"] == "arxiv"]
+    holding = [row["id"] for row in arxiv if "window 12 of" in row["text"]]
+    wait_for_list(page, holding)
+    page.get_by_text(f"\u201cWINDOW 12 of\u201d: 1 found in {len(arxiv)} of {len(arxiv)} texts.").wait_for()
+    page.locator("#windows mark", has_text="window 12 of").wait_for()
+    page.get_by_label("Search the texts").fill("")
+    page.get_by_label("Search the texts").press("Enter")
+    page.get_by_text(f"{len(arxiv)} windows of arxiv").wait_for()
+    page.get_by_role("textbox", name="Filter").fill("tokns > 3")
+    page.get_by_text("Did you mean 'tokens'?").wait_for()
+    assert listed(page) == []
+    page.get_by_role("button", name="Take the filter off").click()
+    page.get_by_text(f"{len(arxiv)} windows of arxiv").wait_for()
+
+
+def test_a_bar_lists_its_windows_by_mouse_and_by_keys(explorer, build):
+    page = explorer.page
+    ranked = sorted(
+        (row for row in add_long_distance_score(build[1]) if row["category"] == "book"),
+        key=lambda row: (-row["long_distance_score"], row["id"]),
+    )
+    bars = page.locator("section[aria-label=book] .la-histogram").first.locator(".la-bin")
+    # the highest windows, whose bin has its upper edge too
+    count = sum(int(part) for part in re.findall(r"(\d+) (?:kept|dropped)", bars.last.get_attribute("aria-label")))
+    bars.last.click()
+    wait_for_list(page, [row["id"] for row in ranked[:count]])
+    assert page.get_by_role("combobox", name="Category").input_value() == "book"
+    bars.first.focus()
+    low = sum(int(part) for part in re.findall(r"(\d+) (?:kept|dropped)", bars.nth(1).get_attribute("aria-label")))
+    before = sum(int(part) for part in re.findall(r"(\d+) (?:kept|dropped)", bars.nth(0).get_attribute("aria-label")))
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    wait_for_list(page, [row["id"] for row in ranked[len(ranked) - before - low : len(ranked) - before]])
+    page.get_by_role("button", name="Take the filter off").click()
+    page.get_by_text(f"{len(ranked)} windows of book").wait_for()
+    wait_for_list(page, [row["id"] for row in ranked[:20]])
+    page.get_by_role("button", name="Next page").click()
+    wait_for_list(page, [row["id"] for row in ranked[20:40]])
+
+
+def test_the_list_is_taken_along_as_it_is_shown(explorer, build):
+    page = explorer.page
+    page.get_by_role("textbox", name="Filter").fill("kept = yes")
+    page.get_by_text("8 windows of book").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    rows = list(csv.DictReader(download.value.path().open(encoding="utf-8")))
+    assert download.value.suggested_filename == "windows.csv"
+    assert [row["id"] for row in rows] == listed(page) and len(rows) == 8
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Parquet").click()
+    assert pq.read_table(download.value.path())["id"].to_pylist() == listed(page)
+
+
+def test_the_address_leads_back_and_says_what_of_it_is_refused(explorer, browser):
+    page = explorer.page
+    page.locator("#windows .la-link").nth(3).click()
+    page.wait_for_url("**window=*")
+    shown, before = listed(page), explorer.counts(1, 2, 3, 4, 5, 6)
+    again = Explorer(browser, f"{page.url}&alpha=9&list_page=7&page=7&keep=everything&cut.wiki=x", color_scheme="dark")
+    # a name that is there twice counts as it stands last
+    again.page.set_viewport_size({"width": 390, "height": 800})
+    again.page.get_by_text("keep=everything is none of fraction, token budget, cut").wait_for()
+    again.page.get_by_text("page=7 is not understood").wait_for()
+    again.page.get_by_text("cut.wiki=x is not understood").wait_for()
+    again.page.get_by_text("There is no page 7: the last is 1.").wait_for()
+    again.set_number("Alpha", 0.5)
+    again.wait_for_counts(before, columns=(1, 2, 3, 4, 5, 6))
+    wait_for_list(again.page, shown)
+    again.page.locator("#window h2", has_text=shown[3]).wait_for(timeout=BADLY_WAITED)
+    assert again.page.locator("#windows [aria-current] .la-link").get_attribute("data-id") == shown[3]
+    assert again.page.get_by_role("textbox", name="Filter").input_value() == "kept = yes"
+    # in the dark, on a telephone's screen, nothing makes the page wider than it is
+    wide, has = again.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= has and again.page.locator("body.dark").count() == 1 and again.wrong == []
+    again.page.close()
+
+
+def test_the_document_s_other_windows_are_a_key_away(explorer, build):
+    page = explorer.page
+    opened = re.search(r"[0-9a-f]{16}", page.locator("#window h2").inner_text())[0]
+    (own,) = (row for row in build[1] if row["id"] == opened)
+    document = sorted((row for row in build[1] if row["doc_id"] == own["doc_id"]), key=lambda row: row["start_token"])
+    bars = page.locator(".la-map-window")
+    assert bars.count() == len(document) == 3
+    # the first two overlap, so that they lie in two lanes
+    assert bars.nth(0).get_attribute("y") != bars.nth(1).get_attribute("y")
+    other = next(at for at, row in enumerate(document) if row["id"] != opened)
+    bars.nth(other).press("Enter")
+    page.locator("#window h2", has_text=document[other]["id"]).wait_for(timeout=BADLY_WAITED)
+
+
 def test_a_documents_markup_is_shown_as_text(explorer):
     text = explorer.page.locator("#window .la-text").inner_text()
     assert NASTY.replace("\x1b", "\u241b").replace("\u202e", "<U+202E>").rstrip() in text
@@ -324,23 +460,14 @@ def test_nothing_is_asked_of_another_machine_and_no_script_fails(explorer):
     assert explorer.wrong == []
 
 
-def test_a_narrow_dark_page_needs_no_sideways_scrolling(explorer, browser):
-    narrow = Explorer(browser, explorer.address, color_scheme="dark")
-    narrow.page.set_viewport_size({"width": 400, "height": 800})
-    wide, shown = narrow.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert wide <= shown and narrow.page.locator("body.dark").count() == 1
-    narrow.page.close()
-
-
 def test_a_window_whose_model_is_missing_shows_its_text(build, tmp_path):
     session = Session(build[0], model=str(tmp_path / "nowhere"))
     shown = session.open_window(session.corpus.id_of(0))
-    assert "Only the text can be shown" in shown["note"] and "<script>" in shown["text"]
+    assert "Only the text can be shown" in session.look(shown["id"])["note"] and "<script>" in shown["text"]
     assert "\x1b" not in json.dumps(shown)
 
 
 def test_the_command_says_what_is_wrong_with_its_argument(tmp_path):
-    command = [sys.executable, "-m", "longattn_hf.explore", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "holds no scored windows yet" in done.stderr or "longattn_hf[explore]" in done.stderr
+    with pytest.raises(Refusal, match="holds no scored windows yet|longattn_hf.explore.") as refusal:
+        main([str(tmp_path), "--no_browser", "--port", "0"])
+    assert refusal.value.code == 2
