@@ -20,6 +20,13 @@ from longattn_hf.pages.text import prose
 
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]
 _MONO = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
+# the theme's own are too pale to read
+_COLORS = {
+    "block_info_text_color": "*neutral_600",
+    "block_label_text_color": "*neutral_700",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+}
 _CSS = ".la.la-explorer.la-explorer { min-width: 0; --la-paper: var(--body-background-fill); }"
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 # how long a search through the texts goes on before the page shows what it has found
@@ -196,7 +203,7 @@ def mount_app(server: FastAPI, session: Session) -> FastAPI:
         run_history=False,
         ssr_mode=False,
         pwa=False,
-        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
+        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO).set(**_COLORS),
         css=read_asset("page.css") + _CSS,
         head=f"<script>{scripts}</script>",
     )

@@ -8,32 +8,50 @@ LongAttn.explorer = {
     if (focused) [...root.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === focused)?.focus({ preventScroll: true });
   },
 
+  // the score that ranks, category beside category; all else is drawn when it is unfolded
   histograms(root, data, send) {
     const { make, short } = LongAttn;
     const names = data.names;
-    const section = (category) => make("section", { "aria-label": category.shown },
-      make("h3", {}, `${category.shown}: kept above ${short(category.cut)}`),
-      make("div", { class: "la-grid" }, ...Object.entries(category.plots).map(([score, bins]) => {
-        const own = score === data.rankedBy, column = own ? "score" : /^[\w.-]+$/.test(score) ? score : `"${score}"`;
-        return LongAttn.histogram({ label: `${category.shown}, ${names[score]}`, unit: names[score], ...bins,
-          cut: own ? category.cut : null,
-          onCut: own ? (value) => send("cut", { category: category.name, value }) : null,
-          // the last bin holds its upper edge too
-          onBin: (from, to, last) => send("bin", { category: category.name,
-            filter: `${column} >= ${from} and ${column} ${last ? "<=" : "<"} ${to}` }) });
-      })));
+    const plot = (category, score) => {
+      const own = score === data.rankedBy, column = own ? "score" : /^[\w.-]+$/.test(score) ? score : `"${score}"`;
+      return LongAttn.histogram({ label: `${category.shown}, ${names[score]}`, unit: names[score], ...category.plots[score],
+        cut: own ? category.cut : null,
+        onCut: own ? (value) => send("cut", { category: category.name, value }) : null,
+        // the last bin holds its upper edge too
+        onBin: (from, to, last) => send("bin", { category: category.name,
+          filter: `${column} >= ${from} and ${column} ${last ? "<=" : "<"} ${to}` }) });
+    };
+    const scores = (category, own) => Object.keys(category.plots).filter((score) => (score === data.rankedBy) === own);
+    const small = (categories) => make("div", { class: "la-grid" }, ...categories.map((category) =>
+      make("section", { "aria-label": category.shown }, make("h3", {}, `${category.shown}: kept above ${short(category.cut)}`),
+        ...scores(category, true).map((score) => plot(category, score)))));
+    const all = (categories) => make("div", {}, ...categories.map((category) =>
+      make("section", { "aria-label": `${category.shown}, other scores` }, make("h3", {}, category.shown),
+        make("div", { class: "la-grid" }, ...scores(category, false).map((score) => plot(category, score))))));
+    root.unfolded ??= {};
+    const fold = (summary, what, draw) => {
+      const details = make("details", { open: root.unfolded[what] ? "" : null }, make("summary", {}, summary));
+      const unfold = () => {
+        root.unfolded[what] = details.open;
+        if (details.open && details.children.length === 1) details.append(draw());
+      };
+      details.addEventListener("toggle", unfold);
+      unfold();
+      return details;
+    };
     const first = data.categories.slice(0, 6), more = data.categories.slice(6);
-    const open = root.querySelector("details")?.open;
+    const others = Object.keys(names).filter((score) => score !== data.rankedBy).map((score) => names[score]);
     this.redraw(root,
       ...(first.length ? [LongAttn.legend(["kept", "kept"], ["dropped", "dropped"], ["cut", "cut: drag it, or focus it and use the arrow keys"]),
         make("p", { class: "la-note" }, "A bar lists its windows: click it, or focus it and press Enter.")] : []),
-      ...first.map(section),
-      ...(more.length ? [make("details", { open: open ? "" : null }, make("summary", {}, `${more.length} more categories`), ...more.map(section))] : []));
+      small(first),
+      more.length ? fold(`${more.length} more categories`, "more", () => small(more)) : "",
+      first.length && others.length ? fold(`The same of ${others.join(", ")}`, "others", () => all(data.categories)) : "");
   },
 
   table(root, data) {
     const { make } = LongAttn;
-    root.replaceChildren(make("h3", {}, data.label), LongAttn.table(data), make("p", { class: "la-note", role: "status" }, data.note || ""));
+    root.replaceChildren(make("h2", {}, data.label), LongAttn.table(data), make("p", { class: "la-note", role: "status" }, data.note || ""));
   },
 
   recipe(root, data) {

@@ -25,7 +25,7 @@ Object.assign(LongAttn.explorer, {
     if (data.filtered) tools.append(button("Take the filter off", () => send("unfilter", {})));
     if (rows.length) tools.append("Take along: ", ...["csv", "parquet"].map((form) =>
       make("a", { href: `export/windows.${form}${data.query ? `?${data.query}` : ""}`, download: `windows.${form}` }, form === "csv" ? "CSV" : "Parquet")));
-    this.redraw(root, make("h3", {}, data.label), this.searching(root, data.search, send, button),
+    this.redraw(root, make("h2", {}, data.label), this.searching(root, data.search, send, button),
       LongAttn.table({ ...data, head: [...data.head.slice(0, -2), "text", ...data.head.slice(-2)], rows }), tools,
       make("p", { class: "la-note", role: "status" }, data.note || ""));
     this.mark(data.opened || this.opened);
