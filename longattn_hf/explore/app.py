@@ -11,6 +11,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from longattn_hf.explore import views
+from longattn_hf.explore.compare import compare
 from longattn_hf.explore.listing import ORDERS, show_page
 from longattn_hf.explore.session import Session
 from longattn_hf.explore.state import CUT, KEEP_BY, State
@@ -66,6 +67,9 @@ def build_app(session: Session) -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 by_category = _component("by-category", "table")
                 histograms = _component("histograms", "histograms", events=("cut", "bin"))
+                comparison = _component(
+                    "comparison", "compare", events=("order", "open"), server=[_read_pair_of(session)]
+                )
                 with gr.Accordion("By source", open=False):
                     by_source = _component("by-source", "table")
         with gr.Row():
@@ -88,7 +92,7 @@ def build_app(session: Session) -> gr.Blocks:
         ]
         # in the order of the fields of `State`
         state = [*controls, category, order, words, conditions, text, paged, opened]
-        lists = [windows, link]
+        lists = [windows, comparison, link]
         shown = [headline, histograms, by_category, by_source, *lists, thresholds, before]
 
         def refresh(*values: Any) -> tuple:
@@ -100,7 +104,7 @@ def build_app(session: Session) -> gr.Blocks:
                 # nothing is shown beside an input that selects nothing
                 blank = [views.blank(label) for label in ("Kept by category", "Kept by source", "Windows")]
                 note = f"{_headline(session)}\n\n**This selects nothing:** {prose(str(error))}"
-                return (note, {"categories": [], "names": {}}, *blank, *[gr.skip()] * 3)
+                return (note, {"categories": [], "names": {}}, *blank, {}, *[gr.skip()] * 3)
             cut = now.keep_by == CUT
             return (
                 _headline(session),
@@ -112,16 +116,16 @@ def build_app(session: Session) -> gr.Blocks:
                 gr.skip() if cut else pair[0].limit,
             )
 
-        def relist(*values: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        def relist(*values: Any) -> tuple[dict[str, Any], ...]:
             now = State(*values)
-            query = now.to_query(start)
+            query, beside = now.to_query(start), {}
             try:
-                selected, other = map(session.select, now.selections(session))
-                listed = now.find(session, selected, other)
+                pair = [session.select(one) for one in now.selections(session)]
+                beside = compare(session.corpus, *pair, now.category)
+                page = show_page(session.corpus, *pair, now.find(session, *pair), now.page)
             except ValueError as error:
-                return views.blank("Windows") | {"note": visible(str(error)), "filtered": True}, {"query": query}
-            page = show_page(session.corpus, selected, other, listed, now.page)
-            return page | {"query": query, "opened": now.window}, {"query": query}
+                page = views.blank("Windows") | {"note": visible(str(error)), "filtered": bool(now.conditions)}
+            return page | {"query": query, "opened": now.window}, beside, {"query": query}
 
         def follow_link(request: gr.Request) -> list[Any]:
             now, refused = start.follow(dict(request.query_params), session)
@@ -180,10 +184,11 @@ def build_app(session: Session) -> gr.Blocks:
         # a filter's change lists the windows
         histograms.bin(_take("category", "filter"), None, [category, conditions], show_progress="hidden")
         windows.unfilter(lambda: "", None, conditions, show_progress="hidden")
+        comparison.order(_take("order"), None, order, show_progress="hidden")
         windows.turn(_turn_page, state, paged, **_QUIET).then(relist, state, lists, **_QUIET)
         windows.more(search_more, state, lists, show_progress="hidden")
-        for list_or_window in (windows, window):
-            list_or_window.open(open_window, state, [window, opened, link], **_QUIET)
+        for part in (windows, window, comparison):
+            part.open(open_window, state, [window, opened, link], **_QUIET)
         save.click(write_recipe, state, recipe)
         reload.click(read_again, None, reload).then(refresh, state, shown)
         app.load(follow_link, None, [*state, asked, refusals], show_progress="hidden").then(
@@ -194,7 +199,7 @@ def build_app(session: Session) -> gr.Blocks:
 
 def mount_app(server: FastAPI, session: Session) -> FastAPI:
     """Puts the page into a web application."""
-    scripts = read_asset("plots.js", "token_view.js", "explorer.js", "windows.js")
+    scripts = read_asset("plots.js", "token_view.js", "explorer.js", "windows.js", "compare.js")
     return gr.mount_gradio_app(
         server,
         build_app(session),
@@ -231,8 +236,9 @@ def _component(name: str, draw: str, *, events: Sequence[str] = (), server: Sequ
 def _take(*names: str) -> Callable:
     """An event's own values, for a control each."""
 
-    def take(event: gr.EventData) -> list[Any]:
-        return [event._data[name] for name in names]
+    def take(event: gr.EventData) -> Any:
+        values = [event._data[name] for name in names]
+        return values if len(values) > 1 else values[0]
 
     return take
 
@@ -246,6 +252,13 @@ def _look_at(session: Session) -> Callable:
         return session.look(window_id)
 
     return look
+
+
+def _read_pair_of(session: Session) -> Callable:
+    def read_pair(window_ids: list[str]) -> list[str]:
+        return session.texts(window_ids)
+
+    return read_pair
 
 
 def _excerpts_of(session: Session) -> Callable:

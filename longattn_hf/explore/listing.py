@@ -30,7 +30,8 @@ ORDERS = (
 PAGE = 20
 #: The forms of `export_windows`.
 FORMS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
-_KEPT_BY = {ORDERS[3]: (True, False), ORDERS[4]: (False, True), ORDERS[5]: (True, True), ORDERS[6]: (False, False)}
+#: Whether each selection keeps the windows of the lists that compare two.
+KEPT_BY = {ORDERS[3]: (True, False), ORDERS[4]: (False, True), ORDERS[5]: (True, True), ORDERS[6]: (False, False)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,8 @@ def find_windows(
         shown &= meet(conditions, _columns(corpus, selected, other, rows, ranks))[rows]
     if search is not None:
         shown &= search.found[rows]
-    if order in _KEPT_BY:
-        here, there = _KEPT_BY[order]
+    if order in KEPT_BY:
+        here, there = KEPT_BY[order]
         shown &= (selected.kept[rows] == here) & (other.kept[rows] == there)
     rows, ranks = rows[shown], ranks[shown]
     if order == "lowest":

@@ -169,6 +169,10 @@ class Session:
         with self._looking:
             return self._view(window_id)
 
+    def texts(self, window_ids: Sequence[str]) -> list[str]:
+        """Returns the texts of a few windows of one category, to be shown; in place of one, that it is not here."""
+        return ["This text is not here." if text is None else visible(text) for text in self._read(window_ids)]
+
     def excerpts(self, window_ids: Sequence[str], words: str) -> list[list[str]]:
         """Returns a line of each window's text: what stands before the words, the words, and what stands behind.
 
@@ -176,11 +180,12 @@ class Session:
             window_ids: The windows, all of one category.
             words: What to show of a text; its beginning where they are none or not in it.
         """
-        rows = [self.corpus.row_of(one) for one in window_ids]
-        if not rows:
-            return []
-        texts = self.corpus.texts.read_some(rows, self.corpus.category_of(rows[0]))
+        texts = self._read(window_ids)
         return [["", "", "not here"] if text is None else _excerpt(text, words.strip()) for text in texts]
+
+    def _read(self, window_ids: Sequence[str]) -> list[str | None]:
+        rows = [self.corpus.row_of(one) for one in window_ids]
+        return self.corpus.texts.read_some(rows, self.corpus.category_of(rows[0])) if rows else []
 
     def _place(self, row: int, selection: Selection) -> dict[str, Any]:
         """Returns why a window is kept or not, and the windows of its category before and behind it by rank."""

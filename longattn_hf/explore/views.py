@@ -63,7 +63,9 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
         for column, values in columns.items() if len(rows) else ():
             there = rows[~np.isnan(values[rows])]
             if len(there):
-                plots[column] = split_histogram(values[there], selected.kept[there], bin_edges(values[there]))
+                # no bin straddles the cut
+                edges = bin_edges(values[there], through=thresholds[name] if column == ranked_by else None)
+                plots[column] = split_histogram(values[there], selected.kept[there], edges)
         described.append({"name": name, "shown": visible(name), "cut": thresholds[name], "plots": plots})
     names = {name: SHORT.get(name, name.replace("_", " ")) for name in columns}
     if ranked_by == LONG_DISTANCE_SCORE:
