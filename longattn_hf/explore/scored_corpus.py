@@ -106,6 +106,7 @@ class ScoredCorpus:
         settings = self._folder.settings
         self.settings |= parse_record(self._read(settings) or b"", settings.name)
         self.table = _prepare(whole, order)
+        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
                 f"The scores of {folder} stand on the scale of another build's {scale}: name it (statistics)."
@@ -128,8 +129,10 @@ class ScoredCorpus:
 
     def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
         """Returns a text column as int `[N]` codes (-1 for null) and the texts that they stand for."""
-        encoded = self.table[column].chunk(0)
-        return encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+        if column not in self._codes:
+            encoded = self.table[column].chunk(0)
+            self._codes[column] = encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+        return self._codes[column]
 
     def rows_of(self, category: str) -> np.ndarray:
         """Returns the rows of a category."""

@@ -56,7 +56,7 @@ class Session:
         self._model, self.recipe = model, recipe
         self._selected: dict[str, Selected] = {}
         self._searches: dict[tuple[str, str], TextSearch] = {}
-        self._lock, self._looking = Lock(), Lock()
+        self._selecting, self._searching, self._looking = Lock(), Lock(), Lock()
         self.reload()
         # a view holds the window's queries and keys, some hundred megabytes for a long one
         self._view = lru_cache(maxsize=2)(self._explain)
@@ -70,11 +70,12 @@ class Session:
     def select(self, selection: Selection) -> Selected:
         """Returns what a selection makes of the windows, of the last few without computing it again."""
         key = repr(selection)
-        if key not in self._selected:
-            while len(self._selected) > 3:
-                self._selected.pop(next(iter(self._selected)))
-            self._selected[key] = self.corpus.select(selection)
-        return self._selected[key]
+        with self._selecting:
+            if key not in self._selected:
+                while len(self._selected) > 3:
+                    self._selected.pop(next(iter(self._selected)))
+                self._selected[key] = self.corpus.select(selection)
+            return self._selected[key]
 
     def start(self) -> Selection:
         """Returns the build's own selection as far as it is known, else half of the windows."""
@@ -118,7 +119,7 @@ class Session:
     def search(self, words: str, category: str) -> TextSearch:
         """Returns the search for words through a category's texts, as far as it has got; the last few are kept."""
         key = (words.strip(), category)
-        with self._lock:
+        with self._searching:
             if key not in self._searches:
                 while len(self._searches) > 3:
                     self._searches.pop(next(iter(self._searches)))

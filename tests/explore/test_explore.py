@@ -3,6 +3,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ from longattn_hf.explore.__main__ import main
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.selection.select import add_long_distance_score
+from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.explorer_page import BADLY_WAITED, Explorer, counts
 from tests.support.scored_build import CATEGORIES, NASTY
 
@@ -259,6 +260,39 @@ def test_the_document_s_other_windows_are_a_key_away(explorer, explored):
     other = next(at for at, row in enumerate(document) if row["id"] != opened)
     bars.nth(other).press("Enter")
     page.locator("#window h2", has_text=document[other]["id"]).wait_for(timeout=BADLY_WAITED)
+
+
+def test_two_selections_are_lists_and_the_windows_at_the_cut_stand_side_by_side(explorer, explored):
+    page, whole = explorer.page, explored[1]
+    page.get_by_role("textbox", name="Filter").fill("")
+    ranked = sorted(
+        (row for row in add_long_distance_score(whole) if row["category"] == "book"),
+        key=lambda row: (-row["long_distance_score"], row["id"]),
+    )
+    here, there = (
+        set(select_windows(add_long_distance_score(whole, alpha=alpha), fraction=0.2)["id"]) for alpha in (0.5, 1.0)
+    )
+    only = [row["id"] for row in ranked if row["id"] in here - there]
+    page.get_by_role("button", name=f"List those only in this selection: {len(only)}").click()
+    explorer.wait_for_list(only)
+    page.get_by_role("button", name="Read the pair").click()
+    last = max(at for at, row in enumerate(ranked) if row["id"] in here)
+    pair = {"lowest kept": ranked[last], "highest dropped": ranked[last + 1]}
+    for label, row in pair.items():
+        text = page.get_by_role("region", name=f"Text of the {label}")
+        text.wait_for()
+        assert text.inner_text().startswith(row["text"][:20])
+        assert row["text"][-60:].strip() in text.inner_text()
+    page.get_by_role("button", name="Open the highest dropped").click()
+    page.locator("#window h2", has_text=pair["highest dropped"]["id"]).wait_for(timeout=BADLY_WAITED)
+
+
+def test_axe_finds_nothing_in_the_page(explorer):
+    package = pytest.importorskip("axe_playwright_python", reason="no axe: pip install axe-playwright-python")
+    explorer.page.locator("#window [role=listbox]").wait_for(timeout=BADLY_WAITED)
+    explorer.page.evaluate(Path(package.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = explorer.page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+    assert [(one["impact"], one["id"], one["nodes"][0]["html"]) for one in found] == []
 
 
 def test_a_documents_markup_is_shown_as_text(explorer):
