@@ -93,7 +93,7 @@ def build_app(session: Session) -> gr.Blocks:
         # in the order of the fields of `State`
         state = [*controls, category, order, words, conditions, text, paged, opened]
         lists = [windows, comparison, link]
-        shown = [headline, histograms, by_category, by_source, *lists, thresholds, before]
+        shown = [headline, histograms, by_category, by_source, thresholds, before]
 
         def refresh(*values: Any) -> tuple:
             corpus, now = session.corpus, State(*values)
@@ -102,16 +102,15 @@ def build_app(session: Session) -> gr.Blocks:
                 selected, other = map(session.select, pair)
             except ValueError as error:
                 # nothing is shown beside an input that selects nothing
-                blank = [views.blank(label) for label in ("Kept by category", "Kept by source", "Windows")]
+                blank = [views.blank(label) for label in ("Kept by category", "Kept by source")]
                 note = f"{_headline(session)}\n\n**This selects nothing:** {prose(str(error))}"
-                return (note, {"categories": [], "names": {}}, *blank, {}, *[gr.skip()] * 3)
+                return (note, {"categories": [], "names": {}}, *blank, gr.skip(), gr.skip())
             cut = now.keep_by == CUT
             return (
                 _headline(session),
                 views.describe_histograms(corpus, selected, pair[0]),
                 views.describe_categories(corpus, selected, other),
                 views.describe_sources(corpus, selected, other),
-                *relist(*values),
                 pair[0].threshold if cut else None,
                 gr.skip() if cut else pair[0].limit,
             )
@@ -137,11 +136,9 @@ def build_app(session: Session) -> gr.Blocks:
             cuts = selected.threshold or views.cuts(session.corpus, session.select(selected))
             return CUT, {**cuts, event._data["category"]: float(event._data["value"])}
 
-        def search_more(*values: Any) -> tuple:
-            now = State(*values)
-            if now.text.strip():
-                session.search(now.text, now.category).go_on(_SEARCH_SECONDS)
-            return relist(*values)
+        def search_more(words: str, category: str) -> None:
+            if words:
+                session.search(words, category).go_on(_SEARCH_SECONDS)
 
         def open_window(event: gr.EventData, *values: Any) -> tuple:
             return show_window(*values[:-1], event._data["id"])
@@ -171,29 +168,31 @@ def build_app(session: Session) -> gr.Blocks:
                 return {"text": "", "note": f"Nothing is written: {error}"}
             return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
 
+        def show(event: Any) -> Any:
+            # the list is made of what the controls say when its turn comes, so that a slow answer is no old one
+            return event(refresh, state, shown, **_QUIET).then(relist, state, lists, **_QUIET)
+
         for control in controls:
             if not isinstance(control, gr.State):
-                control.input(refresh, state, shown, **_QUIET)
+                show(control.input)
         for listing in (category, order, words, conditions):
             # a text box tells of its input before it has taken it
             listing.change(relist, state, lists, **_QUIET)
         asked.submit(str.strip, asked, text, show_progress="hidden").then(relist, state, lists, **_QUIET)
-        histograms.cut(move_cut, state, [keep_by, thresholds], show_progress="hidden").then(
-            refresh, state, shown, show_progress="hidden"
-        )
+        show(histograms.cut(move_cut, state, [keep_by, thresholds], show_progress="hidden").then)
         # a filter's change lists the windows
         histograms.bin(_take("category", "filter"), None, [category, conditions], show_progress="hidden")
         windows.unfilter(lambda: "", None, conditions, show_progress="hidden")
         comparison.order(_take("order"), None, order, show_progress="hidden")
         windows.turn(_turn_page, state, paged, **_QUIET).then(relist, state, lists, **_QUIET)
-        windows.more(search_more, state, lists, show_progress="hidden")
+        windows.more(search_more, [text, category], show_progress="hidden").then(relist, state, lists, **_QUIET)
         for part in (windows, window, comparison):
             part.open(open_window, state, [window, opened, link], **_QUIET)
         save.click(write_recipe, state, recipe)
-        reload.click(read_again, None, reload).then(refresh, state, shown)
-        app.load(follow_link, None, [*state, asked, refusals], show_progress="hidden").then(
-            refresh, state, shown, show_progress="hidden"
-        ).then(show_window, state, [window, opened, link], show_progress="hidden")
+        show(reload.click(read_again, None, reload).then)
+        show(app.load(follow_link, None, [*state, asked, refusals], show_progress="hidden").then).then(
+            show_window, state, [window, opened, link], show_progress="hidden"
+        )
     return app
 
 

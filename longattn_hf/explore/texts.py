@@ -223,6 +223,7 @@ class TextSearch:
         """Returns the plain values that the page shows of it."""
         return {
             "words": self.words,
+            "category": self.category,
             "searched": self.searched,
             "windows": len(self.rows),
             "found": int(self.found.sum()),

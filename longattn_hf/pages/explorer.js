@@ -164,6 +164,6 @@ LongAttn.explorer = {
     });
     const all = data.document.all > windows.length ? `, ${count(windows.length)} of ${count(data.document.all)} windows` : "";
     return make("section", { "aria-label": "Document map" }, make("h3", {}, `In its document: ${data.document.name}${all}`), svg, tip,
-      make("p", { class: "la-note" }, `Tokens ${count(from)} to ${count(to - 1)}; the darker, the higher its score stands in its category; framed: kept.`));
+      make("p", { class: "la-note" }, `Tokens ${count(from)} to ${count(to - 1)}; the fuller its colour, the higher a window's score stands in its category. A blue frame: kept; orange: this one.`));
   },
 };

@@ -43,8 +43,8 @@ Object.assign(LongAttn.explorer, {
   searching(root, search, send, button) {
     const { make, count } = LongAttn;
     if (!search) return "";
-    const name = search.words;
-    if (root.searched !== name) Object.assign(root, { searched: name, steps: 10 });
+    const name = search.words, one = JSON.stringify([name, search.category]);
+    if (root.searched !== one) Object.assign(root, { searched: one, steps: 10 });
     const going = !search.ended && root.steps > 0 && search.found < 1000;
     if (going) {
       root.steps -= 1;

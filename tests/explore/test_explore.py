@@ -63,6 +63,7 @@ def test_the_cut_is_dragged_and_moved_by_keys_and_saved_as_a_recipe(explorer, ex
     after = {name: float(handle.get_attribute("aria-valuenow")) for name, handle in handles.items()}
     assert after["book"] < before["book"] and after["arxiv"] == before["arxiv"]
     explorer.wait_for_counts(counts(whole, alpha=1.5, threshold=after))
+    page.wait_for_url(lambda url: f"cut.book={after['book']}" in url and f"cut.arxiv={after['arxiv']}" in url)
     page.get_by_role("button", name="Save as recipe").click()
     page.get_by_text("Written to").wait_for()
     config = load_config(explorer.session.recipe)
@@ -269,8 +270,10 @@ def test_two_selections_are_lists_and_the_windows_at_the_cut_stand_side_by_side(
         (row for row in add_long_distance_score(whole) if row["category"] == "book"),
         key=lambda row: (-row["long_distance_score"], row["id"]),
     )
+    # the other selection is in the convention that a test before this has chosen
+    readings = ({"alpha": 0.5}, {"alpha": 1.0, "convention": "reference_code"})
     here, there = (
-        set(select_windows(add_long_distance_score(whole, alpha=alpha), fraction=0.2)["id"]) for alpha in (0.5, 1.0)
+        set(select_windows(add_long_distance_score(whole, **reading), fraction=0.2)["id"]) for reading in readings
     )
     only = [row["id"] for row in ranked if row["id"] in here - there]
     page.get_by_role("button", name=f"List those only in this selection: {len(only)}").click()

@@ -124,6 +124,9 @@ def test_an_export_holds_the_whole_list_unrounded(build, corpus, pair):
         assert not any(row["kept"] for row in rows)
     assert np.array_equal(plain["score"], pair[0].scores[listed.rows])
     assert plain["kept_by_other"].tolist() == pair[1].kept[listed.rows].tolist()
+    none = find_windows(corpus, *pair, category="book", conditions="rank > 99")
+    assert pq.read_table(io.BytesIO(export_windows(corpus, *pair, none, "parquet"))).num_rows == 0
+    assert export_windows(corpus, *pair, none, "csv").startswith(b'"id","rank","score","kept","kept_by_other",')
 
 
 def finish(search):
