@@ -225,9 +225,9 @@ def test_the_list_is_taken_along_as_it_is_shown(explorer, explored):
 
 def test_the_address_leads_back_and_says_what_of_it_is_refused(explorer, browser):
     page = explorer.page
-    page.locator("#windows .la-link").nth(3).click()
-    page.wait_for_url("**window=*")
     shown, before = explorer.listed(), explorer.counts(1, 2, 3, 4, 5, 6)
+    page.locator("#windows .la-link").nth(3).click()
+    page.wait_for_url(f"**window={shown[3]}*")
     again = Explorer(browser, f"{page.url}&alpha=9&list_page=7&page=7&keep=everything&cut.wiki=x", color_scheme="dark")
     # a name that is there twice counts as it stands last
     again.page.set_viewport_size({"width": 390, "height": 800})
