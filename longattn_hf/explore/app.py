@@ -119,9 +119,9 @@ def build_app(session: Session) -> gr.Blocks:
             now = State(*values)
             query, beside = now.to_query(start), {}
             try:
-                pair = [session.select(one) for one in now.selections(session)]
-                beside = compare(session.corpus, *pair, now.category)
-                page = show_page(session.corpus, *pair, now.find(session, *pair), now.page)
+                selected, other = map(session.select, now.selections(session))
+                beside = compare(session.corpus, selected, other, now.category)
+                page = show_page(session.corpus, selected, other, now.find(session, selected, other), now.page)
             except ValueError as error:
                 page = views.blank("Windows") | {"note": visible(str(error)), "filtered": bool(now.conditions)}
             return page | {"query": query, "opened": now.window}, beside, {"query": query}

@@ -86,19 +86,20 @@ class State:
     def start(cls, session: Session) -> "State":
         """Returns what the page starts with: the build's own selection."""
         first, corpus = session.start(), session.corpus
-        threshold = first.threshold
+        limit: dict[str, Any] = first.limit
+        threshold = limit.get("threshold")
         if threshold is not None and not isinstance(threshold, Mapping):
             threshold = dict.fromkeys(corpus.categories, float(threshold))
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
-            score=first.score or corpus.scores[0],
+            score=corpus.scores[0],
             alpha=first.alpha,
-            keep_by=CUT if threshold is not None else BUDGET if first.token_budget is not None else FRACTION,
-            fraction=0.5 if first.fraction is None else first.fraction,
-            budget=half if first.token_budget is None else first.token_budget,
+            keep_by=CUT if threshold is not None else BUDGET if "token_budget" in limit else FRACTION,
+            fraction=limit.get("fraction", 0.5),
+            budget=limit.get("token_budget", half),
             refuse_overlap=first.refuse_overlap,
             thresholds=threshold,
-            before=first.limit if threshold is None else {"fraction": 0.5},
+            before=limit if threshold is None else {"fraction": 0.5},
             other_score=corpus.scores[-1],
             other_alpha=1.0,
             other_convention=first.convention,
@@ -139,7 +140,9 @@ class State:
         here = own | {"score": self.score, "alpha": self.alpha, "convention": session.corpus.convention}
         there = own | {"score": self.other_score, "alpha": self.other_alpha, "convention": self.other_convention}
         if self.keep_by != CUT:
-            limit = {"fraction": self.fraction} if self.keep_by == FRACTION else {"token_budget": self.budget}
+            limit: dict[str, Any] = (
+                {"fraction": self.fraction} if self.keep_by == FRACTION else {"token_budget": self.budget}
+            )
             return Selection(**here, **limit), Selection(**there, **limit)
         thresholds = self.thresholds or {}
         if set(session.corpus.categories) - set(thresholds):

@@ -78,7 +78,8 @@ class WindowTexts:
 
     def read_some(self, rows: Sequence[int], category: str) -> list[str | None]:
         """Reads the texts of a few windows of a category, None where one is not there or its file is damaged."""
-        texts, groups = [], {}
+        texts: list[str | None] = []
+        groups: dict[tuple[str, int], pa.Table] = {}
         for row in rows:
             try:
                 texts.append(self._read(row, category, (ID, TEXT), groups)[TEXT])
