@@ -88,7 +88,7 @@ class State:
         first, corpus = session.start(), session.corpus
         limit: dict[str, Any] = first.limit
         threshold = limit.get("threshold")
-        if threshold is not None and not isinstance(threshold, Mapping):
+        if threshold is not None and not isinstance(threshold, dict):
             threshold = dict.fromkeys(corpus.categories, float(threshold))
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
