@@ -93,7 +93,7 @@ def build_app(session: Session) -> gr.Blocks:
         # in the order of the fields of `State`
         state = [*controls, category, order, words, conditions, text, paged, opened]
         lists = [windows, comparison, link]
-        shown = [headline, histograms, by_category, by_source, thresholds, before]
+        shown = [headline, histograms, by_category, by_source, windows, comparison, thresholds, before]
 
         def refresh(*values: Any) -> tuple:
             corpus, now = session.corpus, State(*values)
@@ -102,15 +102,17 @@ def build_app(session: Session) -> gr.Blocks:
                 selected, other = map(session.select, pair)
             except ValueError as error:
                 # nothing is shown beside an input that selects nothing
-                blank = [views.blank(label) for label in ("Kept by category", "Kept by source")]
+                blank = [views.blank(label) for label in ("Kept by category", "Kept by source", "Windows")]
                 note = f"{_headline(session)}\n\n**This selects nothing:** {prose(str(error))}"
-                return (note, {"categories": [], "names": {}}, *blank, gr.skip(), gr.skip())
+                return (note, {"categories": [], "names": {}}, *blank, {}, gr.skip(), gr.skip())
             cut = now.keep_by == CUT
             return (
                 _headline(session),
                 views.describe_histograms(corpus, selected, pair[0]),
                 views.describe_categories(corpus, selected, other),
                 views.describe_sources(corpus, selected, other),
+                # the list follows
+                *[gr.skip()] * 2,
                 pair[0].threshold if cut else None,
                 gr.skip() if cut else pair[0].limit,
             )

@@ -183,7 +183,8 @@ def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer
         act(chance.choice(actions))
         if not walk.is_valid:
             page.get_by_text("This selects nothing").wait_for()
-            assert fresh.counts() == {} and fresh.listed() == []
+            fresh.wait_for_counts({})
+            fresh.wait_for_list([])
             invalid, pages = invalid + 1, None
             continue
         page.get_by_text("This selects nothing").wait_for(state="hidden")
