@@ -67,7 +67,9 @@ def _with_plain_texts(table: pa.Table, rows: Any) -> pa.Table:
 def plain_texts(table: pa.Table) -> pa.Table:
     """Writes out what stands for values: other string types, in pieces that the plain one holds, and dictionaries."""
     for at, (field, column) in enumerate(zip(table.schema, table.columns, strict=True)):
-        if pa.types.is_dictionary(field.type):
+        if pa.types.is_dictionary(field.type) and field.type.value_type in (pa.string(), pa.large_string()):
+            table = table.set_column(at, field.name, column.cast(pa.large_string()))
+        elif pa.types.is_dictionary(field.type):
             table = table.set_column(at, field.name, pa.array(column.to_pylist(), field.type.value_type))
     for at, field in enumerate(table.schema):
         if field.type in (pa.large_string(), pa.string_view()):

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
     except (ValueError, OSError) as error:
         raise Refusal("explore", error) from error
-    from longattn_hf.explore.app import serve
+    from longattn_hf.explore.server import serve
 
     address = f"http://{given.host}:{given.port}/"
     print(f"{len(session.corpus):,} windows of {session.corpus.name}: {address}", flush=True)  # noqa: T201

@@ -1,124 +1,163 @@
-"""The explorer's page and its server: nothing on it is fetched from anywhere else."""
+"""The explorer's page: its controls, its parts, and what changes which; nothing is fetched from anywhere else."""
 
 import os
-import socket
-from ipaddress import ip_address
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 # read when Gradio is imported; this app tells nobody that it runs
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import FastAPI
 
 from longattn_hf.explore import views
+from longattn_hf.explore.compare import compare
+from longattn_hf.explore.listing import ORDERS, show_page
 from longattn_hf.explore.session import Session
+from longattn_hf.explore.state import CUT, KEEP_BY, State
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.pages.page import read_asset, visible
 from longattn_hf.pages.text import prose
-from longattn_hf.selection.cut import Selection
 
-_FRACTION, _BUDGET, _CUT = "fraction", "token budget", "cut"
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif"]
 _MONO = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
-# the browser refuses whatever a page or a document might ask of another machine
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'self'"
-)
+# the theme's own are too pale to read
+_COLORS = {
+    "block_info_text_color": "*neutral_600",
+    "block_label_text_color": "*neutral_700",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+}
 _CSS = ".la.la-explorer.la-explorer { min-width: 0; --la-paper: var(--body-background-fill); }"
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+# how long a search through the texts goes on before the page shows what it has found
+_SEARCH_SECONDS = 1.0
 
 
 def build_app(session: Session) -> gr.Blocks:
     """Lays the page out and connects it with a session's corpus."""
-    start = session.start()
-    how = _CUT if start.threshold is not None else _BUDGET if start.token_budget is not None else _FRACTION
-    categories = session.corpus.categories
+    start = State.start(session)
+    categories, rank_by = session.corpus.categories, session.corpus.scores
+    several = len(rank_by) > 1
     with gr.Blocks(title=f"{session.corpus.name}: LongAttn explorer", analytics_enabled=False) as app:
         headline = gr.Markdown(_headline(session), elem_id="headline")
-        thresholds = gr.State(_by_category(start.threshold, categories))
-        # where a cut starts from: the share or budget that was shown before it
-        before = gr.State(start.limit if start.threshold is None else {"fraction": 0.5})
+        refusals = gr.Markdown(visible=False, elem_id="refusals")
+        thresholds, before = gr.State(start.thresholds), gr.State(start.before)
+        paged, opened, text = gr.State(), gr.State(), gr.State("")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                several, rank_by = len(session.corpus.scores) > 1, session.corpus.scores
                 score = gr.Dropdown(rank_by, value=start.score, label="Rank by", visible=several)
                 alpha = gr.Number(start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
-                keep_by = gr.Radio([_FRACTION, _BUDGET, _CUT], value=how, label="Keep by")
-                share = 0.5 if start.fraction is None else start.fraction
-                fraction = gr.Number(share, step=0.01, label="Fraction of each category", info="from 0 to 1")
-                tokens = _half(session) if start.token_budget is None else start.token_budget
-                budget = gr.Number(tokens, label="Tokens of each category", precision=0)
+                keep_by = gr.Radio(list(KEEP_BY), value=start.keep_by, label="Keep by")
+                fraction = gr.Number(start.fraction, step=0.01, label="Fraction of each category", info="from 0 to 1")
+                budget = gr.Number(start.budget, label="Tokens of each category", precision=0)
                 overlap = gr.Checkbox(start.refuse_overlap, label="Refuse overlapping windows")
                 with gr.Group():
                     other_score = gr.Dropdown(
-                        rank_by, value=rank_by[-1], label="Other selection: rank by", visible=several
+                        rank_by, value=start.other_score, label="Other selection: rank by", visible=several
                     )
-                    other_alpha = gr.Number(1.0, step=0.05, label="Other selection: alpha")
+                    other_alpha = gr.Number(start.other_alpha, step=0.05, label="Other selection: alpha")
                     other_reading = gr.Radio(
-                        list(CONVENTIONS), value=start.convention, label="Other selection: convention"
+                        list(CONVENTIONS), value=start.other_convention, label="Other selection: convention"
                     )
                 save = gr.Button("Save as recipe", variant="primary")
                 recipe = _component("recipe", "recipe")
+                link = _component("link", "link")
                 reload = gr.Button("Read the build again", visible=session.corpus.running)
             with gr.Column(scale=3, min_width=320):
                 by_category = _component("by-category", "table")
-                histograms = _component("histograms", "histograms", events=("cut",))
+                histograms = _component("histograms", "histograms", events=("cut", "bin"))
+                comparison = _component(
+                    "comparison", "compare", events=("order", "open"), server=[_read_pair_of(session)]
+                )
                 with gr.Accordion("By source", open=False):
                     by_source = _component("by-source", "table")
         with gr.Row():
-            category = gr.Dropdown(categories, value=categories[0], label="Category", min_width=200)
-            order = gr.Dropdown(list(views.ORDERS), value=views.ORDERS[0], label="Windows to list", min_width=200)
+            category = gr.Dropdown(categories, value=start.category, label="Category", min_width=200)
+            order = gr.Dropdown(list(ORDERS), value=start.order, label="Windows to list", min_width=200)
             words = gr.Textbox(label="Search id, document or source", min_width=200)
-        windows = _component("windows", "table", events=("open",))
-        window = _component("window", "window", events=("open",), server=_answer_far(session))
+        with gr.Row():
+            asked = gr.Textbox(label="Search the texts", info="any case; press Enter", min_width=200)
+            conditions = gr.Textbox(
+                label="Filter", info="as in: tokens >= 1000 and kept = no and source contains wiki", min_width=200
+            )
+        windows = _component(
+            "windows", "windows", events=("open", "turn", "unfilter", "more"), server=[_excerpts_of(session)]
+        )
+        window = _component("window", "window", events=("open",), server=[_look_at(session), _far_tokens_of(session)])
 
         controls = [
             *(score, alpha, keep_by, fraction, budget, overlap, thresholds, before),
             *(other_score, other_alpha, other_reading),
         ]
-        listing = [category, order, words]
-        shown = [headline, histograms, by_category, by_source, windows, thresholds, before]
-
-        def choices(*values: Any) -> tuple[Selection, Selection]:
-            return _choices(session, *values)
+        # in the order of the fields of `State`
+        state = [*controls, category, order, words, conditions, text, paged, opened]
+        lists = [windows, comparison, link]
+        shown = [headline, histograms, by_category, by_source, windows, comparison, thresholds, before]
 
         def refresh(*values: Any) -> tuple:
-            corpus, (where, sort, find) = session.corpus, values[len(controls) :]
+            corpus, now = session.corpus, State(*values)
             try:
-                pair = choices(*values[: len(controls)])
+                pair = now.selections(session)
                 selected, other = map(session.select, pair)
             except ValueError as error:
                 # nothing is shown beside an input that selects nothing
                 blank = [views.blank(label) for label in ("Kept by category", "Kept by source", "Windows")]
                 note = f"{_headline(session)}\n\n**This selects nothing:** {prose(str(error))}"
-                return (note, {"categories": [], "names": {}}, *blank, gr.skip(), gr.skip())
-            cut = isinstance(pair[0].threshold, dict)
+                return (note, {"categories": [], "names": {}}, *blank, {}, gr.skip(), gr.skip())
+            cut = now.keep_by == CUT
             return (
                 _headline(session),
                 views.describe_histograms(corpus, selected, pair[0]),
                 views.describe_categories(corpus, selected, other),
                 views.describe_sources(corpus, selected, other),
-                views.list_windows(corpus, selected, other, category=where, order=sort, words=find),
+                # the list follows
+                *[gr.skip()] * 2,
                 pair[0].threshold if cut else None,
                 gr.skip() if cut else pair[0].limit,
             )
 
-        def relist(*values: Any) -> dict[str, Any]:
-            where, sort, find = values[len(controls) :]
+        def relist(*values: Any) -> tuple[dict[str, Any], ...]:
+            now = State(*values)
+            query, beside = now.to_query(start), {}
             try:
-                selected, other = map(session.select, choices(*values[: len(controls)]))
-            except ValueError:
-                return views.blank("Windows")
-            return views.list_windows(session.corpus, selected, other, category=where, order=sort, words=find)
+                selected, other = map(session.select, now.selections(session))
+                beside = compare(session.corpus, selected, other, now.category)
+                page = show_page(session.corpus, selected, other, now.find(session, selected, other), now.page)
+            except ValueError as error:
+                page = views.blank("Windows") | {"note": visible(str(error)), "filtered": bool(now.conditions)}
+            return page | {"query": query, "opened": now.window}, beside, {"query": query}
+
+        def follow_link(request: gr.Request) -> list[Any]:
+            now, refused = start.follow(dict(request.query_params), session)
+            note = "**Not all of the link is followed.** " + prose(" ".join(refused))
+            return [*now.to_values(), now.text, gr.update(value=note, visible=bool(refused))]
 
         def move_cut(event: gr.EventData, *values: Any) -> tuple[str, dict[str, float]]:
-            selected, _ = choices(*values)
+            selected, _ = State(*values).selections(session)
             cuts = selected.threshold or views.cuts(session.corpus, session.select(selected))
-            return _CUT, {**cuts, event._data["category"]: float(event._data["value"])}
+            return CUT, {**cuts, event._data["category"]: float(event._data["value"])}
+
+        def search_more(words: str, category: str) -> None:
+            if words:
+                session.search(words, category).go_on(_SEARCH_SECONDS)
+
+        def open_window(event: gr.EventData, *values: Any) -> tuple:
+            return show_window(*values[:-1], event._data["id"])
+
+        def show_window(*values: Any) -> tuple:
+            now = State(*values)
+            if not now.window:
+                return None, None, gr.skip()
+            try:
+                selected = now.selections(session)[0]
+            except ValueError:
+                selected = None
+            try:
+                found = session.open_window(now.window, selected)
+            except ValueError as error:
+                return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}, None, gr.skip()
+            return found, now.window, {"query": now.to_query(start)}
 
         def read_again() -> dict[str, Any]:
             session.reload()
@@ -126,65 +165,42 @@ def build_app(session: Session) -> gr.Blocks:
 
         def write_recipe(*values: Any) -> dict[str, str]:
             try:
-                text = session.save_recipe(choices(*values)[0])
+                text = session.save_recipe(State(*values).selections(session)[0])
             except (ValueError, OSError) as error:
                 return {"text": "", "note": f"Nothing is written: {error}"}
             return {"text": text, "note": f"Written to {session.recipe}." if session.recipe else ""}
 
-        quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        def show(event: Any) -> Any:
+            # the list is made of what the controls say when its turn comes, so that a slow answer is no old one
+            return event(refresh, state, shown, **_QUIET).then(relist, state, lists, **_QUIET)
+
         for control in controls:
-            if isinstance(control, gr.State):
-                continue
-            control.input(refresh, [*controls, *listing], shown, **quiet)
-        for listed in listing:
+            if not isinstance(control, gr.State):
+                show(control.input)
+        for listing in (category, order, words, conditions):
             # a text box tells of its input before it has taken it
-            listed.change(relist, [*controls, *listing], windows, **quiet)
-        histograms.cut(move_cut, controls, [keep_by, thresholds], show_progress="hidden").then(
-            refresh, [*controls, *listing], shown, show_progress="hidden"
+            listing.change(relist, state, lists, **_QUIET)
+        asked.submit(str.strip, asked, text, show_progress="hidden").then(relist, state, lists, **_QUIET)
+        show(histograms.cut(move_cut, state, [keep_by, thresholds], show_progress="hidden").then)
+        # a filter's change lists the windows
+        histograms.bin(_take("category", "filter"), None, [category, conditions], show_progress="hidden")
+        windows.unfilter(lambda: "", None, conditions, show_progress="hidden")
+        comparison.order(_take("order"), None, order, show_progress="hidden")
+        windows.turn(_turn_page, state, paged, **_QUIET).then(relist, state, lists, **_QUIET)
+        windows.more(search_more, [text, category], show_progress="hidden").then(relist, state, lists, **_QUIET)
+        for part in (windows, window, comparison):
+            part.open(open_window, state, [window, opened, link], **_QUIET)
+        save.click(write_recipe, state, recipe)
+        show(reload.click(read_again, None, reload).then)
+        show(app.load(follow_link, None, [*state, asked, refusals], show_progress="hidden").then).then(
+            show_window, state, [window, opened, link], show_progress="hidden"
         )
-
-        def open_window(event: gr.EventData, *values: Any) -> dict[str, Any]:
-            try:
-                selected = choices(*values)[0]
-            except ValueError:
-                selected = None
-            try:
-                return session.open_window(event._data["id"], selected)
-            except ValueError as error:
-                return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}
-
-        windows.open(open_window, controls, window)
-        window.open(open_window, controls, window)
-        save.click(write_recipe, controls, recipe)
-        reload.click(read_again, None, reload).then(refresh, [*controls, *listing], shown)
-        app.load(refresh, [*controls, *listing], shown, show_progress="hidden")
     return app
 
 
-def make_server(session: Session) -> FastAPI:
-    """Returns the web application, which answers its own page's requests and asks nobody anything.
-
-    It answers to addresses, to this machine's name and to that of its Space, so that no other page can reach it by a
-    name of its own (DNS rebinding); it does nothing that another page asks for, and takes no files.
-    """
-    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    space = {name.lower() for name in [os.environ.get("SPACE_HOST")] if name}
-    names = {"localhost", socket.gethostname().lower(), *space}
-
-    @server.middleware("http")
-    async def forbid_other_machines(request: Request, answer: Any) -> Response:
-        host, origin = request.url.hostname or "", request.headers.get("origin")
-        if host not in names and not _is_address(host):
-            return PlainTextResponse(f"This explorer does not answer to the name {host!r}.", status_code=403)
-        if origin and urlsplit(origin).netloc not in {request.url.netloc, *space}:
-            return PlainTextResponse("This explorer answers its own page only.", status_code=403)
-        if "/upload" in request.url.path:
-            return PlainTextResponse("This explorer takes no files.", status_code=403)
-        response = await answer(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        return response
-
-    scripts = read_asset("plots.js", "token_view.js", "explorer.js")
+def mount_app(server: FastAPI, session: Session) -> FastAPI:
+    """Puts the page into a web application."""
+    scripts = read_asset("plots.js", "token_view.js", "explorer.js", "windows.js", "compare.js")
     return gr.mount_gradio_app(
         server,
         build_app(session),
@@ -193,32 +209,19 @@ def make_server(session: Session) -> FastAPI:
         run_history=False,
         ssr_mode=False,
         pwa=False,
-        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO),
+        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO).set(**_COLORS),
         css=read_asset("page.css") + _CSS,
         head=f"<script>{scripts}</script>",
     )
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def serve(session: Session, *, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serves the explorer until it is interrupted."""
-    uvicorn.run(make_server(session), host=host, port=port, log_level="warning")
-
-
-def _component(name: str, draw: str, *, events: tuple[str, ...] = (), server: Any = None) -> gr.HTML:
+def _component(name: str, draw: str, *, events: Sequence[str] = (), server: Sequence[Callable] = ()) -> gr.HTML:
     """A part of the page that one of the package's scripts draws; its value is data, never markup."""
-    ask = ["(query) => server.far_tokens(query)"] if server else []
-    asks = ", ".join([*ask, "(event, data) => trigger(event, data)"])
+    ask = ", server" if server else ""
     code = f"""// events: {" ".join(f"'{event}'" for event in events)}
         const draw = () => {{
-          if (props.value) LongAttn.explorer.{draw}(element.querySelector(".la"), props.value, {asks});
+          const send = (event, data) => trigger(event, data);
+          if (props.value) LongAttn.explorer.{draw}(element.querySelector(".la"), props.value, send{ask});
         }};
         watch("value", draw);
         draw();"""
@@ -227,11 +230,47 @@ def _component(name: str, draw: str, *, events: tuple[str, ...] = (), server: An
         html_template=f'<div class="la la-explorer" id="{name}"></div>',
         js_on_load=code,
         apply_default_css=False,
-        server_functions=[server] if server else None,
+        server_functions=list(server) or None,
     )
 
 
-def _answer_far(session: Session) -> Any:
+def _take(*names: str) -> Callable:
+    """An event's own values, for a control each."""
+
+    def take(event: gr.EventData) -> Any:
+        values = [event._data[name] for name in names]
+        return values if len(values) > 1 else values[0]
+
+    return take
+
+
+def _turn_page(event: gr.EventData, *values: Any) -> dict[str, Any]:
+    return State(*values).turn_to(int(event._data["page"]))
+
+
+def _look_at(session: Session) -> Callable:
+    def look(window_id: str) -> dict[str, Any]:
+        return session.look(window_id)
+
+    return look
+
+
+def _read_pair_of(session: Session) -> Callable:
+    def read_pair(window_ids: list[str]) -> list[str]:
+        return session.texts(window_ids)
+
+    return read_pair
+
+
+def _excerpts_of(session: Session) -> Callable:
+    def excerpts(query: list) -> list[list[str]]:
+        window_ids, words = query
+        return session.excerpts(window_ids, words)
+
+    return excerpts
+
+
+def _far_tokens_of(session: Session) -> Callable:
     def far_tokens(query: list) -> list[tuple[int, float]]:
         window_id, position = query
         return session.far_tokens(window_id, int(position))
@@ -239,58 +278,7 @@ def _answer_far(session: Session) -> Any:
     return far_tokens
 
 
-def _choices(
-    session: Session,
-    score: str,
-    alpha: float | None,
-    keep_by: str,
-    fraction: float | None,
-    budget: float | None,
-    overlap: bool,
-    thresholds: dict[str, float] | None,
-    before: dict[str, Any],
-    other_score: str,
-    other_alpha: float | None,
-    other_reading: str,
-) -> tuple[Selection, Selection]:
-    """Turns the controls into the selection looked at and the one beside it.
-
-    Beside a cut stands what the other keeps of as many windows of each category: its scores are on another scale.
-
-    Raises:
-        ValueError: A field is empty, or its value selects nothing.
-    """
-    fields = {"Alpha": alpha, "The other alpha": other_alpha}
-    fields |= {"Tokens of each category": budget} if keep_by == _BUDGET else {}
-    fields |= {"Fraction of each category": fraction} if keep_by == _FRACTION else {}
-    if empty := [name for name, value in fields.items() if value is None]:
-        raise ValueError(f"{empty[0]} must be a number.")
-    own: dict[str, Any] = session.own | {"refuse_overlap": overlap}
-    here = own | {"score": score, "alpha": alpha, "convention": session.corpus.convention}
-    there = own | {"score": other_score, "alpha": other_alpha, "convention": other_reading}
-    if keep_by != _CUT:
-        limit = {"fraction": fraction} if keep_by == _FRACTION else {"token_budget": budget}
-        return Selection(**here, **limit), Selection(**there, **limit)
-    if thresholds is None:
-        shown = Selection(**here, **before)
-        thresholds = views.cuts(session.corpus, session.select(shown))
-    # a cut leaves nothing to chance
-    selected = Selection(**here | {"temperature": 0.0}, threshold=thresholds)
-    shares = views.shares(session.corpus, session.select(selected))
-    return selected, Selection(**there | {"temperature": 0.0}, fraction=shares)
-
-
 def _headline(session: Session) -> str:
     corpus = session.corpus
     state = "so far, the build goes on" if corpus.running else "scored"
     return f"# {prose(corpus.name)}\n{len(corpus):,} windows {state}."
-
-
-def _half(session: Session) -> int:
-    return int(session.corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(session.corpus.categories))
-
-
-def _by_category(threshold: Any, categories: list[str]) -> dict[str, float] | None:
-    if threshold is None or isinstance(threshold, dict):
-        return threshold
-    return dict.fromkeys(categories, float(threshold))

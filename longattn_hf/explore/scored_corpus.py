@@ -4,7 +4,7 @@ Reads the output folder of a finished or still running build, or a published dat
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import escape
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from huggingface_hub import HfApi, HfFileSystem
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, INPUT_IDS, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE, TEXT
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE
+from longattn_hf.explore.texts import RowFiles, TextSearch, WindowTexts
 from longattn_hf.files import is_address, parse_record
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
-from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.store import Store
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES
@@ -108,6 +108,7 @@ class ScoredCorpus:
         settings = self._folder.settings
         self.settings |= parse_record(self._read(settings) or b"", settings.name)
         self.table = _prepare(whole, order)
+        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
                 f"The scores of {folder} stand on the scale of another build's {scale}: name it (statistics)."
@@ -130,19 +131,30 @@ class ScoredCorpus:
 
     def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
         """Returns a text column as int `[N]` codes (-1 for null) and the texts that they stand for."""
-        encoded = self.table[column].chunk(0)
-        return encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+        if column not in self._codes:
+            encoded = self.table[column].chunk(0)
+            self._codes[column] = encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+        return self._codes[column]
 
     def rows_of(self, category: str) -> np.ndarray:
         """Returns the rows of a category."""
         codes, names = self.codes(CATEGORY)
         return np.flatnonzero(codes == names.index(category))
 
+    def category_of(self, row: int) -> str:
+        """Returns a window's category."""
+        return self.table[CATEGORY][row].as_py()
+
     def by_rank(self, category: str, scores: np.ndarray) -> np.ndarray:
         """Returns the rows of a category that have a score, the highest first, ties in the order of their ids."""
         rows = self.rows_of(category)
         rows = rows[~np.isnan(scores[rows])]
         return rows[np.argsort(-scores[rows], kind="stable")]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids of all windows, str `[N]`."""
+        return self._ids
 
     def id_of(self, row: int) -> str:
         """Returns a window's id."""
@@ -190,13 +202,29 @@ class ScoredCorpus:
         """Reads one window with its text, and its token ids where they were kept.
 
         Raises:
+            OSError: Its file is damaged.
             ValueError: Its text is not there: a published dataset holds that of kept windows only.
         """
-        for path, at in self._text_places(row):
-            window = _read_row(self._files, path, at, [ID, TEXT, INPUT_IDS, SOURCE, CATEGORY])
-            if window.get(ID) == self.id_of(row) and window.get(TEXT) is not None:
-                return window
-        raise ValueError("The text of this window is not here: a published dataset holds that of kept windows only.")
+        return self.texts.read(row, self.category_of(row))
+
+    @cached_property
+    def texts(self) -> WindowTexts:
+        """The windows' texts."""
+        # the rows in the order of their files
+        rows = np.empty(len(self), dtype=np.int64)
+        rows[self._place_of_row] = np.arange(len(self))
+        codes, names = self.codes(CATEGORY)
+        kept = {}
+        if self.published_kept is not None:
+            taken = rows[self.published_kept[rows]]
+            kept = {name: taken[codes[taken] == code] for code, name in enumerate(names)}
+        scores = RowFiles(self._paths, self._starts, rows)
+        return WindowTexts(self._files, self._folder, scores, self._ids, running=self.running, kept=kept)
+
+    def search_texts(self, words: str, category: str) -> TextSearch:
+        """Begins a search through the texts of a category."""
+        rows = self.rows_of(category)
+        return TextSearch(self.texts, words, category, rows, np.zeros(len(self), dtype=bool))
 
     def _find_scores(self) -> tuple[list[str], bool]:
         folder = self._folder
@@ -215,34 +243,6 @@ class ScoredCorpus:
     def _read(self, path: Path) -> bytes | None:
         return self._files.cat_file(path.as_posix()) if self._files.exists(path.as_posix()) else None
 
-    def _text_places(self, row: int) -> Iterator[tuple[str, int]]:
-        """Yields the files, and the rows in them, where a window's text may stand."""
-        at = int(self._place_of_row[row])
-        file = int(np.searchsorted(self._starts, at, side="right")) - 1
-        path, at_in_file = self._paths[file], at - int(self._starts[file])
-        if self.running:
-            windows = self._folder.windows / Path(path).relative_to(self._folder.scores)
-            yield windows.as_posix(), at_in_file
-        elif self._folder.shards.exists():
-            # the scores of a finished build stand in the order of its windows
-            shards = ScoredShards.load(self._folder)
-            number, place = (int(matching[0]) for matching in shards.locate(np.array([at])))
-            yield (self._folder.windows / shards.names[number]).as_posix(), place
-        yield path, at_in_file
-        codes, names = self.codes(CATEGORY)
-        if self.published_kept is not None and self.published_kept[row]:
-            among = self.published_kept & (codes == codes[row])
-            rank = int((self._place_of_row[among] < at).sum())
-            yield from self._nth_row(self._folder.data / names[codes[row]], rank)
-
-    def _nth_row(self, folder: Path, rank: int) -> Iterator[tuple[str, int]]:
-        for path in self._list(folder, "*.parquet"):
-            count = _open_parquet(self._files, path).metadata.num_rows
-            if rank < count:
-                yield path, rank
-                return
-            rank -= count
-
 
 def _open_folder(folder: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
     if is_address(str(folder)):
@@ -259,10 +259,6 @@ def _open_folder(folder: str | Path, revision: str | None, token: str | None) ->
             last_word="Give a build's folder, or a dataset on the Hub",
         )
     return HfFileSystem(token=token), f"datasets/{folder}@{commit}"
-
-
-def _open_parquet(files: AbstractFileSystem, path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(files.open(path, "rb"), page_checksum_verification=True)
 
 
 def _read_numbers(files: AbstractFileSystem, path: str, others: Sequence[str]) -> pa.Table:
@@ -283,16 +279,3 @@ def _prepare(whole: pa.Table, order: np.ndarray) -> pa.Table:
         elif name not in (ID, KEPT, SKIP_REASON):
             columns[name] = whole[name].combine_chunks().take(pa.array(order))
     return pa.table(columns)
-
-
-def _read_row(files: AbstractFileSystem, path: str, at: int, names: list[str]) -> dict[str, Any]:
-    if not files.exists(path):
-        return {}
-    parquet = _open_parquet(files, path)
-    present = [name for name in names if name in parquet.schema_arrow.names]
-    for group in range(parquet.num_row_groups):
-        count = parquet.metadata.row_group(group).num_rows
-        if at < count:
-            return parquet.read_row_group(group, present).slice(at, 1).to_pylist()[0]
-        at -= count
-    return {}

@@ -1,14 +1,19 @@
-"""The explorer's memory: the corpus, the latest selections, and the windows opened last."""
+"""The explorer's memory: the corpus, the latest selections and searches, and the windows opened last."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from longattn_hf.baselines.by_name import LONGATTN
-from longattn_hf.columns import CATEGORY, TEXT
+from longattn_hf.columns import TEXT
+from longattn_hf.explore.document_map import map_document
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
+from longattn_hf.explore.texts import TextSearch
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.views import cuts
 from longattn_hf.explore.why import stand
@@ -19,6 +24,8 @@ from longattn_hf.pipeline.choice import ScorerChoice
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
+# characters of an excerpt before and behind the words
+_BEFORE, _BEHIND = 50, 130
 _SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
 
 
@@ -48,23 +55,27 @@ class Session:
         self._open = lambda: ScoredCorpus(folder, revision=revision, statistics=statistics)
         self._model, self.recipe = model, recipe
         self._selected: dict[str, Selected] = {}
+        self._searches: dict[tuple[str, str], TextSearch] = {}
+        self._selecting, self._searching, self._looking = Lock(), Lock(), Lock()
         self.reload()
         # a view holds the window's queries and keys, some hundred megabytes for a long one
-        self.view = lru_cache(maxsize=2)(self._view)
+        self._view = lru_cache(maxsize=2)(self._explain)
 
     def reload(self) -> None:
         """Reads the corpus again, for a build that goes on."""
         self.corpus = self._open()
         self._selected.clear()
+        self._searches.clear()
 
     def select(self, selection: Selection) -> Selected:
         """Returns what a selection makes of the windows, of the last few without computing it again."""
         key = repr(selection)
-        if key not in self._selected:
-            while len(self._selected) > 3:
-                self._selected.pop(next(iter(self._selected)))
-            self._selected[key] = self.corpus.select(selection)
-        return self._selected[key]
+        with self._selecting:
+            if key not in self._selected:
+                while len(self._selected) > 3:
+                    self._selected.pop(next(iter(self._selected)))
+                self._selected[key] = self.corpus.select(selection)
+            return self._selected[key]
 
     def start(self) -> Selection:
         """Returns the build's own selection as far as it is known, else half of the windows."""
@@ -105,28 +116,77 @@ class Session:
             write_text(self.recipe, text)
         return text
 
+    def search(self, words: str, category: str) -> TextSearch:
+        """Returns the search for words through a category's texts, as far as it has got; the last few are kept."""
+        key = (words.strip(), category)
+        with self._searching:
+            if key not in self._searches:
+                while len(self._searches) > 3:
+                    self._searches.pop(next(iter(self._searches)))
+                self._searches[key] = self.corpus.search_texts(*key)
+            return self._searches[key]
+
     def open_window(self, window_id: str, selection: Selection | None = None) -> dict[str, Any]:
-        """Returns what the page shows of a window: why it has its score, and its token view or its text.
+        """Returns what the page shows of a window at once: its text, and why it has its score.
 
         Args:
             window_id: The window.
             selection: The selection that it stands in; the build's own if None.
 
         Raises:
-            ValueError: There is no such window, or its text is not here.
+            ValueError: There is no such window.
         """
         row = self.corpus.row_of(window_id)
-        window = self.corpus.read_window(row)
-        title = visible(f"{window.get('source') or 'Window'} · {window_id}")
-        shown = {"id": window_id, "title": title} | self._place(row, selection or self.start())
+        selection = selection or self.start()
         try:
-            view = self.view(window_id)
+            window, note = self.corpus.read_window(row), ""
         except (ValueError, OSError) as error:
-            note = visible(f"Only the text can be shown: {error}")
-            return shown | {"text": visible(window[TEXT]), "note": note}
-        # a click asks for what is not listed
-        data = view.to_data(listed_rows=24)
-        return data | shown | {"why": [*shown["why"], *data["why"]]}
+            window, note = {TEXT: ""}, visible(str(error))
+        return {
+            "id": window_id,
+            "title": visible(f"{window.get('source') or 'Window'} · {window_id}"),
+            "text": visible(window[TEXT]),
+            "note": note,
+            "tokenCount": self.corpus.table["num_tokens"][row].as_py(),
+            **self._place(row, selection),
+            "document": map_document(self.corpus, self.select(selection), row),
+        }
+
+    def look(self, window_id: str) -> dict[str, Any]:
+        """Returns a window's token view, or a note why there is none; one at a time is computed."""
+        try:
+            # a click asks for what is not listed
+            return self.view(window_id).to_data(listed_rows=24)
+        except (ValueError, OSError) as error:
+            return {"note": visible(f"Only the text can be shown: {error}")}
+
+    def view(self, window_id: str) -> TokenView:
+        """Returns a window's token view; those of the last two are kept.
+
+        Raises:
+            OSError: The file of its text is damaged.
+            ValueError: There is no such window, no text, or no model.
+        """
+        with self._looking:
+            return self._view(window_id)
+
+    def texts(self, window_ids: Sequence[str]) -> list[str]:
+        """Returns the texts of a few windows of one category, to be shown; in place of one, that it is not here."""
+        return ["This text is not here." if text is None else visible(text) for text in self._read(window_ids)]
+
+    def excerpts(self, window_ids: Sequence[str], words: str) -> list[list[str]]:
+        """Returns a line of each window's text: what stands before the words, the words, and what stands behind.
+
+        Args:
+            window_ids: The windows, all of one category.
+            words: What to show of a text; its beginning where they are none or not in it.
+        """
+        texts = self._read(window_ids)
+        return [["", "", "not here"] if text is None else _excerpt(text, words.strip()) for text in texts]
+
+    def _read(self, window_ids: Sequence[str]) -> list[str | None]:
+        rows = [self.corpus.row_of(one) for one in window_ids]
+        return self.corpus.texts.read_some(rows, self.corpus.category_of(rows[0])) if rows else []
 
     def _place(self, row: int, selection: Selection) -> dict[str, Any]:
         """Returns why a window is kept or not, and the windows of its category before and behind it by rank."""
@@ -146,7 +206,7 @@ class Session:
             convention=selection.convention,
             statistics=corpus.statistics,
         )
-        order = corpus.by_rank(corpus.table[CATEGORY][row].as_py(), selected.scores).tolist()
+        order = corpus.by_rank(corpus.category_of(row), selected.scores).tolist()
         at = order.index(row) if row in order else len(order)
         before, behind = order[max(at - 1, 0) : at], order[at + 1 : at + 2]
         return {
@@ -159,7 +219,7 @@ class Session:
         """Returns the `(position, attention)` of the far tokens that a token of an opened window attends to most."""
         return [(far.position, far.attention) for far in self.view(window_id).top_far(position, 5)]
 
-    def _view(self, window_id: str) -> TokenView:
+    def _explain(self, window_id: str) -> TokenView:
         return explain(self.corpus.read_window(self.corpus.row_of(window_id)), self._scorer())
 
     def _scorer(self) -> LongAttnScorer:
@@ -171,6 +231,15 @@ class Session:
         if get_convention(self.corpus.convention).pads:
             settings["window_tokens"] = known.get("window_tokens")
         return LongAttnScorer(name, **settings)
+
+
+def _excerpt(text: str, words: str) -> list[str]:
+    match = re.search(re.escape(words), text, re.IGNORECASE)
+    at, end = match.span() if match else (0, 0)
+    around = (text[max(0, at - _BEFORE) : at], text[at:end], text[end : end + _BEHIND])
+    # white space is one space, also where the words begin or end with some
+    before, found, behind = (visible(re.sub(r"\s+", " ", part)) for part in around)
+    return ["…" + before if at > _BEFORE else before, found, behind + "…" if end + _BEHIND < len(text) else behind]
 
 
 def require_gradio() -> None:

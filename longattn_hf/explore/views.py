@@ -12,9 +12,8 @@ from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
 
 _MOST_SOURCES = 200
-_SHORT = {DEPENDENCY_STRENGTH: "strength", DISTRIBUTION_UNIFORMITY: "uniformity"}
-#: The ways to sort the table of windows.
-ORDERS = ("highest", "lowest", "around the cut", "only in this selection", "only in the other")
+#: The scores' parts as the page calls them.
+SHORT = {DEPENDENCY_STRENGTH: "strength", DISTRIBUTION_UNIFORMITY: "uniformity"}
 
 
 def cuts(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
@@ -54,7 +53,7 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
     thresholds = selection.threshold if isinstance(selection.threshold, dict) else cuts(corpus, selected)
     ranked_by = selection.ranked_by
     columns = {ranked_by: selected.scores} | {
-        name: corpus.table[name].to_numpy() for name in _columns(corpus) if name != ranked_by
+        name: corpus.table[name].to_numpy() for name in score_columns(corpus) if name != ranked_by
     }
     ranked = [rows[~np.isnan(selected.scores[rows])] for rows in map(corpus.rows_of, corpus.categories)]
     plots: list[dict[str, Any]] = [{} for _ in ranked]
@@ -71,15 +70,15 @@ def describe_histograms(corpus: ScoredCorpus, selected: Selected, selection: Sel
         {"name": name, "shown": visible(name), "cut": thresholds[name], "plots": shown}
         for name, shown in zip(corpus.categories, plots, strict=True)
     ]
-    names = {name: _SHORT.get(name, name.replace("_", " ")) for name in columns}
+    names = {name: SHORT.get(name, name.replace("_", " ")) for name in columns}
     if ranked_by == LONG_DISTANCE_SCORE:
         names[ranked_by] = f"long-distance score ({get_convention(corpus.convention).unit})"
     return {"categories": described, "rankedBy": ranked_by, "names": names}
 
 
-def _columns(corpus: ScoredCorpus) -> list[str]:
-    """The scores that stand in the corpus as they are, whatever selects."""
-    names = (*_SHORT, *corpus.scores)
+def score_columns(corpus: ScoredCorpus) -> list[str]:
+    """Returns the scores that stand in the corpus as they are, whatever selects."""
+    names = (*SHORT, *corpus.scores)
     return [name for name in dict.fromkeys(names) if name in corpus.table.column_names]
 
 
@@ -121,65 +120,3 @@ def describe_sources(corpus: ScoredCorpus, selected: Selected, other: Selected) 
         "numbers": list(range(1, len(head))),
         "note": f"The {_MOST_SOURCES} largest of {len(order):,} sources." if len(order) > _MOST_SOURCES else "",
     }
-
-
-def list_windows(
-    corpus: ScoredCorpus,
-    selected: Selected,
-    other: Selected,
-    *,
-    category: str,
-    order: str,
-    words: str,
-    count: int = 20,
-) -> dict[str, Any]:
-    """Returns rows of the table of windows.
-
-    Args:
-        corpus: The windows.
-        selected: The selection looked at.
-        other: The one beside it.
-        category: A category.
-        order: One of `ORDERS`.
-        words: Show only windows whose id, document or source holds this.
-        count: How many rows.
-    """
-    rows = corpus.by_rank(category, selected.scores)
-    rows = rows[corpus.search(words)[rows]]
-    if order == "only in this selection":
-        rows = rows[selected.kept[rows] & ~other.kept[rows]]
-    elif order == "only in the other":
-        rows = rows[other.kept[rows] & ~selected.kept[rows]]
-    found = len(rows)
-    if order == "lowest":
-        rows = rows[::-1]
-    elif order == "around the cut":
-        middle = int(selected.kept[rows].sum())
-        rows = rows[max(0, middle - count // 2) :]
-    sources, names = corpus.codes(SOURCE)
-    names_shown = _columns(corpus)
-    numbers = [selected.scores, *(corpus.table[name].to_numpy() for name in names_shown)]
-    tokens = corpus.table["num_tokens"].to_numpy()
-    shown = rows[:count]
-    return {
-        "label": "Windows",
-        "head": ["window", "score", *(_SHORT.get(name, name.replace("_", " ")) for name in names_shown)]
-        + ["tokens", "kept", "other", SOURCE],
-        "numbers": list(range(1, len(numbers) + 2)),
-        "ids": [corpus.id_of(row) for row in shown],
-        "rows": [
-            [visible(corpus.id_of(row)), *(_cell(values[row]) for values in numbers)]
-            + [int(tokens[row]), _yes(selected.kept[row]), _yes(other.kept[row])]
-            + [visible(names[sources[row]]) if sources[row] >= 0 else "unnamed"]
-            for row in shown
-        ],
-        "note": f"{len(shown):,} of {found:,} windows of {visible(category)}.",
-    }
-
-
-def _cell(value: float) -> float | str:
-    return "-" if np.isnan(value) else float(value)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

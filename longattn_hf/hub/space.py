@@ -20,7 +20,7 @@ _APP = '''"""The explorer over {dataset}."""
 
 import os
 
-from longattn_hf.explore.app import serve
+from longattn_hf.explore.server import serve
 from longattn_hf.explore.session import Session
 
 serve(Session({dataset!r}), host="0.0.0.0", port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))

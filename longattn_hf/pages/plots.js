@@ -46,15 +46,16 @@ const LongAttn = {
   },
 
   // bars of kept windows under those of dropped ones; with `onCut` the cut is a handle to drag, or to move by keys, among
-  // `steps` if they are given; `onMove` follows it; `peak` is the highest bar of the plots that it is compared with
-  histogram({ label, unit, edges, kept, dropped, cut = null, peak = 0, steps = null, onCut = null, onMove = null }) {
+  // `steps` if they are given; `onMove` follows it; `peak` is the highest bar of the plots that it is compared with; with
+  // `onBin` a bin is a button, which arrow keys lead to
+  histogram({ label, unit, edges, kept, dropped, cut = null, peak = 0, steps = null, onCut = null, onMove = null, onBin = null }) {
     const { make, count, short, ticks } = LongAttn;
     const width = 330, height = 160, left = 44, bottom = 30, top = 12;
     const low = edges[0], high = edges[edges.length - 1];
     const most = Math.max(1, peak, ...kept.map((value, at) => value + dropped[at]));
     const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - 6);
     const y = (value) => height - bottom - (value / most) * (height - bottom - top);
-    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut ? "group" : "img" });
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: onCut || onBin ? "group" : "img" });
     const tip = make("div", { class: "la-tip", "aria-hidden": "true" }, "\u00a0");
     for (const value of ticks(0, most, 3, true)) {
       svg.append(make("line", { class: "la-axis", x1: left, x2: width - 6, y1: y(value), y2: y(value) }),
@@ -77,12 +78,19 @@ const LongAttn = {
       }));
     };
     draw(kept, dropped);
-    kept.forEach((_, at) => {
+    kept.forEach((value, at) => {
       const x0 = x(edges[at]), step = x(edges[at + 1]) - x0;
       const hit = make("rect", { class: "la-hit", x: x0, width: Math.max(step, 0.5), y: top, height: height - bottom - top });
+      const says = () => `${short(edges[at])} to ${short(edges[at + 1])}: ${count(shown[0][at])} kept, ${count(shown[1][at])} dropped`;
       hit.addEventListener("pointerenter", () => {
-        tip.textContent = `${short(edges[at])} to ${short(edges[at + 1])}: ${count(shown[0][at])} kept, ${count(shown[1][at])} dropped`;
+        tip.textContent = says();
       });
+      if (onBin && value + dropped[at]) {
+        hit.addEventListener("focus", () => {
+          tip.textContent = says();
+        });
+        LongAttn.addBin(svg, hit, `${label}, ${says()}`, () => onBin(edges[at], edges[at + 1], at === kept.length - 1));
+      }
       svg.append(hit);
     });
     for (const value of ticks(low, high, 4)) {
@@ -97,6 +105,27 @@ const LongAttn = {
         onMove: (value) => { cut = value; onMove?.(value); } });
     }
     return node;
+  },
+
+  // one of a plot's bins is a stop of the tab key, the others are reached from it
+  addBin(svg, hit, name, act) {
+    const bins = () => [...svg.querySelectorAll(".la-bin")];
+    for (const [key, value] of [["class", "la-hit la-bin"], ["role", "button"], ["aria-label", name], ["tabindex", bins().length ? -1 : 0]]) {
+      hit.setAttribute(key, value);
+    }
+    hit.addEventListener("click", act);
+    hit.addEventListener("keydown", (event) => {
+      const all = bins(), at = all.indexOf(hit);
+      const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 };
+      const acts = event.key === "Enter" || event.key === " ";
+      if (!acts && !(event.key in moves)) return;
+      event.preventDefault();
+      if (acts) return act();
+      const next = all[Math.min(Math.max(moves[event.key], 0), all.length - 1)];
+      hit.setAttribute("tabindex", -1);
+      next.setAttribute("tabindex", 0);
+      next.focus();
+    });
   },
 
   addCut(svg, { cut, low, high, x, top, bottom, label, onCut, left, right, tip, steps, onMove }) {

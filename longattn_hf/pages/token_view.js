@@ -6,7 +6,8 @@ LongAttn.tokenView = (root, data, ask = null) => {
   const text = make("div", { class: "la-text", tabindex: 0, role: "listbox",
     "aria-label": "Tokens of the window: arrow keys move, N goes to the next token with listed far tokens" });
   const spans = data.tokens.map((token, at) => {
-    const span = make("span", { role: "option", id: `${data.key}-${at}`, "aria-selected": "false" }, token);
+    const span = make("span", { role: "option", id: `${data.key}-${at}`, "aria-selected": "false",
+      "aria-label": token.trim() ? null : token ? "white space" : "part of a character" }, token);
     const share = data.share[at] / most;
     if (share > 0.02) span.style.backgroundColor = `rgba(var(--la-shade), ${(0.6 * share).toFixed(3)})`;
     return span;
@@ -97,7 +98,7 @@ LongAttn.tokenView = (root, data, ask = null) => {
           rows: data.byText.map(([name, places, share, even]) =>
             [make("code", {}, name), places, `${(100 * share).toPrecision(2)} %`, lift(share, even)]) }),
         make("h3", {}, "Dependency strength by head"),
-        LongAttn.table({ label: "Dependency strength by head", head: ["head", "strength", ""], numbers: [0, 1],
+        LongAttn.table({ label: "Dependency strength by head", head: ["head", "strength", "of the strongest"], numbers: [0, 1],
           rows: data.heads.map((value, at) => [at, value,
             make("span", { class: "la-weight", style: `width: ${((8 * value) / heads).toFixed(2)}em`, role: "presentation" })]) }))),
   );

@@ -9,13 +9,13 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import HfApi
 
+from longattn_hf.explore.listing import find_windows, show_page
 from longattn_hf.explore.scored_corpus import ScoredCorpus
 from longattn_hf.explore.views import (
     cuts,
     describe_categories,
     describe_histograms,
     describe_sources,
-    list_windows,
 )
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.selection.cut import Selection
@@ -204,7 +204,8 @@ def test_windows_are_listed_from_both_ends_around_the_cut_and_by_search(build):
     mine, other = corpus.select(CHOICES[0]), corpus.select(CHOICES[1])
 
     def listed(order, words="", count=6):
-        found = list_windows(corpus, mine, other, category="book", order=order, words=words, count=count)
+        listed = find_windows(corpus, mine, other, category="book", order=order, words=words)
+        found = show_page(corpus, mine, other, listed, count=count)
         return [corpus.row_of(name) for name in found["ids"]], found
 
     scores = np.sort(mine.scores[corpus.rows_of("book")])

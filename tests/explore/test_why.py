@@ -188,7 +188,7 @@ def test_the_explorer_s_windows_say_where_they_stand_and_lead_through_the_ranks(
                 f"Rank {at + 1} of {len(rows)} in {category}, " in shown["why"][1]
                 and f"; {state} (" in shown["why"][1]
             )
-            assert shown["why"][-1].startswith("Most far attention goes to ")
+            assert session.look(window_id)["why"][-1].startswith("Most far attention goes to ")
             at, window_id = at + 1, shown["next"]
         last = session.open_window(rows[-1]["id"])
         assert last["next"] is None and last["previous"] == rows[-2]["id"] and "; not kept (" in last["why"][1]

@@ -263,7 +263,7 @@ def test_a_report_says_which_scores_select(both):
 
 @pytest.mark.parametrize("scorers", [["longattn", "gzip", "length"], ["gzip", "length"]])
 def test_the_explorer_ranks_by_any_score_and_starts_with_the_builds_own_selection(recipe, tmp_path, scorers):
-    from longattn_hf.explore import views
+    from longattn_hf.explore import listing, views
     from longattn_hf.explore.session import Session
 
     output = tmp_path / "out"
@@ -282,7 +282,8 @@ def test_the_explorer_ranks_by_any_score_and_starts_with_the_builds_own_selectio
         assert {session.corpus.id_of(row) for row in rows[other.kept[rows]]} == set(best["id"])
     drawn = views.describe_histograms(session.corpus, other, replace(start, score="length"))
     assert drawn["rankedBy"] == "length" and {"gzip_ratio", "length"} <= drawn["categories"][0]["plots"].keys()
-    listed = views.list_windows(session.corpus, other, selected, category="book", order="highest", words="", count=3)
+    found = listing.find_windows(session.corpus, other, selected, category="book")
+    listed = listing.show_page(session.corpus, other, selected, found, count=3)
     assert [row[1] for row in listed["rows"]] == sorted(scores.query("category == 'book'")["length"])[:-4:-1]
     again = yaml.safe_load(session.corpus.recipe(replace(start, score="length")))
     assert again["select_by"] == "length" and again["gate"] == {"length": 66}
