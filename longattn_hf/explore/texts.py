@@ -153,7 +153,7 @@ class WindowTexts:
         if self._running:
             names = [Path(path).relative_to(self._folder.scores) for path in self._scores.paths]
             starts = self._scores.starts
-        elif self._files.exists(self._folder.shards.as_posix()):
+        elif self._folder.shards.exists():
             # the scores of a finished build stand in the order of its windows
             shards = ScoredShards.load(self._folder)
             names, starts = [Path(name) for name in shards.names], np.cumsum([0, *shards.rows])
