@@ -132,6 +132,8 @@ class BuildFolder:
             write_record(self.owner, me)
             self._sweep()
             yield
+            # of workers that died where others went on
+            self._sweep()
         finally:
             self.owner.unlink(missing_ok=True)
             lock.release()

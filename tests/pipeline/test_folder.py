@@ -401,3 +401,13 @@ def test_a_build_whose_work_lies_on_another_disk_is_put_in_place(tmp_path):
         assert folder.is_finished("first") and read(folder.path, "book") == {"first"}
     finally:
         shutil.rmtree(elsewhere)
+
+
+def test_what_a_worker_was_writing_that_died_is_swept_when_the_others_are_through(tmp_path):
+    folder = BuildFolder(tmp_path / "out")
+    left, theirs = (folder.windows / name for name in (".0.parquet.0123abcd.tmp", ".notes.tmp"))
+    with folder.owned():
+        folder.windows.mkdir()
+        left.write_bytes(b"PAR1")
+        theirs.write_bytes(b"")
+    assert not left.exists() and theirs.exists()
