@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 _HOME_OF = {
     "BuildConfig": "config",
-    "BuildResult": "run",
+    "BuildResult": "result",
     "SourceConfig": "config",
     "build": "run",
     "load_config": "config",
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from longattn_hf.pipeline.config import BuildConfig as BuildConfig
     from longattn_hf.pipeline.config import SourceConfig as SourceConfig
     from longattn_hf.pipeline.config import load_config as load_config
-    from longattn_hf.pipeline.run import BuildResult as BuildResult
+    from longattn_hf.pipeline.result import BuildResult as BuildResult
     from longattn_hf.pipeline.run import build as build
 else:
     from longattn_hf.lazy_names import lazy_names
