@@ -15,7 +15,8 @@ def explored(tmp_path_factory, tiny_llama):
     return folder, write_build(folder, str(tiny_llama))
 
 
-@pytest.fixture(scope="session")
+# of a module: a page that stays open keeps asking
+@pytest.fixture(scope="module")
 def explorer(explored, browser, tmp_path_factory):
     """The explorer of it, in a browser."""
     pytest.importorskip("gradio", reason="no Gradio: pip install 'longattn_hf[explore]'")

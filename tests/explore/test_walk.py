@@ -1,9 +1,8 @@
 import math
+import os
 import random
 import re
 from functools import cache
-
-import pytest
 
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.explorer_page import BADLY_WAITED, Explorer, count_kept
@@ -112,8 +111,9 @@ class Walk:
         return [found[at : at + 20] for at in range(0, max(len(found), 1), 20)]
 
 
-@pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.slow)])
-def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer, explored, steps):
+def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer, explored):
+    # a longer walk: LONGATTN_WALK=200
+    steps = int(os.environ.get("LONGATTN_WALK", "40"))
     fresh, chance = Explorer(explorer.page.context.browser, explorer.address), random.Random(steps)
     page, walk, pages = fresh.page, Walk(explored[1]), None
     labels = {"fraction": "Fraction of each category", "budget": "Tokens of each category", "alpha": "Alpha"}
