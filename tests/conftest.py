@@ -38,6 +38,9 @@ os.environ.update(
     ACCELERATE_USE_CPU="1",
     TOKENIZERS_PARALLELISM="false",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # as many workers as cores: threads of their own would mostly wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "LONGATTN_MODEL"):
     os.environ.pop(name, None)
 
