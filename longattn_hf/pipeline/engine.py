@@ -20,6 +20,8 @@ def start_engine(config: BuildConfig) -> Process:
             f"The engine {config.engine} starts workers of its own, and this is one of {process.count} processes: "
             "run `longattn build`, and not `accelerate launch`."
         )
-    from longattn_hf.pipeline.ray_engine import RayCluster
-
+    try:
+        from longattn_hf.pipeline.ray_engine import RayCluster
+    except ImportError as error:
+        raise ValueError(str(error)) from error
     return RayCluster(address=config.address, workers=config.workers)

@@ -23,7 +23,7 @@ try:
     import ray
     from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 except ImportError as error:
-    raise ValueError("The engine ray needs Ray: pip install 'longattn_hf[ray]'.") from error
+    raise ImportError("The engine ray needs Ray: pip install 'longattn_hf[ray]'.") from error
 
 logger = logging.getLogger(__name__)
 
