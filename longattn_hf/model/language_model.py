@@ -68,9 +68,9 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
 
 def _refuse_changed_logits(network: PreTrainedModel, name: str) -> None:
     changes = [
-        name
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-        if getattr(network.config.get_text_config(), name, None) not in (None, 1.0)
+        setting
+        for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        if getattr(network.config.get_text_config(), setting, None) not in (None, 1.0)
     ]
     if changes:
         raise ValueError(f"{name} changes its logits ({', '.join(changes)}), which is not computed here.")

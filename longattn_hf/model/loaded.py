@@ -38,12 +38,10 @@ def name_object(kind: str, digest: str, held: Any) -> Loaded:
         held: The object, which nobody changes any more.
     """
     name = f"{_PREFIX}{kind}@{digest[:32]}"
-    if name not in _known:
-        loaded = Loaded(name)
-        loaded.held = held
-        _known[name] = loaded
-        return loaded
-    return _known[name]
+    loaded = _known.setdefault(name, Loaded(name))
+    # what was held under this name may have been changed by whoever gave it
+    loaded.held = held
+    return loaded
 
 
 def _find(name: str) -> Loaded:

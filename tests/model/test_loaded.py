@@ -155,15 +155,18 @@ def test_a_neural_baseline_scores_with_a_loaded_model_as_with_its_folder(
     assert score(model=again, tokenizer=tokenizer, **settings).fingerprint == scorer.fingerprint
 
 
-def test_a_neural_baseline_notices_that_its_model_has_been_trained_on(network, tokenizer):
+def test_a_neural_baseline_notices_that_its_model_has_been_trained_on(tiny_llama, network, tokenizer):
     scorer = LossGain(model=network, tokenizer=tokenizer)
-    scorer({"text": TEXTS[0]})
+    first = scorer({"text": TEXTS[0]})
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     network(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
     optimizer.step()
     with pytest.raises(ValueError, match="weights of the model given have changed since: make the scorer anew"):
         scorer({"text": TEXTS[0]})
     assert LossGain(model=network, tokenizer=tokenizer).fingerprint != scorer.fingerprint
+    # another model with the weights as they were is known by the same name
+    fresh = LossGain(model=AutoModelForCausalLM.from_pretrained(tiny_llama), tokenizer=tokenizer)
+    assert fresh.fingerprint == scorer.fingerprint and fresh({"text": TEXTS[0]}) == scorer({"text": TEXTS[0]}) == first
 
 
 def test_a_neural_baseline_takes_a_tokenizer(tiny_llama, tokenizer, documents):
