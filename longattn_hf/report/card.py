@@ -21,6 +21,7 @@ from longattn_hf.report.card_metadata import front_matter
 from longattn_hf.report.card_words import environment, number, raised
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES, CategoryAgreement, CategoryFacts, ConfigurationFacts, Example
+from longattn_hf.selection.summary import pick_largest
 
 # the facts of the report's `model` in the card's order; what else it states stands behind them
 _MODEL_FACTS = (
@@ -146,11 +147,10 @@ def render_card(report: Report, *, for_page: bool = False) -> str:
     return card
 
 
-def largest_categories(report: Report, most: int = 10) -> list[str]:
+def largest_categories(report: Report) -> list[str]:
     """Returns the categories with the most windows, in the report's order: those that a card shows more of."""
     run = report.run_categories
-    by_size = sorted(report.categories, key=lambda name: -run[name].windows if name in run else 0)[:most]
-    return [name for name in report.categories if name in by_size]
+    return pick_largest({name: run[name].windows if name in run else 0 for name in report.categories})
 
 
 def _own_cut(report: Report) -> str:

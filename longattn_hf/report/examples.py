@@ -14,11 +14,10 @@ from longattn_hf.report.describe import agreement_of
 from longattn_hf.report.parts import LONGATTN_SCORES, CategoryAgreement, Example, Extremes
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.gate import refusals
+from longattn_hf.selection.summary import pick_largest
 
 _EXAMPLES = 2
 _EXCERPT_CHARACTERS = 300
-# a card shows examples of no more categories than these, the largest
-_CATEGORIES = 10
 
 #: Returns, of rows of the score table, a passage of the text and the share of its attention that is far, if known.
 ReadPassages = Callable[[np.ndarray], list[tuple[str, float | None]]]
@@ -103,8 +102,7 @@ def _frame(scores: pa.Table, ranked_by: str) -> pd.DataFrame:
 
 def _largest(frame: pd.DataFrame) -> pd.DataFrame:
     """Those of the ranked windows that are of the largest categories."""
-    counts = frame[CATEGORY].value_counts(sort=False).sort_values(ascending=False, kind="stable")
-    return frame[frame[CATEGORY].isin(counts.index[:_CATEGORIES])]
+    return frame[frame[CATEGORY].isin(pick_largest(frame[CATEGORY].value_counts(sort=False).to_dict()))]
 
 
 def echoing_passage(text: str) -> str:

@@ -33,13 +33,12 @@ from longattn_hf.files import replacing
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.report.facts import Report
 from longattn_hf.report.figure_style import CUT, DROPPED, INK, KEPT_COLOUR, drawable, own_style
-from longattn_hf.selection.summary import bin_edges, count_windows, split_histogram
+from longattn_hf.selection.summary import MOST_CATEGORIES, bin_edges, count_windows, pick_largest, split_histogram
 
 _SHARE_KEPT = LinearSegmentedColormap.from_list("share_kept", ["#DADADA", KEPT_COLOUR])
 # beyond this many windows in a panel single points hide each other, so cells are coloured by the share kept
 _MOST_POINTS = 4_000
 _MOST_SOURCES = 20
-_MOST_CATEGORIES = 10
 # bars of a category whose largest is this much lower than another's could not be read on one scale
 _ONE_SCALE = 10
 
@@ -107,11 +106,10 @@ def _windows_of(scores: pa.Table, name: str, cut: float | None, ranked_by: str =
 
 def _shown_categories(scores: pa.Table, cuts: dict[str, float | None], report: Report) -> list[_Windows]:
     shown = list(cuts)
-    if len(cuts) > _MOST_CATEGORIES + 1:
+    if len(cuts) > MOST_CATEGORIES + 1:
         counts = dict(zip(*scores[CATEGORY].value_counts().flatten(), strict=True))
         counts = {name.as_py(): count.as_py() for name, count in counts.items()}
-        most = sorted(cuts, key=lambda name: -counts.get(name, 0))[:_MOST_CATEGORIES]
-        shown = [name for name in cuts if name in most]
+        shown = pick_largest({name: counts.get(name, 0) for name in cuts})
     categories = [_windows_of(scores, name, cuts[name], report.ranked_by) for name in shown]
     if others := len(cuts) - len(shown):
         rest = scores.filter(pc.invert(pc.is_in(scores[CATEGORY], pa.array(shown))))

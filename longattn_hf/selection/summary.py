@@ -4,7 +4,7 @@ They are small enough to be sent to a page however many windows there are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn_hf.columns import DOC_ID
+
+#: Cards and pictures show more of so many categories.
+MOST_CATEGORIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,12 @@ def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tup
         for row in groups.to_pylist()
         if row["num_tokens_count"]
     }
+
+
+def pick_largest(counts: Mapping[str, int]) -> list[str]:
+    """Returns the `MOST_CATEGORIES` with the highest counts, in the order of `counts`; of equal ones the first."""
+    largest = sorted(counts, key=lambda name: -counts[name])[:MOST_CATEGORIES]
+    return [name for name in counts if name in largest]
 
 
 def bin_edges(*groups: np.ndarray, most: int = 60) -> np.ndarray:
