@@ -8,8 +8,10 @@ where one is not, or cannot be told, the build finds out stage by stage what is 
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from stat import S_ISREG
 
 import longattn_hf
 from longattn_hf.files import hash_json, read_record, write_record
@@ -59,16 +61,19 @@ def remember(inputs: str | None, folder: BuildFolder) -> None:
         write_record(folder.traces, {"inputs": inputs, "files": _files_of(folder)})
 
 
-def _files_of(folder: BuildFolder) -> dict[str, list[int]]:
+def _files_of(folder: BuildFolder) -> str:
     passing = {folder.traces, folder.lock, folder.owner}
-    return _stamps(folder.path, lambda path: path not in passing and path.parent != folder.heartbeats)
+    # a file of one's own may have a name that no text file can hold
+    return hash_json(_stamps(folder.path, lambda path: path not in passing and path.parent != folder.heartbeats))
 
 
 def _stamps(folder: Path, counts: Callable[[Path], bool]) -> dict[str, list[int]]:
     found = {}
     for path in sorted(folder.rglob("*")):
-        if counts(path) and path.is_file():
+        # other programs' files may go at any moment
+        with suppress(FileNotFoundError):
             status = path.stat()
-            # the second time cannot be set by hand
-            found[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            if counts(path) and S_ISREG(status.st_mode):
+                # the second time cannot be set by hand
+                found[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return found

@@ -102,7 +102,8 @@ def _frame(scores: pa.Table, ranked_by: str) -> pd.DataFrame:
 
 def _largest(frame: pd.DataFrame) -> pd.DataFrame:
     """Those of the ranked windows that are of the largest categories."""
-    return frame[frame[CATEGORY].isin(pick_largest(frame[CATEGORY].value_counts(sort=False).to_dict()))]
+    counts = {str(name): count for name, count in frame[CATEGORY].value_counts(sort=False).items()}
+    return frame[frame[CATEGORY].isin(pick_largest(counts))]
 
 
 def echoing_passage(text: str) -> str:

@@ -68,6 +68,16 @@ CHANGES = {
 }
 
 
+def test_a_file_of_ones_own_beside_the_dataset_stops_no_build(recipe, long_way):
+    first = run(recipe)
+    own = Path(os.fsdecode(os.fsencode(first.folder) + b"/not utf-8 \xff.txt"))
+    own.write_text("mine")
+    again = run(recipe)
+    assert results(again.folder) == results(first.folder) and own.read_text() == "mine"
+    # that it is there was found out once
+    assert len(long_way) == 2 and run(recipe).scored_windows == 0 and len(long_way) == 2
+
+
 def test_the_same_command_again_goes_through_no_stage(recipe, long_way):
     first = run(recipe)
     before = results(first.folder)
