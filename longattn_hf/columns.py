@@ -1,6 +1,4 @@
-"""The column names that every stage shares, and the features of the columns the package itself adds."""
-
-from datasets import Features, List, Value
+"""The column names that every stage shares."""
 
 ID = "id"
 DOC_ID = "doc_id"
@@ -24,44 +22,16 @@ STANDARD_ERROR = "_standard_error"
 #: The share of a window's rows that its scores were read from, where windows differ in it.
 ROW_FRACTION = "row_fraction"
 
-#: One row a window. `doc_hash` is of the document's text: a source may give several documents one id. Positions count
-#: from 0; `end_char` is exclusive; `overlap_tokens` counts the tokens that a window shares with windows of the same
-#: document taken before it.
-WINDOW_FEATURES = Features(
-    {
-        ID: Value("string"),
-        DOC_ID: Value("string"),
-        DOC_HASH: Value("string"),
-        "window_index": Value("int64"),
-        "num_windows": Value("int64"),
-        "start_char": Value("int64"),
-        "end_char": Value("int64"),
-        "start_token": Value("int64"),
-        "num_tokens": Value("int64"),
-        "overlap_tokens": Value("int64"),
-        TEXT: Value("string"),
-        INPUT_IDS: List(Value("int32")),
-    }
-)
-
-#: What the scorer adds to a window, as means over the layer's heads: dependency strength in [0, 1], distribution
-#: uniformity at most 0, and the variance of the whole masked map at least 0.
-SCORE_FEATURES = Features(
-    {
-        DEPENDENCY_STRENGTH: Value("float64"),
-        DISTRIBUTION_UNIFORMITY: Value("float64"),
-        MAP_VARIANCE: Value("float64"),
-    }
-)
-
 #: Ends the name of a score's values head by head.
 PER_HEAD = "_per_head"
 
-#: What selection adds: the long-distance score in z-units of the category, and whether the window was kept.
-SELECTION_FEATURES = Features({LONG_DISTANCE_SCORE: Value("float64"), KEPT: Value("bool")})
+# what scoring and selection add under names of their own
+_ADDED = {
+    DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, LONG_DISTANCE_SCORE, KEPT, SELECTION_SCORE,
+    SKIP_REASON, ROW_FRACTION,
+}  # fmt: skip
 
 
 def is_added(name: str) -> bool:
     """Says whether scoring or selection adds a column of this name, where a source's own would be in the way."""
-    names = {*SCORE_FEATURES, *SELECTION_FEATURES, SELECTION_SCORE, SKIP_REASON, ROW_FRACTION}
-    return name in names or name.endswith((PER_HEAD, STANDARD_ERROR))
+    return name in _ADDED or name.endswith((PER_HEAD, STANDARD_ERROR))

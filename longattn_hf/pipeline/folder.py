@@ -11,12 +11,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.files import claim, hash_file, move_file, read_record, target_of_leftover, write_record, write_text
 from longattn_hf.hub.card_merge import merge_cards
-from longattn_hf.hub.release import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
+from longattn_hf.hub.layout import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +99,9 @@ class BuildFolder:
                 not of this locale.
             OSError: It cannot be written to.
         """
+        # takes long to load, and programs that only look need none
+        from filelock import FileLock, Timeout
+
         try:
             str(self.path).encode()
         except UnicodeEncodeError as error:

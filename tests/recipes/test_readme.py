@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from longattn_hf.__main__ import main
-from longattn_hf.pipeline.config import BuildConfig, read_build
+from longattn_hf.pipeline.command_line import read_build
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.settings import read_command_line
 from recipes import render_settings
 
