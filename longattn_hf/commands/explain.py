@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from datasets import Dataset
 
 from longattn_hf.baselines.by_name import SCORERS, ranking_column
 from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE
-from longattn_hf.commands.tables import is_table, read_rows
-from longattn_hf.explore.token_view import explain
-from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
-from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, get_numbers, long_distance_scores
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _SCORE_COLUMNS = [ranking_column(name) for name in SCORERS]
 
@@ -57,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     try:
         given = read_command_line(ExplainSettings, arguments, positional=("file",), short={"output": "o"})
+        from longattn_hf.explore.token_view import explain
+        from longattn_hf.scoring.longattn import LongAttnScorer
+
         scorer = LongAttnScorer(
             given.model,
             revision=given.revision,
@@ -74,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str, list[str]]:
     """Returns the window, what to call it, and what its scores say of it."""
+    from longattn_hf.commands.tables import is_table, read_rows
+
     if not is_table(given.file):
         try:
             return Path(given.file).read_text(encoding="utf-8"), Path(given.file).name, []
@@ -85,7 +88,9 @@ def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str, 
     return rows[given.row], f"{Path(given.file).name}, row {given.row}", _say_standing(rows, given)
 
 
-def _say_standing(rows: Dataset, given: ExplainSettings) -> list[str]:
+def _say_standing(rows: "Dataset", given: ExplainSettings) -> list[str]:
+    from longattn_hf.explore.why import stand
+
     present = [name for name in (CATEGORY, KEPT, *RAW_SCORES, *_SCORE_COLUMNS) if name in rows.column_names]
     table: pa.Table = rows.select_columns(present).with_format("arrow")[:]
     if CATEGORY not in present:

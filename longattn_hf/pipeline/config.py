@@ -99,7 +99,7 @@ class BuildConfig:
         dry_run: Only say what would be published.
     """
 
-    GROUPS: ClassVar[Mapping[str, str]] = {
+    GROUPS: ClassVar[dict[str, str]] = {
         "name": "what is built",
         "convention": "windows and LongAttn's score (fixed once the output folder holds shards)",
         "scorers": "scores and selection (may change on a scored corpus)",

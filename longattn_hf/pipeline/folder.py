@@ -62,6 +62,7 @@ class BuildFolder:
         lock: Held by the first process of the build at work.
         owner: Which process that is.
         traces: What a build that has nothing more to do is known by.
+        ranking: The names of the scorers that rank windows, for `watch`.
         card_before: The card that the folder had before its first build.
     """
 
@@ -81,7 +82,7 @@ class BuildFolder:
         self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
         self.placing, self.lock = self.path / PLACING, self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
-        self.traces = self.work / "traces.json"
+        self.traces, self.ranking = self.work / "traces.json", self.work / "ranking.json"
 
     def __str__(self) -> str:
         return str(self.path)

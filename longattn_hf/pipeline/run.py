@@ -14,7 +14,7 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import ID, KEPT
-from longattn_hf.files import hash_json, write_text
+from longattn_hf.files import hash_json, write_record, write_text
 from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import Publication, publish
 from longattn_hf.model.tokenizer import load_tokenizer_once
@@ -95,6 +95,7 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
+        write_record(folder.ranking, {"scorers": list(config.choice.weights)})
         pin_sources(config.sources, folder.sources)
     process.wait()
     if not folder.settings.exists():

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,9 +45,18 @@ class Output:
 
     @contextmanager
     def speaking(self, *, first: bool = True) -> Iterator[None]:
-        """Shows what the package logs: what goes on, of the first process alone, and warnings; nothing if quiet."""
+        """Shows what the package logs: what goes on, of the first process alone, and warnings; only errors if quiet.
+
+        Bars of libraries are for terminals.
+        """
+        from datasets.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars as disable_bars_of_the_hub
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        if self.quiet or not sys.stderr.isatty():
+            disable_progress_bars()
+        if self.quiet:
+            disable_bars_of_the_hub()
         handler = logging.StreamHandler()
         handler.setFormatter(_PlainInfo("%(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -96,6 +106,12 @@ def lay_out(rows: Sequence[Sequence[str]], *, align: str = "r") -> list[str]:
             line += "  " + (_pad(cell, width) if align == "l" else " " * (width - _columns_of(cell)) + cell)
         lines.append(line.rstrip())
     return lines
+
+
+def fold(sentence: str) -> str:
+    """Breaks a sentence into lines that fit the terminal, or 80 columns where there is none."""
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(sentence, columns, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _pad(cell: str, width: int) -> str:
