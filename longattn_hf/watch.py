@@ -105,9 +105,9 @@ def describe(beats: Sequence[Heartbeat], *, now: float, host: str, over: bool = 
         state, trouble = judge(beat, now=now, host=host, over=over)
         troubles += [trouble] if trouble else []
         rate = f"{beat.rate:,.2f}/s" if beat.rate else "-"
-        done = f"{beat.done:,} ({beat.done / beat.total:.0%})" if beat.total else "0"
-        left = "-" if over else _span(beat.seconds_left)
-        rows.append((str(beat.process), beat.stage, done, rate, left, _span(now - beat.beat), state))
+        share = f" ({beat.done / beat.total:.0%})" if beat.total else ""
+        times = ("-" if over else _span(beat.seconds_left), _span(now - beat.beat))
+        rows.append((str(beat.process), beat.stage, f"{beat.done:,}{share}", rate, *times, state))
     lines = [*lay_out(rows), *map(fold, troubles)]
     for stage in dict.fromkeys(beat.stage for beat in beats):
         of_stage = [beat for beat in beats if beat.stage == stage]

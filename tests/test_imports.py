@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "longattn_hf"
 
 FLOORS = (
-    {"attention", "columns", "features", "files", "lazy_names", "method", "pages", "rows"},
+    {"attention", "columns", "files", "lazy_names", "method", "pages", "rows"},
     {"hub", "selection"},
     {"model", "report"},
     {"scoring", "windows"},

@@ -25,7 +25,7 @@ class ExplainSettings:
 
     Of a file of scored rows it also says where the row stands among those of its category.
 
-        longattn explain chapter.txt --model HuggingFaceTB/SmolLM2-135M -o chapter.html
+        longattn explain chapter.txt --model HuggingFaceTB/SmolLM2-135M -o page.html
         longattn explain scored.parquet --row 17 --model HuggingFaceTB/SmolLM2-135M
 
     Attributes:

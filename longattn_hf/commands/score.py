@@ -23,7 +23,8 @@ class ScoreSettings:
     which scores of attention do not compare.
 
         longattn score docs.jsonl --scorer echo -o scored.parquet
-        longattn score docs.parquet --scorer longattn --model ORG/MODEL --window_tokens 8192 -o scored.parquet
+        longattn score a.jsonl --tokenizer ORG/MODEL --window_tokens 8192 -o b.parquet
+        longattn score a.parquet --scorer longattn --model ORG/MODEL -o b.parquet
 
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.

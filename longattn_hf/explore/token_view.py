@@ -15,9 +15,9 @@ from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
 from longattn_hf.columns import DEPENDENCY_STRENGTH, ID
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.explore.token_texts import Received, name_text, show_token, sum_by_text, token_texts
 from longattn_hf.explore.why import say_attention
-from longattn_hf.features import SCORE_FEATURES
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.scoring.map_scores import map_scores

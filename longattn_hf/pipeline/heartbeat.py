@@ -123,7 +123,7 @@ class Progress:
         self._bar.set_postfix_str(heartbeat.prospect, refresh=False)
         self._bar.update(count)
         if now >= self._next_line:
-            logger.info("%s", heartbeat)
+            logger.info("%s", str(heartbeat))
             self._next_line = now + _SECONDS_BETWEEN_LINES
         if now - self._written >= _SECONDS_BETWEEN:
             self._write()

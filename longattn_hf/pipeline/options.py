@@ -47,7 +47,7 @@ def make_parser(
         epilog=examples,
         allow_abbrev=False,
         parents=parents,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=width, max_help_position=_MEANINGS_AT),  # type: ignore[arg-type]
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=width, max_help_position=_MEANINGS_AT),
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="A YAML file of settings, by these names.")
     titles: Mapping[str, str] = getattr(kind, "GROUPS", {})

@@ -23,7 +23,7 @@ from longattn_hf.columns import (
     SOURCE,
     TEXT,
 )
-from longattn_hf.features import WINDOW_FEATURES
+from longattn_hf.columns.features import WINDOW_FEATURES
 from longattn_hf.hub.layout import SCORES
 from longattn_hf.model.location import ModelRef
 from longattn_hf.pipeline.config import BuildConfig

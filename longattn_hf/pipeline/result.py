@@ -78,7 +78,7 @@ class BuildResult:
         }
 
     def __str__(self) -> str:
-        rows = [("category", "documents", "windows", "kept", "tokens kept", "share", "cut")]
+        rows: list[tuple[str, ...]] = [("category", "documents", "windows", "kept", "tokens kept", "share", "cut")]
         rows += [_cells(name, _count(facts), facts.cut) for name, facts in self.categories.items()]
         if len(self.categories) > 1:
             rows.append(_cells("all", _count(*self.categories.values()), None))

@@ -9,7 +9,7 @@ from datasets import Features, Value
 
 from longattn_hf import LongAttnScorer, longattn_score
 from longattn_hf.columns import LONG_DISTANCE_SCORE
-from longattn_hf.features import SCORE_FEATURES
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.selection.standardisation import long_distance_scores
 
 _DESCRIPTION = (
