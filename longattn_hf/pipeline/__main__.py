@@ -85,8 +85,10 @@ def _what_next(folder: BuildFolder, config: BuildConfig) -> str:
 
 def _how_to_go_on(folder: BuildFolder | None, arguments: list[str] | None) -> str:
     words = sys.argv[1:] if arguments is None else arguments
-    command = shlex.join(["accelerate", "launch", "-m", "longattn_hf.pipeline", *words])
-    return f"{folder.progress if folder else 'Nothing was begun'}; to go on: {command}"
+    is_longattn = sys.argv[0] == "longattn build"
+    launcher = ["longattn", "build"] if is_longattn else ["accelerate", "launch", "-m", "longattn_hf.pipeline"]
+    kept = folder.progress if folder else "Nothing was begun"
+    return f"{kept}; to go on: {shlex.join([*launcher, *words])}"
 
 
 if __name__ == "__main__":
