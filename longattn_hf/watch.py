@@ -73,9 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             look = describe(read_heartbeats(folder.heartbeats), now=time.time(), host=socket.gethostname(), over=over)
             names = ranking_scorers(folder)
             read_new_scores(folder, names, scores)
-            if sys.stdout.isatty():
-                say("\x1b[H\x1b[2J")
-            say("\n".join([look, "", *histograms(folder, names, scores)]))
+            clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+            say(clear + "\n".join([look, "", *histograms(folder, names, scores)]))
             if given.once or over:
                 return
             time.sleep(given.every)

@@ -21,7 +21,7 @@ from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
 from longattn_hf.pipeline.source_config import SourceConfig
-from longattn_hf.pipeline.terminal import OUTPUT, Output, lay_out
+from longattn_hf.pipeline.terminal import OUTPUT, Output, fold, lay_out
 
 if TYPE_CHECKING:
     from longattn_hf.pipeline.sources import Source
@@ -201,7 +201,7 @@ class Estimate:
     def facts(self) -> dict[str, Any]:
         """Plain values, for programs; null is what nothing tells."""
         hours = self.hours if self.seconds else None
-        price = hours and self.hourly_price and [hour * self.hourly_price for hour in hours]
+        price = None if hours is None or self.hourly_price is None else [hour * self.hourly_price for hour in hours]
         facts = {
             "sources": [asdict(one) for one in self.sources],
             "windows": self.windows,
@@ -222,26 +222,26 @@ class Estimate:
             documents = "unknown" if one.documents is None else f"{one.documents:,}"
             mean = f"{one.windows:.2f} +- {2 * one.error:.2f}"
             rows.append((one.category, documents, str(one.sampled), mean, total))
-        lines = lay_out(rows)
+        table = lay_out(rows)
         if not self.seconds:
-            return "\n".join([*lines, f"No document of the sample reaches {self.window_tokens} tokens."])
+            return "\n".join([*table, f"No document of the sample reaches {self.window_tokens} tokens."])
         low, pace, high = min(self.seconds), median(self.seconds), max(self.seconds)
         (_, windows, most), hours, whole = self.windows, self.hours, len(self.known) == len(self.sources)
         which = "All" if whole else "The sources whose size is known"
-        lines += [
-            "",
+        sentences = [
             f"Scoring by {self.scored_by}: {pace:.3g} s a window (of {len(self.seconds)}: {low:.3g} to {high:.3g}).",
-            f"{which}: {_range(windows, (most - windows) / 2)} windows,",
-            f"  {windows * self.window_tokens / 1e9:.3g} billion tokens;",
-            f"  scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to {hours[2]:.2g});",
-            f"  the folder takes about {self.disk_bytes / 1e9:.2g} GB at most.",
+            f"{which}: {_range(windows, (most - windows) / 2)} windows, {windows * self.window_tokens / 1e9:.3g} billion "
+            f"tokens; scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to {hours[2]:.2g}); the "
+            f"folder about {self.disk_bytes / 1e9:.2g} GB at most.",
         ]
         if self.hourly_price is not None:
             prices = [hour * self.hourly_price for hour in hours]
-            lines.append(f"At {self.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f}).")
+            sentences.append(
+                f"At {self.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f})."
+            )
         if not whole:
-            lines.append("Of the others nothing tells how many documents they hold without reading them all.")
-        return "\n".join(lines)
+            sentences.append("Of the others nothing tells how many documents they hold without reading them all.")
+        return "\n".join([*table, "", *map(fold, sentences)])
 
 
 def estimate_build(config: EstimateSettings) -> Estimate:

@@ -7,6 +7,7 @@ without scoring. The engine `ray` hands the work to a Ray cluster, to the same b
     longattn build
     longattn build --config my.yaml --fraction 0.25
     accelerate launch -m longattn_hf.pipeline --config my.yaml
+    longattn build --config longabc_32k --output_dir s3://bucket/folder
     longattn build --config my.yaml --engine ray --address auto
     longattn build --config my.yaml --push_to_hub me/NAME --dry_run
 """

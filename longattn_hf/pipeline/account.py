@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,14 @@ class Account:
         kept = _kept_windows(table)
         line = f"{kept.total():,} of {len(table):,} windows kept"
         if self._folder.finished.exists():
-            paths = self._folder.published_scores.glob("*.parquet")
-            before = sum((_kept_windows(read_shard(path, [ID, DOC_HASH, KEPT])) for path in paths), Counter[Any]())
-            self.changes = Changes(
-                added=(kept - before).total(), removed=(before - kept).total(), unchanged=(kept & before).total()
-            )
-            line += f": {self.changes}"
+            # what is damaged takes part in no comparison, and is about to be replaced
+            with suppress(ValueError, KeyError):
+                paths = self._folder.published_scores.glob("*.parquet")
+                before = sum((_kept_windows(read_shard(path, [ID, DOC_HASH, KEPT])) for path in paths), Counter[Any]())
+                self.changes = Changes(
+                    added=(kept - before).total(), removed=(before - kept).total(), unchanged=(kept & before).total()
+                )
+                line += f": {self.changes}"
         self._process.say("  %s", line)
 
     def _found_done(self, path: Path) -> set[str]:

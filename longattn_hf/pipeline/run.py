@@ -95,6 +95,8 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
+        # those of an earlier run say nothing of this one's
+        shutil.rmtree(folder.heartbeats, ignore_errors=True)
         write_record(folder.ranking, {"scorers": list(config.choice.weights)})
         pin_sources(config.sources, folder.sources)
     process.wait()

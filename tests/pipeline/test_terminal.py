@@ -124,7 +124,7 @@ def test_the_table_fits_the_terminal_and_its_numbers_stand_to_the_right(output, 
 def test_for_programs_the_result_is_one_object_and_nothing_else(output, recipe, capsys):
     main(["build", "--config", str(recipe), "--output_dir", str(output), "--json"])
     facts, table = json.loads(capsys.readouterr().out), scores_of(output)
-    assert facts.pop("seconds") > 0
+    assert 0 <= facts.pop("seconds") < 60
     categories = facts.pop("categories")
     assert facts == {
         "folder": str(output), "ranked_by": "length", "scored_windows": 0, "reused": {}, "changes": None,
