@@ -79,10 +79,10 @@ class BuildFolder:
         self.shards, self.selection = self.work / "shards.parquet", self.work / "selection.parquet"
         self.refinement, self.staging = self.work / "refinement.parquet", self.work / "staging"
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
-        self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
+        self.heartbeats, self.ranking = self.work / "processes", self.work / "ranking.json"
         self.placing, self.lock = self.path / PLACING, self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
-        self.traces, self.ranking = self.work / "traces.json", self.work / "ranking.json"
+        self.traces, self.finished = self.work / "traces.json", self.path / FINISHED
 
     def __str__(self) -> str:
         return str(self.path)
@@ -100,8 +100,7 @@ class BuildFolder:
                 not of this locale.
             OSError: It cannot be written to.
         """
-        # takes long to load, and programs that only look need none
-        from filelock import FileLock, Timeout
+        from filelock import FileLock, Timeout  # which programs that only look do without
 
         try:
             str(self.path).encode()
