@@ -231,8 +231,8 @@ class Estimate:
         sentences = [
             f"Scoring by {self.scored_by}: {pace:.3g} s a window (of {len(self.seconds)}: {low:.3g} to {high:.3g}).",
             f"{which}: {_range(windows, (most - windows) / 2)} windows, {windows * self.window_tokens / 1e9:.3g} "
-            f"billion tokens; scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to {hours[2]:.2g}); "
-            f"the folder about {self.disk_bytes / 1e9:.2g} GB at most.",
+            f"billion tokens; scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to "
+            f"{hours[2]:.2g}); the folder about {self.disk_bytes / 1e9:.2g} GB at most.",
         ]
         if self.hourly_price is not None:
             prices = [hour * self.hourly_price for hour in hours]
