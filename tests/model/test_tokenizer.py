@@ -141,6 +141,6 @@ def test_the_embedded_models_ids_are_those_of_its_vocabulary_with_its_own_splits
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     digits = pre_tokenizers.Digits(individual_digits=True)
     own.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    for document in demo_documents():
+    for document in list(demo_documents())[::3]:
         ids = tokenise(tokenizer, document["text"])["input_ids"]
         assert ids == own.encode(document["text"], add_special_tokens=False).ids, document["id"]
