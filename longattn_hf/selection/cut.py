@@ -55,8 +55,8 @@ class Selection:
         threshold: Keep the windows whose long-distance score is above it.
         fraction: Keep this share of the windows of a category, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
-        total_token_budget: The same of all categories together, one number. Windows are taken in the order of the share
-            of their category that ranks before them, so that each category keeps about the same share of itself.
+        total_token_budget: The same of all categories together, one number. Windows are taken in the order of the
+            share of their category that ranks before them, so each category keeps about the same share of itself.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document.
         combine: What a weighted sum is of: `"zscore"` or `"rank"`; see `ranking_scores`.
         gate: The least value that a window may have in other columns, whatever its score. A fraction is of the windows

@@ -82,7 +82,7 @@ def test_reference_code_keeps_the_top_half_by_itself(tmp_path):
         ({"fraction": None}, "Give exactly one of threshold, fraction, .*, not none of them"),
         ({"window_tokens": 0}, "at least 1"),
         ({"fraction": None, "total_token_budget": {"book": 5}}, "total_token_budget={'book': 5} .* must be int"),
-        ({"fraction": None, "total_token_budget": 5, "certify": True}, "certify decides .* not with total_token_budget=5"),
+        ({"fraction": None, "total_token_budget": 5, "certify": True}, "decides .* not with total_token_budget=5"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path, values, message):
