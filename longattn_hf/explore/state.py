@@ -89,9 +89,7 @@ class State:
         first, corpus = session.start(), session.corpus
         ((name, value),) = first.limit.items()
         keep_by = next(kind for kind, limit in _LIMIT_OF.items() if limit == name)
-        threshold = first.threshold
-        if threshold is not None and not isinstance(threshold, dict):
-            threshold = dict.fromkeys(corpus.categories, float(threshold))
+        cuts_at = value if isinstance(value, dict) else dict.fromkeys(corpus.categories, float(value))
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
             score=corpus.scores[0],
@@ -100,7 +98,7 @@ class State:
             fraction=value if keep_by == FRACTION else 0.5,
             budget=value if keep_by in (BUDGET, TOTAL) else half,
             refuse_overlap=first.refuse_overlap,
-            thresholds=threshold,
+            thresholds=cuts_at if keep_by == CUT else None,
             before=first.limit if keep_by != CUT else {"fraction": 0.5},
             other_score=corpus.scores[-1],
             other_alpha=1.0,
