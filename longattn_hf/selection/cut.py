@@ -59,7 +59,7 @@ class Selection:
             share of their category that ranks before them, so each category keeps about the same share of itself.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document.
         combine: What a weighted sum is of: `"zscore"` or `"rank"`; see `ranking_scores`.
-        gate: The least value that a window may have in other columns, whatever its score. A fraction is of the windows
+        gate: The least value that a window may have in other columns, whatever its score. Shares are of the windows
             before it.
         temperature: Above 0, windows are drawn at random, the better the likelier (see `draw`); 0 keeps the best.
         seed: Of that draw.
