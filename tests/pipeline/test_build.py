@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +24,8 @@ import yaml
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
-from longattn_hf import LongAttnScorer, far_attention
+from longattn_hf import LongAttnScorer, far_attention, select_windows
+from longattn_hf.__main__ import main as run_command
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
@@ -165,6 +167,35 @@ def test_another_selection_scores_nothing_again(undisturbed, recipe, tmp_path):
     assert [report["categories"][name]["kept_tokens"] for name in CATEGORIES] == [96, 64]
     run(recipe, output)
     assert results(output) == results(undisturbed), "the first selection again gives the first bytes again"
+
+
+def test_a_total_budget_keeps_the_same_by_a_build_by_the_command_and_by_the_function(undisturbed, recipe, tmp_path):
+    output, total = shutil.copytree(undisturbed, tmp_path / "out"), 1000
+    path = next((output / "scores").glob("*.parquet"))
+    rows = Dataset.from_parquet(str(path)).remove_columns("kept")
+    # what `token_budget` has within a category, by hand: the best first, none behind the first that does not fit
+    turns, expected = [], set()
+    for name in CATEGORIES:
+        here = [row for row in rows if row["category"] == name and row["long_distance_score"] is not None]
+        here.sort(key=lambda row: (-row["long_distance_score"], row["id"]))
+        turns += [(Fraction(place, len(here)), name, row) for place, row in enumerate(here)]
+    left = total
+    for _, _, row in sorted(turns, key=lambda turn: turn[:2]):
+        if (left := left - row["num_tokens"]) < 0:
+            break
+        expected.add(row["id"])
+    assert 8 < len(expected) < len(rows)
+    assert set(select_windows(rows, total_token_budget=total)["id"]) == expected
+    run_command(["select", str(path), "--total_token_budget", str(total), "-o", str(tmp_path / "kept.parquet")])
+    assert set(Dataset.from_parquet(str(tmp_path / "kept.parquet"))["id"]) == expected
+    run(recipe, output, fraction=None, total_token_budget=total)
+    again = Dataset.from_parquet(str(path))
+    assert set(again.filter(lambda row: row["kept"])["id"]) == expected
+    kept = [row for name in CATEGORIES for row in load_dataset(str(output), name, split="train")]
+    assert {row["id"] for row in kept} == expected and sum(row["num_tokens"] for row in kept) <= total
+    card = " ".join((output / "README.md").read_text().split())
+    assert "as far as the total budget of 1,000 tokens allows: all categories in turn" in card
+    assert "`total_token_budget` `1000`" in card
 
 
 def test_other_settings_under_an_existing_output_are_refused_unless_told_to_overwrite(undisturbed, recipe, tmp_path):

@@ -204,6 +204,7 @@ def test_equal_windows_without_errors_are_decided_by_their_names():
     [
         (Selection(fraction=0.5, score="gzip_ratio"), 0.99, "not with select_by gzip_ratio"),
         (Selection(fraction=0.5, temperature=0.1), 0.99, "not with temperature=0.1"),
+        (Selection(total_token_budget=5), 0.99, "not with total_token_budget=5"),
         (Selection(fraction=0.5, gate={"long_distance_score": 0.0}), 0.99, "a gate of the same score"),
         (Selection(fraction=0.5, convention="reference_code"), 0.99, "not with convention='reference_code'"),
         (Selection(fraction=0.5), 1.0, "confidence=1.0 must lie between 0 and 1"),
