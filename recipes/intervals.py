@@ -79,11 +79,18 @@ def correlation_within(values: np.ndarray, others: np.ndarray, groups: np.ndarra
     """
     rows = [np.flatnonzero(groups == group) for group in sorted(set(groups)) if group]
 
-    def mean_correlation(*chosen: np.ndarray) -> float:
-        found = [rank_correlation(np.stack([values[i], others[i]], axis=1))[0, 1] for i in chosen]
-        return float(np.mean(np.nan_to_num(found)))
+    def mean_correlation(*chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        found = [_spearman(values[row], others[row], axis) for row in chosen]
+        return np.mean(np.nan_to_num(found), axis=0)
 
-    return _bootstrap(mean_correlation, *rows, seed=seed, vectorized=False)
+    return _bootstrap(mean_correlation, *rows, seed=seed)
+
+
+def _spearman(values: np.ndarray, others: np.ndarray, axis: int) -> np.ndarray:
+    ranks = [stats.rankdata(column, axis=axis) for column in (values, others)]
+    first, second = (rank - rank.mean(axis, keepdims=True) for rank in ranks)
+    with np.errstate(invalid="ignore"):
+        return (first * second).sum(axis) / np.sqrt(np.square(first).sum(axis) * np.square(second).sum(axis))
 
 
 def _area(intact: np.ndarray, control: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -92,15 +99,11 @@ def _area(intact: np.ndarray, control: np.ndarray, axis: int = -1) -> np.ndarray
     return u / (intact.shape[axis] * control.shape[axis])
 
 
-def _bootstrap(
-    statistic: Callable[..., Any], *samples: np.ndarray, seed: int, vectorized: bool | None = None
-) -> Estimate:
+def _bootstrap(statistic: Callable[..., Any], *samples: np.ndarray, seed: int) -> Estimate:
     value, count = float(statistic(*samples)), min(map(len, samples))
     if count < 2:
         return Estimate(value=value, count=count)
     rng = np.random.default_rng(seed)
-    result = stats.bootstrap(
-        samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng, vectorized=vectorized
-    )
+    result = stats.bootstrap(samples, statistic, n_resamples=_RESAMPLES, method="percentile", rng=rng)
     low, high = map(float, result.confidence_interval)
     return Estimate(value=value, low=low, high=high, count=count)

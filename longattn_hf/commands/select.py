@@ -31,6 +31,7 @@ class SelectSettings:
         fraction: Keep this share of the rows; a number, or one for each category.
         token_budget: Keep the best rows as long as their tokens sum to no more than this; a number, or one for each
             category.
+        total_token_budget: Keep so many tokens of all categories together, about the same share of each.
         alpha: The weight of the distribution uniformity in LongAttn's score.
         by: The categories' column; null for one category.
         refuse_overlap: Leave out windows that share tokens with better ones.
@@ -47,6 +48,7 @@ class SelectSettings:
     threshold: float | dict[str, float] | None = None
     fraction: float | dict[str, float] | None = None
     token_budget: int | dict[str, int] | None = None
+    total_token_budget: int | None = None
     alpha: float = 0.5
     by: str | None = CATEGORY
     refuse_overlap: bool = False

@@ -50,7 +50,9 @@ def build_app(session: Session) -> gr.Blocks:
                 alpha = gr.Number(start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
                 keep_by = gr.Radio(list(KEEP_BY), value=start.keep_by, label="Keep by")
                 fraction = gr.Number(start.fraction, step=0.01, label="Fraction of each category", info="from 0 to 1")
-                budget = gr.Number(start.budget, label="Tokens of each category", precision=0)
+                budget = gr.Number(
+                    start.budget, label="Tokens to keep", info="of each category, or of all together", precision=0
+                )
                 overlap = gr.Checkbox(start.refuse_overlap, label="Refuse overlapping windows")
                 with gr.Group():
                     other_score = gr.Dropdown(

@@ -15,7 +15,8 @@ from longattn_hf.method import CONVENTIONS
 from longattn_hf.selection.cut import Selection
 
 #: The ways to say how much is kept.
-FRACTION, BUDGET, CUT = KEEP_BY = ("fraction", "token budget", "cut")
+FRACTION, BUDGET, TOTAL, CUT = KEEP_BY = ("fraction", "token budget", "total budget", "cut")
+_LIMIT_OF = {FRACTION: "fraction", BUDGET: "token_budget", TOTAL: "total_token_budget", CUT: "threshold"}
 # what a link calls the fields, in its order; the cuts are `cut.CATEGORY`
 _NAMES = {
     "category": "category",
@@ -47,7 +48,7 @@ class State:
         alpha: The weight of the uniformity.
         keep_by: One of `KEEP_BY`.
         fraction: The share of each category.
-        budget: The tokens of each category.
+        budget: The tokens of each category, or of all together.
         refuse_overlap: Whether overlapping windows are refused.
         thresholds: The cut of each category; of those that are not in it, the one that `before` leads to.
         before: Where a cut starts from: the share or the budget that was shown before it.
@@ -86,20 +87,19 @@ class State:
     def start(cls, session: Session) -> "State":
         """Returns what the page starts with: the build's own selection."""
         first, corpus = session.start(), session.corpus
-        limit: dict[str, Any] = first.limit
-        threshold = limit.get("threshold")
-        if threshold is not None and not isinstance(threshold, dict):
-            threshold = dict.fromkeys(corpus.categories, float(threshold))
+        ((name, value),) = first.limit.items()
+        keep_by = next(kind for kind, limit in _LIMIT_OF.items() if limit == name)
+        cuts_at = value if isinstance(value, dict) else dict.fromkeys(corpus.categories, float(value))
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
             score=corpus.scores[0],
             alpha=first.alpha,
-            keep_by=CUT if threshold is not None else BUDGET if "token_budget" in limit else FRACTION,
-            fraction=limit.get("fraction", 0.5),
-            budget=limit.get("token_budget", half),
+            keep_by=keep_by,
+            fraction=value if keep_by == FRACTION else 0.5,
+            budget=value if keep_by in (BUDGET, TOTAL) else half,
             refuse_overlap=first.refuse_overlap,
-            thresholds=threshold,
-            before=limit if threshold is None else {"fraction": 0.5},
+            thresholds=cuts_at if keep_by == CUT else None,
+            before=first.limit if keep_by != CUT else {"fraction": 0.5},
             other_score=corpus.scores[-1],
             other_alpha=1.0,
             other_convention=first.convention,
@@ -132,7 +132,7 @@ class State:
             ValueError: A field is empty, or its value selects nothing.
         """
         needed = {"Alpha": self.alpha, "The other alpha": self.other_alpha}
-        needed |= {"Tokens of each category": self.budget} if self.keep_by == BUDGET else {}
+        needed |= {"Tokens to keep": self.budget} if self.keep_by in (BUDGET, TOTAL) else {}
         needed |= {"Fraction of each category": self.fraction} if self.keep_by == FRACTION else {}
         if empty := [name for name, value in needed.items() if value is None]:
             raise ValueError(f"{empty[0]} must be a number.")
@@ -140,9 +140,9 @@ class State:
         here = own | {"score": self.score, "alpha": self.alpha, "convention": session.corpus.convention}
         there = own | {"score": self.other_score, "alpha": self.other_alpha, "convention": self.other_convention}
         if self.keep_by != CUT:
-            limit: dict[str, Any] = (
-                {"fraction": self.fraction} if self.keep_by == FRACTION else {"token_budget": self.budget}
-            )
+            limit: dict[str, Any] = {
+                _LIMIT_OF[self.keep_by]: self.fraction if self.keep_by == FRACTION else self.budget
+            }
             return Selection(**here, **limit), Selection(**there, **limit)
         thresholds = self.thresholds or {}
         if set(session.corpus.categories) - set(thresholds):

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
@@ -164,7 +165,13 @@ def open_gguf(location: Location) -> GgufFile:
 def _open_once(path: Path, stamp: tuple[int, ...]) -> GgufFile:
     from gguf import GGUFReader, GGUFValueType
 
-    reader = GGUFReader(path)
+    class Reader(GGUFReader):
+        """Slices the file as a plain array of the same bytes: a memory map does a map's bookkeeping at each slice."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)
+
+    reader = Reader(path)
     fields = {name: field for name, field in reader.fields.items() if field.types[:1] != [GGUFValueType.ARRAY]}
     return GgufFile({name: field.contents() for name, field in fields.items()}, reader.tensors)
 

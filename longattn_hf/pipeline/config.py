@@ -76,6 +76,7 @@ class BuildConfig:
         threshold: Keep windows above this score; a number, or one for each category.
         fraction: Keep this share; a number, or one for each category.
         token_budget: Keep this many tokens of each category; a number, or one for each category.
+        total_token_budget: Keep this many tokens of all categories together, about the same share of each.
         refuse_overlap: Leave out windows that share tokens with better ones.
         certify: Score all windows from sampled rows (`row_fraction`, a sixteenth if None), and from a quarter or all
             of them only where the cut hangs on it; it is then right on its scale with the probability `confidence`.
@@ -137,6 +138,7 @@ class BuildConfig:
     threshold: float | dict[str | int, float] | None = None
     fraction: float | dict[str | int, float] | None = None
     token_budget: int | dict[str | int, int] | None = None
+    total_token_budget: int | None = None
     refuse_overlap: bool = False
     certify: bool = False
     confidence: float = 0.99
@@ -190,10 +192,7 @@ class BuildConfig:
                 f"min_distance={self.min_distance} must lie in [0, window_tokens), here [0, {self.window_tokens})."
             )
         if not any(getattr(self, name) is not None for name in LIMITS):
-            fraction = get_convention(self.convention).fraction
-            if fraction is None:
-                raise ValueError("Say how much to keep: give one of threshold, fraction and token_budget.")
-            object.__setattr__(self, "fraction", fraction)
+            object.__setattr__(self, "fraction", get_convention(self.convention).fraction)
         if self._selection(None) and self.certify:
             refuse_uncertain(self._selection(None), self.confidence)
         if self.statistics and LONGATTN not in self.choice.scorers:

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
+
+from jinja2 import Template
 
 from longattn_hf.columns import (
     DEPENDENCY_STRENGTH,
@@ -106,8 +109,7 @@ def render_card(report: Report, *, for_page: bool = False) -> str:
     long_licences = [name for name in dict.fromkeys(row.license or "" for row in report.sources) if len(name) > 32]
     words = environment(not_run)
     words.filters |= {"licence": partial(_short_licence, long=long_licences), "meaning": partial(_meaning, report)}
-    template = words.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
-    card = template.render(
+    card = Template.from_code(words, _template(), {}).render(
         report=report,
         not_run=not_run,
         for_page=for_page,
@@ -145,6 +147,14 @@ def render_card(report: Report, *, for_page: bool = False) -> str:
     if card.count(BEGIN) != 1 or card.count(END) != 1:
         raise ValueError(f"The description must not hold the card's markers {BEGIN} and {END}.")
     return card
+
+
+@cache
+def _template() -> CodeType:
+    """The compiled template; it is the environment that it renders in whose filters it calls."""
+    words = environment(False)
+    words.filters |= dict.fromkeys(("licence", "meaning"), str)
+    return words.compile(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
 
 
 def largest_categories(report: Report) -> list[str]:

@@ -70,6 +70,7 @@ def refuse_uncertain(selection: Selection, confidence: float) -> None:
     reasons = {
         f"select_by {selection.score}": selection.score != LONG_DISTANCE_SCORE,
         "a gate of the same score": LONG_DISTANCE_SCORE in selection.gate,
+        f"total_token_budget={selection.total_token_budget}": selection.total_token_budget is not None,
         f"temperature={selection.temperature}": selection.temperature > 0,
         f"convention={selection.convention!r}": get_convention(selection.convention).variance_over != "block",
     }

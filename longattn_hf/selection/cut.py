@@ -30,8 +30,9 @@ from longattn_hf.selection.standardisation import (
 
 logger = logging.getLogger(__name__)
 
+_BUDGETS = ("token_budget", "total_token_budget")
 #: The names of the limits, of which a selection has one.
-LIMITS = ("threshold", "fraction", "token_budget")
+LIMITS = ("threshold", "fraction", *_BUDGETS)
 
 #: What a selection reads beside scores and the category, where it is there.
 SELECTION_COLUMNS = (ID, DOC_ID, DOC_HASH, "source", CATEGORY, "start_token", "num_tokens")
@@ -41,7 +42,7 @@ Limit = float | Mapping[str, float] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """How to score and select windows: the scale, and one of three limits, for all categories or by category.
+    """How to score and select windows: the scale, and one of four limits, for all categories or by category.
 
     A `convention` other than that of the scoring run ranks the sums that are there in the other reading; what would
     need another run (weights, rounding, a second BOS) stays as it was.
@@ -54,9 +55,11 @@ class Selection:
         threshold: Keep the windows whose long-distance score is above it.
         fraction: Keep this share of the windows of a category, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
+        total_token_budget: The same of all categories together, one number. Windows are taken in the order of the
+            share of their category that ranks before them, so each category keeps about the same share of itself.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document.
         combine: What a weighted sum is of: `"zscore"` or `"rank"`; see `ranking_scores`.
-        gate: The least value that a window may have in other columns, whatever its score. A fraction is of the windows
+        gate: The least value that a window may have in other columns, whatever its score. Shares are of the windows
             before it.
         temperature: Above 0, windows are drawn at random, the better the likelier (see `draw`); 0 keeps the best.
         seed: Of that draw.
@@ -72,6 +75,7 @@ class Selection:
     threshold: Limit = None
     fraction: Limit = None
     token_budget: Limit = None
+    total_token_budget: float | None = None
     refuse_overlap: bool = False
     combine: Literal["zscore", "rank"] = "zscore"
     gate: Mapping[str, float] = field(default_factory=dict)
@@ -91,18 +95,21 @@ class Selection:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be a finite number of at least 0.")
         if self.temperature and self.threshold is not None:
-            raise ValueError("A draw by temperature keeps a fraction or a token_budget; a threshold leaves no choice.")
+            raise ValueError("A draw by temperature keeps a fraction or a budget; a threshold leaves no choice.")
         if not math.isfinite(self.alpha):
             raise ValueError(f"alpha={self.alpha} must be a finite number.")
         if len(self.limit) != 1:
             given = " and ".join(self.limit) or "none of them"
-            raise ValueError(f"Give exactly one of threshold, fraction and token_budget, not {given}.")
+            names = f"{', '.join(LIMITS[:-1])} and {LIMITS[-1]}"
+            raise ValueError(f"Give exactly one of {names}, not {given}.")
         ((name, limits),) = self.limit.items()
+        if name == "total_token_budget" and isinstance(limits, Mapping):
+            raise ValueError(f"{name}={dict(limits)} must be one number; token_budget takes one for each category.")
         for value in limits.values() if isinstance(limits, Mapping) else (limits,):
             if name == "fraction" and not 0 <= value <= 1:
                 raise ValueError(f"fraction={value} must lie in [0, 1].")
-            if name == "token_budget" and not value >= 0:
-                raise ValueError(f"token_budget={value} must be at least 0.")
+            if name in _BUDGETS and not value >= 0:
+                raise ValueError(f"{name}={value} must be at least 0.")
             # only NaN is not itself; an integer may be larger than any float
             if value != value:
                 raise ValueError(f"{name}={value} is not a number, and nothing is above it.")
@@ -181,20 +188,32 @@ def keep_ranked(
 ) -> np.ndarray:
     """Marks the windows to keep of those that `rank_windows` has ranked, bool `[len(table)]`."""
     keep = np.zeros(len(table), dtype=bool)
+    (name,) = selection.limit
+    if name == "total_token_budget":
+        ranked = {"The corpus": (_in_turn(ranked), len(table))}
     for group, (order, count) in ranked.items():
         limit = selection.limit_of(group)
-        if selection.threshold is not None:
+        if name == "threshold":
             order = order[scores[order] > limit]
-        if selection.fraction is not None:
+        if name == "fraction":
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * count)]
-        if selection.token_budget is not None:
+        if name in _BUDGETS:
             running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
             if (held := int(running[-1]) if len(order) else 0) < limit or not len(order):
                 logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
             order = order[running <= limit]
         keep[order] = True
     return keep
+
+
+def _in_turn(ranked: Mapping[str, tuple[np.ndarray, int]]) -> np.ndarray:
+    """Returns the rows of all categories in one order, so that its beginning holds equal shares of each."""
+    nothing = np.empty(0, dtype=np.int64)
+    rows = np.concatenate([nothing, *(order for order, _ in ranked.values())])
+    shares = np.concatenate([nothing, *(np.arange(len(order)) / count for order, count in ranked.values())])
+    # equal shares in the order of the categories' names
+    return rows[np.argsort(shares, kind="stable")]
 
 
 def rank_windows(

@@ -71,6 +71,7 @@ def select_windows(
     threshold: float | Mapping[str, float] | None = None,
     fraction: float | Mapping[str, float] | None = None,
     token_budget: int | Mapping[str, int] | None = None,
+    total_token_budget: int | None = None,
     by: str | None = CATEGORY,
     score: str | Mapping[str, float] = LONG_DISTANCE_SCORE,
     refuse_overlap: bool = False,
@@ -82,7 +83,7 @@ def select_windows(
 ) -> _Rows:
     """Keeps the windows with the highest score of each category, in their own order.
 
-    Exactly one of the first three is given, as one value for every category or as a mapping from category to value.
+    Exactly one of the first four is given, as one value for every category or as a mapping from category to value.
     Ties are broken by `id`, so the result does not depend on the order of the rows.
 
     Args:
@@ -92,6 +93,8 @@ def select_windows(
         threshold: Keep the windows whose score is above it.
         fraction: Keep this share of the windows, rounded up.
         token_budget: Keep the best windows as long as their tokens sum to no more than this.
+        total_token_budget: Keep about the same share of each category, as long as all tokens sum to no more than this
+            one number; see `Selection`.
         by: The categories' column; None for one category.
         score: The column that ranks windows, larger being better, or columns with weights; see `ranking_scores`.
         refuse_overlap: Leave out a window that shares tokens with a better one of its document, so that no token is
@@ -114,6 +117,7 @@ def select_windows(
         threshold=threshold,
         fraction=fraction,
         token_budget=token_budget,
+        total_token_budget=total_token_budget,
         refuse_overlap=refuse_overlap,
         combine=combine,
         gate=gate or {},
@@ -195,8 +199,7 @@ def _columns_of(selection: Selection) -> tuple[str, ...]:
 
 def _refuse_what_needs_all(selection: Selection) -> None:
     reasons = {
-        "fraction": selection.fraction is not None,
-        "token_budget": selection.token_budget is not None,
+        **{name: name != "threshold" for name in selection.limit},
         "refuse_overlap": selection.refuse_overlap,
         "a weighted score": not isinstance(selection.score, str),
     }

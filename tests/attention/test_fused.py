@@ -39,7 +39,7 @@ class TestFused(AttentionLadder):
     device = DEVICE
     # the interpreter takes a millisecond an operation
     long = 32768 if DEVICE == "cuda" else 2048
-    several_blocks = 1000 if DEVICE == "cuda" else 400
+    several_blocks = 1000 if DEVICE == "cuda" else 300
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
 
 

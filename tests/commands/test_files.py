@@ -125,7 +125,7 @@ def test_the_paper_s_scores_are_selected_on_their_category_s_scale(tiny_llama, t
         ("score DOCUMENTS --scorer length --on_error raise -o o.parquet", "score: Row 2 .* is missing"),
         ("select DOCUMENTS --fraction 0.5", "select: Nothing says which column ranks; name it .*id, text"),
         ("select DOCUMENTS --score text --fraction 0.5", "select: Column 'text' is string, and windows are ranked by"),
-        ("select DOCUMENTS", "select: Give exactly one of threshold, fraction and token_budget"),
+        ("select DOCUMENTS", "select: Give exactly one of threshold, fraction, token_budget and total_token_budget"),
         ("scor", "longattn: unknown command 'scor'. Did you mean 'score'"),
     ],
 )

@@ -223,6 +223,7 @@ def test_a_link_leads_back_to_every_state(session):
             "text": "far back é\u202e",
             "window": "x",
         },
+        {"keep_by": "total budget", "budget": 1000},
     ]
     for change in [*changes, dict(ChainMap(*changes[2:], *changes))]:
         state = replace(start, **change)
@@ -230,6 +231,20 @@ def test_a_link_leads_back_to_every_state(session):
         again, refused = start.follow(dict(parse_qsl(state.to_query(start))), session)
         assert not refused and again == state and again.page == 3
         assert replace(again, words="others").page is None
+
+
+@pytest.mark.parametrize("limit", [{"fraction": 0.3}, {"token_budget": 960}, {"total_token_budget": 1000}])
+def test_the_page_starts_with_what_the_build_s_limit_keeps(tmp_path, limit):
+    whole = write_build(tmp_path / "out", "some/model", **limit)
+    session = Session(tmp_path / "out")
+    start = State.start(session)
+    for one in (start, State.start(session).follow({"keep": "cut"}, session)[0]):
+        corpus, shown = session.corpus, session.select(one.selections(session)[0])
+        assert [corpus.id_of(row) for row in np.flatnonzero(shown.kept)] == sorted(
+            whole.filter(lambda row: row["kept"])["id"]
+        )
+    here, there = start.selections(session)
+    assert here.limit == there.limit == start.before == limit
 
 
 @pytest.mark.parametrize(
@@ -242,7 +257,7 @@ def test_a_link_leads_back_to_every_state(session):
         ({"list_page": "1e400"}, "page=1e400 is no number."),
         ({"category": "books"}, "category=books is none of arxiv, book (did you mean book?)."),
         ({"score": "loss"}, "score=loss is none of long_distance_score."),
-        ({"keep": "all"}, "keep=all is none of fraction, token budget, cut"),
+        ({"keep": "all"}, "keep=all is none of fraction, token budget, total budget, cut"),
         ({"overlap": "1"}, "overlap=1 is none of yes, no"),
         ({"cut.arxiv": "high"}, "cut.arxiv=high is no number."),
         ({"cut.wiki": "1"}, "cut.wiki=1 is not understood"),

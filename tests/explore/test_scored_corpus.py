@@ -18,7 +18,7 @@ from longattn_hf.explore.views import (
     describe_sources,
 )
 from longattn_hf.pipeline.config import load_config
-from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.scored_build import CATEGORIES, NASTY, write_build
 
@@ -42,6 +42,7 @@ CHOICES = (
     Selection(fraction=0.3),
     Selection(alpha=1.0, fraction=0.5, refuse_overlap=True),
     Selection(token_budget=960, convention="reference_code"),
+    Selection(total_token_budget=1000, refuse_overlap=True),
     Selection(threshold={"arxiv": 0.4, "book": -0.2}, alpha=0.0),
 )
 
@@ -130,7 +131,7 @@ def test_a_recipe_is_a_configuration_that_selects_the_same(build, choice, tmp_pa
     config = load_config(tmp_path / "recipe.yaml")
     assert (config.name, config.model, config.window_tokens, config.min_distance) == ("small", "some/model", 96, 16)
     assert [source.path for source in config.sources] == ["me/arxiv", "me/book"]
-    names = ("alpha", "convention", "threshold", "fraction", "token_budget", "refuse_overlap")
+    names = ("alpha", "convention", *LIMITS, "refuse_overlap")
     again = Selection(**{name: getattr(config, name) for name in names})
     assert again == choice and selected_ids(whole, again) == kept_ids(ScoredCorpus(folder), choice)
 
@@ -167,9 +168,9 @@ def test_scores_on_another_builds_scale_need_that_scale(build, tmp_path):
 
 def test_the_cut_that_is_shown_keeps_what_is_kept(build):
     corpus = ScoredCorpus(build[0])
-    for choice in CHOICES[:3]:
+    for choice in CHOICES[:4]:
         mine = corpus.select(choice)
-        same = replace(choice, fraction=None, token_budget=None, threshold=cuts(corpus, mine))
+        same = replace(choice, **dict.fromkeys(LIMITS) | {"threshold": cuts(corpus, mine)})
         assert np.array_equal(corpus.select(same).kept, mine.kept)
     none = corpus.select(Selection(fraction=0.0))
     assert not corpus.select(Selection(threshold=cuts(corpus, none))).kept.any()

@@ -44,7 +44,7 @@ class Walk:
 
     @property
     def is_valid(self):
-        needed = {"fraction": ["fraction"], "token budget": ["budget"], "cut": []}[self.by]
+        needed = {"fraction": ["fraction"], "cut": []}.get(self.by, ["budget"])
         values = [self.values[name] for name in (*needed, "alpha")]
         return all(value != "" for value in values) and (self.by != "fraction" or 0 <= self.values["fraction"] <= 1)
 
@@ -83,8 +83,8 @@ class Walk:
             shares = {name: max(len(kept[name]) - 0.5, 0) / len(every[name]) for name in CATEGORIES}
             return here, self.kept(self.other_alpha, {"fraction": shares})
         self.cuts = None
-        name, value = ("fraction", "fraction") if self.by == "fraction" else ("token_budget", "budget")
-        self.before = {name: self.values[value]}
+        limits = {"token budget": "token_budget", "total budget": "total_token_budget", "fraction": "fraction"}
+        self.before = {limits[self.by]: self.values["fraction" if self.by == "fraction" else "budget"]}
         return self.kept(alpha, self.before), self.kept(self.other_alpha, self.before)
 
     def listed(self, here, there):
@@ -116,7 +116,7 @@ def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer
     steps = int(os.environ.get("LONGATTN_WALK", "40"))
     fresh, chance = Explorer(explorer.page.context.browser, explorer.address), random.Random(steps)
     page, walk, pages = fresh.page, Walk(explored[1]), None
-    labels = {"fraction": "Fraction of each category", "budget": "Tokens of each category", "alpha": "Alpha"}
+    labels = {"fraction": "Fraction of each category", "budget": "Tokens to keep", "alpha": "Alpha"}
     choices = {"alpha": [0, 0.5, 9, ""], "fraction": [0, 0.3, 0.7, 1, 1.5, ""], "budget": [0, 600, 3000, ""]}
 
     def choose(label, value):
@@ -125,7 +125,7 @@ def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer
 
     def act(what):
         if what == "by":
-            walk.by = chance.choice(["fraction", "token budget", "cut"])
+            walk.by = chance.choice(["fraction", "token budget", "total budget", "cut"])
             page.get_by_label(walk.by, exact=True).check()
         elif what == "overlap":
             walk.overlap = not walk.overlap

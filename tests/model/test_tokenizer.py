@@ -135,12 +135,13 @@ def test_a_damaged_tokenizer_json_is_named_with_its_model(tiny_llama, tmp_path, 
 
 
 @needs_smollm2
+@pytest.mark.slow
 def test_the_embedded_models_ids_are_those_of_its_vocabulary_with_its_own_splits(smollm2):
     tokenizer = smollm2.load_tokenizer()
     # SmolLM2's tokenizer.json: each digit by itself, then GPT-2's expression
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     digits = pre_tokenizers.Digits(individual_digits=True)
     own.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    for document in demo_documents():
+    for document in list(demo_documents())[::3]:
         ids = tokenise(tokenizer, document["text"])["input_ids"]
         assert ids == own.encode(document["text"], add_special_tokens=False).ids, document["id"]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,12 +24,14 @@ import yaml
 from datasets import Dataset, load_dataset
 from tqdm import tqdm
 
-from longattn_hf import LongAttnScorer, far_attention
+from longattn_hf import LongAttnScorer, far_attention, select_windows
+from longattn_hf.__main__ import main as run_command
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import main
 from tests.support.models import needs_smollm2
+from tests.support.tiny import save_tiny_llama
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
@@ -167,6 +170,35 @@ def test_another_selection_scores_nothing_again(undisturbed, recipe, tmp_path):
     assert results(output) == results(undisturbed), "the first selection again gives the first bytes again"
 
 
+def test_a_total_budget_keeps_the_same_by_a_build_by_the_command_and_by_the_function(undisturbed, recipe, tmp_path):
+    output, total = shutil.copytree(undisturbed, tmp_path / "out"), 1000
+    path = next((output / "scores").glob("*.parquet"))
+    rows = Dataset.from_parquet(str(path)).remove_columns("kept")
+    # what `token_budget` has within a category, by hand: the best first, none behind the first that does not fit
+    turns, expected = [], set()
+    for name in CATEGORIES:
+        here = [row for row in rows if row["category"] == name and row["long_distance_score"] is not None]
+        here.sort(key=lambda row: (-row["long_distance_score"], row["id"]))
+        turns += [(Fraction(place, len(here)), name, row) for place, row in enumerate(here)]
+    left = total
+    for _, _, row in sorted(turns, key=lambda turn: turn[:2]):
+        if (left := left - row["num_tokens"]) < 0:
+            break
+        expected.add(row["id"])
+    assert 8 < len(expected) < len(rows)
+    assert set(select_windows(rows, total_token_budget=total)["id"]) == expected
+    run_command(["select", str(path), "--total_token_budget", str(total), "-o", str(tmp_path / "kept.parquet")])
+    assert set(Dataset.from_parquet(str(tmp_path / "kept.parquet"))["id"]) == expected
+    run(recipe, output, fraction=None, total_token_budget=total)
+    again = Dataset.from_parquet(str(path))
+    assert set(again.filter(lambda row: row["kept"])["id"]) == expected
+    kept = [row for name in CATEGORIES for row in load_dataset(str(output), name, split="train")]
+    assert {row["id"] for row in kept} == expected and sum(row["num_tokens"] for row in kept) <= total
+    card = " ".join((output / "README.md").read_text().split())
+    assert "as far as the total budget of 1,000 tokens allows: all categories in turn" in card
+    assert "`total_token_budget` `1000`" in card
+
+
 def test_other_settings_under_an_existing_output_are_refused_unless_told_to_overwrite(undisturbed, recipe, tmp_path):
     output = shutil.copytree(undisturbed, tmp_path / "out")
     with pytest.raises(
@@ -203,7 +235,7 @@ def test_damaged_foreign_and_missing_shards_are_noticed_and_made_again(undisturb
     assert all(after[path] == when for path, when in untouched.items() if path in others)
 
 
-def _build_in_child(recipe, output, pause):
+def _build_in_child(recipe, output, pause=0, told=None, **overrides):
     torch.set_num_threads(1)
     # tqdm's lock is shared with the process that forked this one, and a kill must not leave it held for ever
     tqdm.set_lock(threading.RLock())
@@ -215,7 +247,13 @@ def _build_in_child(recipe, output, pause):
             return slow(self, *arguments)
 
         LongAttnScorer._score = score
-    run(recipe, output)
+    try:
+        run(recipe, output, **overrides)
+    except ValueError as error:
+        if told is None:
+            raise
+        told.write_text(str(error))
+        sys.exit(1)
 
 
 def test_ten_kills_at_random_moments_cost_at_most_the_shard_at_work_each(undisturbed, recipe, tmp_path):
@@ -276,11 +314,11 @@ def compare_ignoring_the_command(output, expected):
     assert reports[0] == reports[1]
 
 
-def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undisturbed, recipe, tmp_path):
+def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undisturbed_light, light, tmp_path):
     port = free_port()
     nodes = [
         start_torchrun(
-            recipe,
+            light,
             tmp_path / "out",
             *("--nnodes", "2", "--node_rank", str(node), "--nproc_per_node", "1"),
             *("--master_addr", "127.0.0.1", "--master_port", str(port)),
@@ -290,7 +328,7 @@ def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undistur
     told = [node.communicate(timeout=240)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], told
     assert "0 windows scored" not in told[0]
-    compare_ignoring_the_command(tmp_path / "out", undisturbed)
+    compare_ignoring_the_command(tmp_path / "out", undisturbed_light)
 
 
 def wait_for_shards(output, count, process):
@@ -350,21 +388,27 @@ def test_a_refusal_of_two_processes_is_a_line_each(light, tmp_path):
 
 
 def test_of_two_builds_started_together_one_is_refused_by_name(light, tmp_path):
-    output = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--config", str(light), "--output_dir", str(output)]
-    fractions = ("0.25", "0.5")
+    output, fractions = tmp_path / "out", (0.25, 0.5)
     both = [
-        subprocess.Popen([*command, "--fraction", fraction], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        get_context("fork").Process(
+            target=_build_in_child, args=(light, output, 0, tmp_path / str(fraction)), kwargs={"fraction": fraction}
+        )
         for fraction in fractions
     ]
-    printed = [one.communicate(timeout=240)[1] for one in both]
-    codes = [one.returncode for one in both]
-    refused = [text for text, code in zip(printed, codes, strict=True) if code]
-    assert all(f"is being built by process {both[codes.index(0)].pid} on " in text for text in refused), printed
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(240)
+    codes = [one.exitcode for one in both]
+    told = {
+        fraction: (tmp_path / str(fraction)).read_text()
+        for fraction, code in zip(fractions, codes, strict=True)
+        if code
+    }
+    assert all(f"is being built by process {both[codes.index(0)].pid} on " in text for text in told.values()), told
     # the last that went through, where one waited for the other
-    shares = [fraction for fraction, code in zip(fractions, codes, strict=True) if not code]
     report = json.loads((output / "report.json").read_text())
-    assert str(report["settings"]["fraction"]) in shares
+    assert report["settings"]["fraction"] in set(fractions) - told.keys()
     alone = tmp_path / "alone"
     run(light, alone, fraction=report["settings"]["fraction"])
     compare_ignoring_the_command(output, alone)
@@ -527,7 +571,8 @@ def test_the_reference_codes_convention_builds_too_and_keeps_the_top_half(recipe
 
 
 def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_python):
-    peaks = []
+    # one process for both, the smaller first: the system only tells of a process's highest peak
+    program = "import resource; from recipes.build_longabc import main\n"
     for count in (500, 2_000):
         folder = tmp_path / str(count)
         folder.mkdir()
@@ -536,14 +581,12 @@ def test_memory_does_not_grow_with_the_number_of_windows(recipe, tmp_path, run_p
         source = {"category": "book", "path": "parquet", "data_files": str(folder / "docs.parquet")}
         config = yaml.safe_load(recipe.read_text()) | {"sources": [source], "documents_per_shard": 20}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        program = (
-            "import resource, sys; from recipes.build_longabc import main; "
-            f"main(['--config', {str(folder / 'config.yaml')!r}, '--output_dir', {str(folder / 'out')!r}]); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        done = run_python(program, OMP_NUM_THREADS="1")
-        peaks.append(int(done.stdout.split()[-1]) * 1024)
-        report = json.loads((folder / "out" / "report.json").read_text())
+        program += f"main(['--config', {str(folder / 'config.yaml')!r}, '--output_dir', {str(folder / 'out')!r}])\n"
+        program += "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    done = run_python(program, OMP_NUM_THREADS="1")
+    peaks = [int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("peak ")]
+    for count in (500, 2_000):
+        report = json.loads((tmp_path / str(count) / "out" / "report.json").read_text())
         assert report["categories"]["book"]["windows"] >= count
     # 1,500 more windows of 32 tokens carry about 5 MB of ids, text and scores in all; other memory comes and goes
     assert peaks[1] - peaks[0] < 20e6
@@ -564,10 +607,11 @@ def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float6
 
 
 @pytest.mark.slow
-def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(tiny_llama, run_python):
+def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(tmp_path, run_python):
+    model = save_tiny_llama(tmp_path / "model", num_attention_heads=2, num_key_value_heads=1)
     program = (
         "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
-        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({str(tiny_llama)!r}); "
+        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({str(model)!r}); "
         "ids = np.random.default_rng(0).integers(0, scorer.load_layer().vocab_size, 32768); "
         "scorer({'input_ids': [ids[:256]]}); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "

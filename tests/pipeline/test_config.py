@@ -79,9 +79,11 @@ def test_reference_code_keeps_the_top_half_by_itself(tmp_path):
         ({"alpha": "half"}, "alpha='half'.*must be float"),
         ({"window_tokens": True}, "must be int, not bool"),
         ({"min_distance": 32768}, r"must lie in \[0, window_tokens\)"),
-        ({"threshold": 1.0}, "one of threshold, fraction and token_budget, not threshold and fraction"),
-        ({"fraction": None}, "Say how much to keep"),
+        ({"threshold": 1.0}, "and total_token_budget, not threshold and fraction"),
+        ({"fraction": None}, "Give exactly one of threshold, fraction, .*, not none of them"),
         ({"window_tokens": 0}, "at least 1"),
+        ({"fraction": None, "total_token_budget": {"book": 5}}, "total_token_budget={'book': 5} .* must be int"),
+        ({"fraction": None, "total_token_budget": 5, "certify": True}, "decides .* not with total_token_budget=5"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path, values, message):

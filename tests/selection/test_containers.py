@@ -14,6 +14,7 @@ FORMATS = ("numpy", "torch", "arrow", "pandas", "polars")
 LIMITS = (
     {"fraction": 0.3},
     {"token_budget": {"arxiv": 500, "book": 1200}},
+    {"total_token_budget": 1650},
     {"threshold": 0.4, "gate": {"map_variance": 3e-7}},
     {"fraction": 0.4, "refuse_overlap": True, "score": "map_variance"},
     {"fraction": 0.5, "score": {"map_variance": 1.0, "long_distance_score": 2.0}, "combine": "rank"},
@@ -192,6 +193,7 @@ def test_streams_by_split_and_labels_are_selected_by_name(raw):
     [
         ({"fraction": 0.5}, "never seen whole, which fraction would need"),
         ({"token_budget": 5}, "which token_budget would need"),
+        ({"total_token_budget": 5}, "which total_token_budget would need: give a threshold= of one column"),
         ({"threshold": 0, "refuse_overlap": True}, "which refuse_overlap would need"),
         ({"threshold": 0, "score": {"map_variance": 1.0}}, "which a weighted score would need"),
         ({"threshold": 0}, "No column 'long_distance_score'; the stream's columns are .* with statistics="),

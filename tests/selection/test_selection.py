@@ -141,6 +141,67 @@ def test_a_budget_larger_than_the_corpus_keeps_all_and_says_so(scored, caplog):
     assert "x holds 0 tokens, fewer than the budget of 5" in caplog.text
 
 
+def test_a_total_budget_takes_windows_by_their_place_in_their_category_until_it_is_spent(caplog):
+    rows = [
+        # id, category, tokens, score; the categories' scores are on scales of their own
+        ("a", "A", 10, 0.4),
+        ("b", "A", 20, 0.3),
+        ("c", "A", 10, 0.2),
+        ("d", "A", 10, 0.1),
+        ("e", "B", 30, 90.0),
+        ("f", "B", 10, 80.0),
+        ("g", "C", 50, -7.0),
+    ]
+    names = ("id", "category", "num_tokens", "score")
+    # shares that rank before: a, e and g 0, b 1/4, c and f 1/2, d 3/4; so a 10, e 40, g 90, b 110, c 120, f 130, d 140
+    kept = {0: "", 39: "a", 40: "ae", 89: "ae", 90: "aeg", 109: "aeg", 110: "abeg", 129: "abceg", 139: "abcefg"}
+    for order in (rows, rows[::-1], [rows[at] for at in (3, 6, 0, 5, 2, 4, 1)]):
+        table = pa.table(dict(zip(names, map(list, zip(*order, strict=True)), strict=True)))
+        for budget, best in kept.items():
+            chosen = select_windows(table, score="score", total_token_budget=budget)
+            assert "".join(sorted(chosen["id"].to_pylist())) == best, budget
+    assert len(select_windows(table, score="score", total_token_budget=140)) == 7 and not caplog.records
+    assert len(select_windows(table, score="score", total_token_budget=141)) == 7
+    assert "The corpus holds 140 tokens, fewer than the budget of 141: all are kept." in caplog.text
+    assert len(select_windows(table.slice(0, 0), score="score", total_token_budget=9)) == 0
+
+
+@pytest.mark.parametrize("how", [{}, {"gate": {"map_variance": 3e-7}}, {"refuse_overlap": True}, {"temperature": 0.5}])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.3])
+def test_a_total_budget_for_what_a_fraction_keeps_keeps_the_same(how, share):
+    # 30 windows of arxiv and 10 of book; a fraction is of the scored windows of each
+    scored = add_long_distance_score(scored_windows(40, categories=("arxiv", "arxiv", "arxiv", "book")))
+    chosen = select_windows(scored, fraction=share, **how)
+    assert [chosen["category"][:].count(name) for name in ("arxiv", "book")] == [
+        math.ceil(30 * share),
+        math.ceil(10 * share),
+    ]
+    for spare in (0, 99):
+        again = select_windows(scored, total_token_budget=100 * len(chosen) + spare, **how)
+        assert again["id"][:] == chosen["id"][:]
+
+
+def test_windows_that_a_gate_or_a_better_one_refuses_spend_nothing_of_a_total_budget():
+    table = pa.table(
+        {
+            "id": ["a1", "a2", "a3", "a4", "b1", "b2"],
+            "doc_id": ["d", "d", "d", "d", "e", "e"],
+            "category": ["A"] * 4 + ["B"] * 2,
+            "start_token": [0, 50, 100, 200, 0, 100],
+            "num_tokens": [100] * 6,
+            "long_distance_score": [4.0, 3, 2, 1, 9, 8],
+            "ok": [1, 1, 1, 1, 0, 1],
+        }
+    )
+    overlap, gate = {"refuse_overlap": True}, {"gate": {"ok": 1}}
+    # by overlap a2 goes: shares that rank before are 0 of a1 and b1, 1/4 of a3, 2/4 of a4 and 1/2 of b2
+    kept = [select_windows(table, total_token_budget=b, **overlap)["id"].to_pylist() for b in (200, 300, 400)]
+    assert kept == [["a1", "b1"], ["a1", "a3", "b1"], ["a1", "a3", "a4", "b1"]]
+    # by the gate b1 goes, and nothing is before b2
+    kept = [select_windows(table, total_token_budget=b, **gate)["id"].to_pylist() for b in (200, 300)]
+    assert kept == [["a1", "b2"], ["a1", "a2", "b2"]]
+
+
 def test_a_threshold_keeps_what_is_above_it(scored):
     kept = select_windows(scored, threshold=0.7)
     assert set(kept["id"]) == {r["id"] for r in scored if r["long_distance_score"] > 0.7}
@@ -228,12 +289,15 @@ def test_a_refused_window_does_not_refuse_others():
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({}, "exactly one of threshold, fraction and token_budget, not none"),
+        ({}, "exactly one of threshold, fraction, token_budget and total_token_budget, not none"),
         ({"fraction": 0.5, "threshold": 1.0}, "not threshold and fraction"),
         ({"fraction": 1.5}, r"fraction=1.5 must lie in \[0, 1\]"),
         ({"fraction": -0.5}, r"fraction=-0.5 must lie in \[0, 1\]"),
         ({"token_budget": -1}, "at least 0"),
         ({"token_budget": {"arxiv": 5}}, "not the category 'book'"),
+        ({"total_token_budget": -1}, "total_token_budget=-1 must be at least 0"),
+        ({"total_token_budget": {"arxiv": 5}}, "must be one number; token_budget takes one for each"),
+        ({"total_token_budget": 5, "token_budget": 5}, "not token_budget and total_token_budget"),
         ({"fraction": 1.0, "score": {"num_tokens": 0.0}}, "finite weights that are not all 0"),
         ({"fraction": 1.0, "score": {"num_tokens": 1.0, "start_token": math.nan}}, "finite weights that are not all"),
         ({"fraction": 1.0, "score": {}}, "finite weights that are not all 0"),

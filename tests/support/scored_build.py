@@ -45,11 +45,15 @@ def windows(count: int = 40, seed: int = 0) -> Dataset:
     return Dataset.from_list(sorted(rows, key=lambda row: row["category"]))
 
 
-def write_build(folder: Path, model: str | None = None, *, running: bool = False, fraction: float = 0.5) -> Dataset:
-    """Writes a build of `windows()` into `folder`; returns them with the columns of the finished `scores`."""
-    layout = BuildFolder(folder)
+def write_build(folder: Path, model: str | None = None, *, running: bool = False, **limit: float) -> Dataset:
+    """Writes a build of `windows()` into `folder`, half of them kept where nothing else is the limit.
+
+    Returns:
+        The windows with the columns of the finished `scores`.
+    """
+    layout, limit = BuildFolder(folder), limit or {"fraction": 0.5}
     whole = add_long_distance_score(windows(), alpha=0.5)
-    kept = set(select_windows(whole, fraction=fraction)["id"])
+    kept = set(select_windows(whole, **limit)["id"])
     whole = whole.add_column("kept", [name in kept for name in whole["id"]])
     settings = {"name": "small", "model": model, "convention": "paper", "window_tokens": TOKENS, "min_distance": 16}
     settings["sources"] = [{"category": name, "path": f"me/{name}", "split": "train"} for name in CATEGORIES]
@@ -73,7 +77,7 @@ def write_build(folder: Path, model: str | None = None, *, running: bool = False
         ScoredShards(layout, tuple(shards), rows, tuple(shards), {}).save()
         _write(whole.remove_columns(texts), layout.published_scores / "train-00000-of-00001.parquet")
         report = example_report() | {"name": "small", "pretty_name": "Small"}
-        report["settings"] = {"window_tokens": TOKENS, "min_distance": 16, "alpha": 0.5, "fraction": fraction}
+        report["settings"] = {"window_tokens": TOKENS, "min_distance": 16, "alpha": 0.5} | limit
         write_json(layout.report, report)
     return whole
 
