@@ -65,7 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     scores: dict[Path, np.ndarray] = {}
     try:
         if not folder.work.is_dir():
-            say(f"{given.folder} holds no build on this machine yet: waiting for one to begin; Ctrl-C ends this.")
+            say(
+                fold(f"{given.folder} holds no build on this machine yet: waiting for one to begin. Ctrl-C ends this.")
+            )
         while not folder.work.is_dir():
             time.sleep(given.every)
         while True:

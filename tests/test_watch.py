@@ -190,5 +190,5 @@ def test_a_build_that_has_not_begun_is_waited_for(tmp_path, capsys):
     main([str(tmp_path / "out"), "--every", "0.05"])
     begins.join()
     shown = capsys.readouterr().out
-    assert "holds no build on this machine yet: waiting for one to begin; Ctrl-C" in shown.splitlines()[0]
+    assert "holds no build on this machine yet: waiting for one to begin. Ctrl-C" in " ".join(shown.split())
     assert "through" in shown and shown.count("The build is finished.") == 1

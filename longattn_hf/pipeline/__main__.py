@@ -58,11 +58,9 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
         )
     if first:
         seconds = time.monotonic() - start
-        nothing = "" if result.is_new else "; nothing was to be done, the folder holds this very build"
-        shown = (
-            f"{result}\n\n{folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in "
-            f"all{nothing}"
-        )
+        shown = f"{result}\n\n{folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in all"
+        if not result.is_new:
+            shown += "\nNothing was to be done: the folder holds this very build."
         output.show(
             f"{result.published}\n{shown}" if result.published else shown,
             result.facts | {"folder": str(folder), "seconds": round(seconds, 1)},
