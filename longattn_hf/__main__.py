@@ -31,9 +31,11 @@ def main(arguments: list[str] | None = None) -> None:
     elif name == "--version":
         print(f"longattn_hf {longattn_hf.__version__}")  # noqa: T201
     elif name in COMMANDS:
-        # what a program's help calls it
-        sys.argv = [f"longattn {name}", *words]
-        import_module(COMMANDS[name][0]).main(words)
+        before, sys.argv = sys.argv, [f"longattn {name}", *words]  # what a program's help calls it
+        try:
+            import_module(COMMANDS[name][0]).main(words)
+        finally:
+            sys.argv = before
     else:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(COMMANDS)}."

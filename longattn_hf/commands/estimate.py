@@ -201,7 +201,7 @@ class Estimate:
     def facts(self) -> dict[str, Any]:
         """Plain values, for programs; null is what nothing tells."""
         hours = self.hours if self.seconds else None
-        price = None if hours is None or self.hourly_price is None else [hour * self.hourly_price for hour in hours]
+        price = None if not hours or self.hourly_price is None else [hour * self.hourly_price for hour in hours]
         facts = {
             "sources": [asdict(one) for one in self.sources],
             "windows": self.windows,
@@ -216,10 +216,9 @@ class Estimate:
     def __str__(self) -> str:
         rows = [("category", "documents", "sampled", "windows/doc", "windows")]
         for one in self.sources:
-            total = "unknown"
-            if one.documents is not None:
-                total = _range(one.documents * one.windows, one.documents * one.error)
-            documents = "unknown" if one.documents is None else f"{one.documents:,}"
+            documents = total = "unknown"
+            if (count := one.documents) is not None:
+                documents, total = f"{count:,}", _range(count * one.windows, count * one.error)
             mean = f"{one.windows:.2f} +- {2 * one.error:.2f}"
             rows.append((one.category, documents, str(one.sampled), mean, total))
         table = lay_out(rows)
@@ -234,11 +233,9 @@ class Estimate:
             f"billion tokens; scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to "
             f"{hours[2]:.2g}); the folder about {self.disk_bytes / 1e9:.2g} GB at most.",
         ]
-        if self.hourly_price is not None:
-            prices = [hour * self.hourly_price for hour in hours]
-            sentences.append(
-                f"At {self.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f})."
-            )
+        if (price := self.hourly_price) is not None:
+            least, likely, highest = (hour * price for hour in hours)
+            sentences.append(f"At {price:g} an hour: {likely:.2f} ({least:.2f} to {highest:.2f}).")
         if not whole:
             sentences.append("Of the others nothing tells how many documents they hold without reading them all.")
         return "\n".join([*table, "", *map(fold, sentences)])
@@ -280,9 +277,8 @@ def estimate_build(config: EstimateSettings) -> Estimate:
 
 
 def _range(value: float, error: float) -> str:
-    if math.isnan(error):
-        return f"{value:,.0f}"
-    return f"{max(0.0, value - 2 * error):,.0f} to {value + 2 * error:,.0f}" if error else f"{value:,.0f}"
+    # NaN, of a single document, is not above 0
+    return f"{max(0.0, value - 2 * error):,.0f} to {value + 2 * error:,.0f}" if error > 0 else f"{value:,.0f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
