@@ -14,7 +14,7 @@ from longattn_hf.explore import views
 from longattn_hf.explore.compare import compare
 from longattn_hf.explore.listing import ORDERS, show_page
 from longattn_hf.explore.session import Session
-from longattn_hf.explore.state import CUT, KEEP_BY, State
+from longattn_hf.explore.state import CUT, State, ways_to_keep
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.pages.page import read_asset, visible
 from longattn_hf.pages.text import prose
@@ -48,7 +48,7 @@ def build_app(session: Session) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 score = gr.Dropdown(rank_by, value=start.score, label="Rank by", visible=several)
                 alpha = gr.Number(start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
-                keep_by = gr.Radio(list(KEEP_BY), value=start.keep_by, label="Keep by")
+                keep_by = gr.Radio(list(ways_to_keep(session)), value=start.keep_by, label="Keep by")
                 fraction = gr.Number(start.fraction, step=0.01, label="Fraction of each category", info="from 0 to 1")
                 budget = gr.Number(
                     start.budget, label="Tokens to keep", info="of each category, or of all together", precision=0

@@ -15,7 +15,6 @@ from longattn_hf.explore.document_map import map_document
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.texts import TextSearch
 from longattn_hf.explore.token_view import TokenView, explain
-from longattn_hf.explore.views import cuts
 from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
 from longattn_hf.method import get_convention
@@ -81,13 +80,6 @@ class Session:
         """Returns the build's own selection as far as it is known, else half of the windows."""
         known = self.corpus.settings
         limit = {name: known[name] for name in LIMITS if known.get(name) is not None}
-        if isinstance(next(iter(limit.values()), None), dict) and "threshold" not in limit:
-            # one slider for all categories cannot show a limit for each: the cuts that it led to can
-            limit = {"threshold": cuts(self.corpus, self.corpus.select(self._selection(limit)))}
-        return self._selection(limit)
-
-    def _selection(self, limit: dict[str, Any]) -> Selection:
-        known = self.corpus.settings
         return Selection(
             alpha=float(known.get("alpha", 0.5)),
             score=self.corpus.scores[0],
