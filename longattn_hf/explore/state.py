@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +11,7 @@ from longattn_hf.explore.scored_corpus import Selected
 from longattn_hf.explore.session import Session
 from longattn_hf.explore.views import cuts, shares
 from longattn_hf.method import CONVENTIONS
+from longattn_hf.pages.text import did_you_mean
 from longattn_hf.selection.cut import Selection
 
 #: The ways to say how much is kept.
@@ -191,13 +191,13 @@ class State:
                 continue
             try:
                 if name not in known:
-                    raise ValueError(f"is not understood{_near(name, known)}")
+                    raise ValueError(f"is not understood. {did_you_mean(name, known)}")
                 if name.startswith(_CUT_OF):
                     cut_at[name.removeprefix(_CUT_OF)] = _number(text)
                 else:
                     changed[_NAMES[name]] = readers[name](text)
             except ValueError as error:
-                refused.append(f"The link's {name}={text} {error}.")
+                refused.append(f"The link's {name}={text} {error}".strip())
         page = changed.pop("page", None)
         if cut_at:
             changed["thresholds"] = (self.thresholds or {}) | cut_at
@@ -242,15 +242,10 @@ def _choice(choices: Any) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in choices:
             listed = ", ".join(choices[:10]) + (" ..." if len(choices) > 10 else "")
-            raise ValueError(f"is none of {listed}{_near(text, choices)}")
+            raise ValueError(f"is none of {listed}. {did_you_mean(text, choices)}")
         return text
 
     return read
-
-
-def _near(text: str, known: Any) -> str:
-    near = get_close_matches(text, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _number(text: str) -> float:
@@ -259,12 +254,12 @@ def _number(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value):
-        raise ValueError("is no number")
+        raise ValueError("is no number.")
     return value
 
 
 def _whole(text: str) -> int:
     value = _number(text)
     if value < 0 or value != int(value):
-        raise ValueError("is no whole number from 0 up")
+        raise ValueError("is no whole number from 0 up.")
     return int(value)
