@@ -6,12 +6,13 @@ from typing import Any
 from datasets import Dataset
 from datasets.utils import disable_progress_bars
 
-from longattn_hf.baselines.by_name import make_scorer, ranking_column, takes
+from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS
 from longattn_hf.commands.tables import check_output, read_rows, write_rows
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.scored_with import SCORED_WITH
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.windows import WindowDocuments
 
@@ -57,7 +58,7 @@ class ScoreSettings:
 
 
 def score_files(given: ScoreSettings) -> tuple[Dataset, dict[str, Any]]:
-    """Returns the scored rows, and notes: how `num_tokens` was counted, and which columns are scores.
+    """Returns the scored rows, and notes: how tokens were counted, which columns are scores, LongAttn's settings.
 
     Raises:
         ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be.
@@ -74,7 +75,11 @@ def score_files(given: ScoreSettings) -> tuple[Dataset, dict[str, Any]]:
     rows, counted = _with_num_tokens(rows, given)
     for scorer in scorers:
         rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
-    return rows, {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
+    notes: dict[str, Any] = {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
+    if LONGATTN in given.scorer:
+        longattn = scorers[given.scorer.index(LONGATTN)]
+        notes["longattn"] = {name: getattr(longattn, name) for name in SCORED_WITH}
+    return rows, notes
 
 
 def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:

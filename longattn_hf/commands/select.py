@@ -10,6 +10,7 @@ from datasets.utils import disable_progress_bars
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
 from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
 from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.scored_with import find_convention, scored_with
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.select import add_long_distance_score, select_windows
@@ -41,6 +42,8 @@ class SelectSettings:
         temperature: Above 0, rows are drawn at random, the better the likelier; 0 keeps the best.
         seed: Of that draw.
         statistics: A statistics.json to put LongAttn's score on its scale.
+        convention: How LongAttn's scores are read: paper, reference_code or reference_code_causal; as the files were
+            scored if not given.
     """
 
     files: Texts
@@ -58,6 +61,7 @@ class SelectSettings:
     temperature: float = 0.0
     seed: int = 0
     statistics: str | None = None
+    convention: str | None = None
 
 
 def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[str, float]]:
@@ -76,7 +80,9 @@ def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[
     by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
     if {*RAW_SCORES} <= {*rows.column_names}:
         statistics = ScoreStatistics.load(given.statistics) if given.statistics else None
-        rows = add_long_distance_score(rows, alpha=given.alpha, by=by, statistics=statistics)
+        known = {file: scored_with(file, read_notes([file])) for file in given.files}
+        convention = find_convention(known, given.convention, statistics)
+        rows = add_long_distance_score(rows, alpha=given.alpha, by=by, convention=convention, statistics=statistics)
     score = given.score or _default_score(rows, given)
     kept = select_windows(rows, score=score, by=by, **limits, **how)
     return rows, kept, score

@@ -17,15 +17,14 @@ from longattn_hf.explore.texts import TextSearch
 from longattn_hf.explore.token_view import TokenView, explain
 from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
-from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.choice import ScorerChoice
+from longattn_hf.pipeline.scored_with import scorer_arguments
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
 # characters of an excerpt before and behind the words
 _BEFORE, _BEHIND = 50, 130
-_SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
 
 
 class Session:
@@ -219,10 +218,8 @@ class Session:
         name = self._model or known.get("model")
         if not name:
             raise ValueError("the dataset does not name its model; name one (--model).")
-        settings: dict[str, Any] = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
-        if get_convention(self.corpus.convention).pads:
-            settings["window_tokens"] = known.get("window_tokens")
-        return LongAttnScorer(name, **settings)
+        place = {key: known[key] for key in ("revision", "gguf_file") if known.get(key) is not None}
+        return LongAttnScorer(name, **place, **scorer_arguments(known))
 
 
 def _excerpt(text: str, words: str) -> list[str]:
