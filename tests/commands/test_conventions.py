@@ -17,7 +17,8 @@ from longattn_hf.selection.standardisation import ScoreStatistics
 from tests.support.recipes import text, write_recipe
 
 # Z-scores of strengths and uniformities: 1 and -1 of a, -1 and 1 of b; on the scale from least to largest, strengths
-# and variances: 1 and 0 of a, 0 and 1 of b. With alpha 2, the paper's scores: -1 of a, 1 of b; the released code's: 1, -2
+# and variances: 1 and 0 of a, 0 and 1 of b. With alpha 2 the paper's scores are -1 of a and 1 of b, and the released
+# code's 1 and -2
 APART = [
     {"id": "a", "dependency_strength": 0.5, "distribution_uniformity": -9.0, "map_variance": 1.0},
     {"id": "b", "dependency_strength": 0.4, "distribution_uniformity": -1.0, "map_variance": 9.0},
@@ -132,7 +133,7 @@ def test_the_page_of_a_row_shows_it_as_it_was_scored(tiny_llama, tmp_path):
     main(["explain", str(tmp_path / "scored.parquet"), *words])
     page = json.loads(re.search('id="data">(.*?)</script>', (tmp_path / "page.html").read_text())[1])
     assert page["minDistance"] == 8
-    assert page["scores"]["dependency_strength"] == pytest.approx(rows[2]["dependency_strength"], rel=1e-3)
+    assert dict(page["facts"])["dependency strength"] == pytest.approx(rows[2]["dependency_strength"], rel=1e-3)
     parts = []
     for name in ("dependency_strength", "map_variance"):
         values = [row[name] for row in rows]
