@@ -37,12 +37,13 @@ def scored_with(file: str, notes: Mapping[str, Any]) -> dict[str, Any]:
     known = notes.get("longattn") or {}
     path = file if is_address(file) else os.path.abspath(file)
     # what is not there, or not of ours, tells nothing
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         if not known and (match := _FINISHED.fullmatch(path)):
             known = json.loads(_read(f"{match[1]}/report.json"))["settings"]
         elif not known and (match := _AT_WORK.fullmatch(path)):
             known = parse_record(_read(f"{match[1]}/settings.json"), "settings.json")
-    return {name: known[name] for name in SCORED_WITH if known.get(name) is not None}
+        return {name: known[name] for name in SCORED_WITH if known.get(name) is not None}
+    return {}
 
 
 def scorer_arguments(known: Mapping[str, Any]) -> dict[str, Any]:
