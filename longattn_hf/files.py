@@ -12,10 +12,12 @@ from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
-from datasets import Dataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # what `replacing` calls a file that is not complete
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
@@ -151,7 +153,7 @@ def claim(record: Path, settings: Mapping[str, Any], *, folder: object, or_else:
         raise ValueError(f"{folder} holds work with other settings: {changes}. Choose another output_dir{or_else}.")
 
 
-def write_parquet(dataset: Dataset, path: Path, *, hint: str) -> None:
+def write_parquet(dataset: "Dataset", path: Path, *, hint: str) -> None:
     """Writes a dataset as one Parquet file, with `datasets`' row groups, page index and metadata.
 
     Takes `path` and `hint` as `replacing`, and raises as it does.

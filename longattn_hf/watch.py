@@ -1,4 +1,4 @@
-"""`python -m longattn_hf.watch OUT`: a running build seen from a second terminal.
+"""`longattn watch OUT`: a running build seen from a second terminal.
 
 Reads only what the build leaves on disk: each process's heartbeat and the shards of scores. A process that is silent
 for much longer than it ever was is named.
@@ -15,17 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from longattn_hf.baselines.by_name import LONGATTN, SCORERS, ranking_column
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.pages.page import visible
+from longattn_hf.files import read_record
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import read_command_line, settings
 from longattn_hf.pipeline.storage import open_folder
+from longattn_hf.pipeline.terminal import clock, fold, lay_out, say
 from longattn_hf.selection.summary import bin_edges
 
 _BARS = " ▁▂▃▄▅▆▇█"
 # what fits beside a name and its numbers
-_MOST_BINS = 40
+_MOST_BINS = 24
 #: A process is never called stalled before this many seconds of silence.
 PATIENCE = 60.0
 
@@ -33,6 +36,11 @@ PATIENCE = 60.0
 @settings
 class WatchSettings:
     """Shows a running build's progress again and again, until it is through or the watcher is interrupted.
+
+    Waits where no build has begun.
+
+        longattn watch out/longabc-demo-8k
+        longattn watch out/longabc-demo-8k --once
 
     Attributes:
         folder: The build's output folder; one in a store is watched on the machine where the build runs.
@@ -52,112 +60,137 @@ def main(arguments: list[str] | None = None) -> None:
         folder = open_folder(given.folder)
     except ValueError as error:
         raise Refusal("watch", error) from error
-    if not folder.work.is_dir():
+    if given.once and not folder.work.is_dir():
         raise Refusal("watch", f"{given.folder} holds no build on this machine; give the output folder of one.")
     scores: dict[Path, np.ndarray] = {}
     try:
+        if not folder.work.is_dir():
+            say(
+                fold(f"{given.folder} holds no build on this machine yet: waiting for one to begin. Ctrl-C ends this.")
+            )
+        while not folder.work.is_dir():
+            time.sleep(given.every)
         while True:
-            beats = read_heartbeats(folder.heartbeats)
-            read_new_scores(folder.scores, scores)
-            if sys.stdout.isatty():
-                print("\x1b[H\x1b[2J", end="")  # noqa: T201
-            print(describe(beats, scores, now=time.time(), host=socket.gethostname()), flush=True)  # noqa: T201
-            if given.once or folder.finished.exists():
+            over = is_over(folder)
+            look = describe(read_heartbeats(folder.heartbeats), now=time.time(), host=socket.gethostname(), over=over)
+            names = ranking_scorers(folder)
+            read_new_scores(folder, names, scores)
+            clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+            say(clear + "\n".join([look, "", *histograms(folder, names, scores)]))
+            if given.once or over:
                 return
             time.sleep(given.every)
     except KeyboardInterrupt:
         return
 
 
-def describe(beats: Sequence[Heartbeat], scores: Mapping[Path, np.ndarray], *, now: float, host: str) -> str:
-    """Lays out the progress of each process and stage, and the dependency strength so far.
+def is_over(folder: BuildFolder) -> bool:
+    """Says whether a build is finished and none is at work on another selection."""
+    return folder.finished.exists() and not folder.owner.exists()
+
+
+def describe(beats: Sequence[Heartbeat], *, now: float, host: str, over: bool = False) -> str:
+    """Lays out the progress of each process and stage.
 
     Args:
         beats: The processes' heartbeats.
-        scores: The dependency strengths of each shard; its folder is named after the category.
         now: Seconds since the epoch.
         host: This machine, whose processes can be looked up.
+        over: Whether the build is finished.
     """
     if not beats:
-        return "No process has given a sign of life yet."
-    rows = [("process", "stage", "done", "rate", "time left", "last sign", "")]
+        return "The build is finished." if over else "No process has given a sign of life yet."
+    rows = [("process", "stage", "done", "rate", "left", "silent", "state")]
+    troubles = []
     for beat in beats:
-        rows.append(
-            (
-                str(beat.process),
-                beat.stage,
-                f"{beat.done:,} of {beat.total:,} {beat.unit}",
-                _rate(beat),
-                _span(time_left(beat)),
-                f"{_span(now - beat.beat)} ago",
-                trouble(beat, now=now, host=host),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        state, trouble = judge(beat, now=now, host=host, over=over)
+        troubles += [trouble] if trouble else []
+        rate = f"{beat.rate:,.2f}/s" if beat.rate else "-"
+        share = f" ({beat.done / beat.total:.0%})" if beat.total else ""
+        times = ("-" if over else _span(beat.seconds_left), _span(now - beat.beat))
+        rows.append((str(beat.process), beat.stage, f"{beat.done:,}{share}", rate, *times, state))
+    lines = [*lay_out(rows), *map(fold, troubles)]
     for stage in dict.fromkeys(beat.stage for beat in beats):
         of_stage = [beat for beat in beats if beat.stage == stage]
-        left = [time_left(beat) for beat in of_stage]
+        left = [beat.seconds_left for beat in of_stage]
         # the stage ends with its slowest process
         rest = None if None in left else max(seconds for seconds in left if seconds is not None)
         done, total = (sum(getattr(beat, name) for beat in of_stage) for name in ("done", "total"))
-        lines.append(
-            f"{stage}: {done:,} of {total:,} {of_stage[0].unit} by {len(of_stage)} processes, {_span(rest)} left"
-        )
-    return "\n".join([*lines, "", *_histograms(scores)])
+        of_all = f"{done:,} of {total:,} {of_stage[0].unit} by {len(of_stage)} process{'es' * (len(of_stage) > 1)}"
+        when = "" if over else f", {_span(rest)} left" + (f", done at {clock(rest, now=now)}" if rest else "")
+        lines.append(fold(f"{stage}: {of_all}{when}"))
+    return "\n".join([*lines, "The build is finished."] if over else lines)
 
 
-def time_left(beat: Heartbeat) -> float | None:
-    """Returns the seconds that a process's stage will still take at its rate so far; None where nothing tells."""
-    if beat.ended or beat.done >= beat.total:
-        return 0.0
-    return (beat.total - beat.done) * (beat.beat - beat.started) / beat.done if beat.done else None
+def judge(beat: Heartbeat, *, now: float, host: str, over: bool = False) -> tuple[str, str]:
+    """Returns the state of a process in a word, and what is wrong with it in a sentence, if anything is.
 
-
-def trouble(beat: Heartbeat, *, now: float, host: str) -> str:
-    """Says what is wrong with a process, if anything is: it has died, or is silent for five times its longest yet."""
-    if beat.ended:
-        return "through"
+    It is dead, or silent for five times its longest silence yet.
+    """
+    if over:
+        return "finished", ""
+    who = f"process {beat.process} ({beat.pid} on {beat.host})"
     if beat.host == host and not _is_alive(beat.pid):
-        return f"DIED: process {beat.pid} on {beat.host} is gone; the same command goes on from its shards"
+        return "DEAD", f"{who} has ended before the build was through; the same command goes on."
+    if beat.ended:
+        return "through", ""
     if now - beat.beat > max(PATIENCE, 5 * beat.longest):
-        return f"STALLED: process {beat.pid} on {beat.host} has made no progress since"
-    return ""
+        return "STALLED", f"{who} has made no progress for {_span(now - beat.beat)}."
+    return "at work", ""
 
 
-def read_new_scores(folder: Path, known: dict[Path, np.ndarray]) -> None:
-    """Adds the dependency strengths of the shards that `known` does not have yet."""
-    for path in sorted(folder.glob("*/*.parquet")):
-        if path not in known:
-            try:
-                values = pq.read_table(path, columns=[DEPENDENCY_STRENGTH])[DEPENDENCY_STRENGTH].drop_null()
-            except (OSError, pa.ArrowInvalid):
-                # removed meanwhile, or damaged: the build makes it again
-                continue
-            known[path] = values.to_numpy()
+def ranking_scorers(folder: BuildFolder) -> list[str]:
+    """Names the scorers whose scores rank; where the build does not say which, the first that has scores."""
+    names = read_record(folder.ranking).get("scorers", [])
+    return names or [name for name in SCORERS if folder.scores_by(name).is_dir()][:1]
 
 
-def _histograms(scores: Mapping[Path, np.ndarray]) -> list[str]:
-    by_category: dict[str, list[np.ndarray]] = {}
-    for path, values in scores.items():
-        by_category.setdefault(path.parent.name, []).append(values)
-    whole = {visible(name): np.concatenate(parts) for name, parts in sorted(by_category.items())}
-    whole = {name: values for name, values in whole.items() if len(values)}
-    if not whole:
-        return ["No scores yet."]
-    edges = bin_edges(*whole.values(), most=_MOST_BINS)
-    width = max(map(len, whole))
-    lines = [f"dependency strength so far, from {edges[0]:.3f} to {edges[-1]:.3f}"]
-    for name, values in whole.items():
-        counts, _ = np.histogram(values, edges)
-        bars = "".join(_BARS[int(np.ceil((len(_BARS) - 1) * count / counts.max()))] for count in counts)
-        lines.append(f"{name.ljust(width)}  {bars}  mean {values.mean():.3f}, {len(values):,} windows")
-    return lines
+def _column_of(scorer: str) -> str:
+    # LongAttn's is made of two when all windows are scored
+    return DEPENDENCY_STRENGTH if scorer == LONGATTN else ranking_column(scorer)
 
 
-def _rate(beat: Heartbeat) -> str:
-    seconds = beat.beat - beat.started
-    return f"{beat.done / seconds:,.2f}/s" if beat.done and seconds > 0 else "-"
+def read_new_scores(folder: BuildFolder, scorers: Sequence[str], known: dict[Path, np.ndarray]) -> None:
+    """Adds the scores of the shards that `known` does not have yet."""
+    for scorer in scorers:
+        for path in sorted(folder.scores_by(scorer).glob("*/*.parquet")):
+            if path not in known:
+                try:
+                    # not `read_table`, which takes a category called a=b for a column
+                    with pq.ParquetFile(path) as file:
+                        values = file.read([_column_of(scorer)]).column(0).drop_null()
+                except (OSError, pa.ArrowInvalid, IndexError):
+                    # removed meanwhile, or damaged: the build makes it again; or without a row
+                    continue
+                known[path] = values.to_numpy()
+
+
+def histograms(folder: BuildFolder, scorers: Sequence[str], scores: Mapping[Path, np.ndarray]) -> list[str]:
+    """Draws the scores so far of each scorer, a line for each category.
+
+    Args:
+        folder: The build's.
+        scorers: Whose.
+        scores: The scores of each shard; its folder is named after the category.
+    """
+    lines = []
+    for scorer in scorers:
+        by_category: dict[str, list[np.ndarray]] = {}
+        for path, values in sorted(scores.items()):
+            if len(values) and path.parents[1] == folder.scores_by(scorer):
+                by_category.setdefault(path.parent.name, []).append(values)
+        if not by_category:
+            continue
+        whole = {name: np.concatenate(parts) for name, parts in by_category.items()}
+        edges = bin_edges(*whole.values(), most=_MOST_BINS)
+        lines.append(f"{_column_of(scorer).replace('_', ' ')} so far, from {edges[0]:.3g} to {edges[-1]:.3g}")
+        rows = []
+        for name, values in whole.items():
+            counts, _ = np.histogram(values, edges)
+            bars = "".join(_BARS[int(np.ceil((len(_BARS) - 1) * count / counts.max()))] for count in counts)
+            rows.append((name, bars, f"mean {values.mean():.3g}", f"{len(values):,} windows"))
+        lines += lay_out(rows)
+    return lines or ["No scores yet."]
 
 
 def _span(seconds: float | None) -> str:

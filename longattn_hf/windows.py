@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT, WINDOW_FEATURES
+from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, INPUT_IDS, SKIP_REASON, TEXT
+from longattn_hf.columns.features import WINDOW_FEATURES
 from longattn_hf.model.identity import KnowsItsBytes
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.pieces import Tokens, document_tokenizer

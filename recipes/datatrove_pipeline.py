@@ -16,7 +16,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader
 
 from longattn_hf import LongAttnScorer, WindowDocuments, on_arrow
-from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, WINDOW_FEATURES
+from longattn_hf.columns import CATEGORY, LICENSE, SOURCE
+from longattn_hf.columns.features import WINDOW_FEATURES
 from longattn_hf.files import hash_json
 from longattn_hf.pipeline.shards import read_facts, write_shard
 

@@ -7,7 +7,7 @@ from datasets import Dataset, Value
 
 from longattn_hf import EchoScorer, LongAttnScorer, WindowDocuments
 from longattn_hf.baselines import GzipRatio
-from longattn_hf.columns import SCORE_FEATURES
+from longattn_hf.columns.features import SCORE_FEATURES
 
 FORMATS = ("pandas", "arrow", "polars", "numpy", "torch")
 TEXTS = [" ".join(f"word{(i * n) % 17}" for i in range(60)) for n in range(1, 5)]

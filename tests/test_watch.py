@@ -1,9 +1,12 @@
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
+import unicodedata
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments
+from longattn_hf.files import write_record
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
 from longattn_hf.pipeline.processes import Process
@@ -19,9 +23,13 @@ from longattn_hf.pipeline.scoring import score_windows
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
-from longattn_hf.watch import PATIENCE, describe, main, read_new_scores, time_left, trouble
+from longattn_hf.watch import PATIENCE, describe, histograms, judge, main, read_new_scores
 
 HOST, NOW = "machine-a", 1_000_000.0
+
+
+def width_of(text):
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def beat(process=0, processes=2, **facts):
@@ -31,33 +39,54 @@ def beat(process=0, processes=2, **facts):
 
 
 def test_rate_and_time_left_are_those_of_the_work_done():
-    assert time_left(beat()) == 60 * 80 / 40
-    assert time_left(beat(done=0)) is None and time_left(beat(done=100)) == time_left(beat(ended=True)) == 0
+    assert beat().seconds_left == 60 * 80 / 40 and beat().rate == 0.5
+    assert beat(done=0).seconds_left is None and beat(done=100).seconds_left == beat(ended=True).seconds_left == 0
     beats = [beat(), beat(1, done=10, beat=NOW - 50, started=NOW - 60)]
-    lines = describe(beats, {}, now=NOW, host=HOST).splitlines()
-    assert (
-        "40 of 100 windows" in lines[1] and "0.50/s" in lines[1] and "2 min 0 s" in lines[1] and "10 s ago" in lines[1]
-    )
+    lines = describe(beats, now=NOW, host=HOST).splitlines()
+    assert all(part in lines[1] for part in ("40 (40%)", "0.50/s", "2 min 0 s", "10 s", "at work"))
     # the stage ends with its slowest process
-    assert lines[3] == "scores: 50 of 200 windows by 2 processes, 2 min 0 s left"
-    assert describe([], {}, now=NOW, host=HOST) == "No process has given a sign of life yet."
-    unknown = describe([beat(done=0)], {}, now=NOW, host=HOST)
-    assert "unknown left" in unknown
+    done_at = time.strftime("%H:%M", time.localtime(NOW + 120))
+    assert lines[3] == f"scores: 50 of 200 windows by 2 processes, 2 min 0 s left, done at {done_at}"
+    assert describe([], now=NOW, host=HOST) == "No process has given a sign of life yet."
+    assert "unknown left" in describe([beat(done=0)], now=NOW, host=HOST)
 
 
 def test_a_silent_process_is_named_and_a_slow_one_is_not():
-    assert trouble(beat(beat=NOW - PATIENCE + 1), now=NOW, host=HOST) == ""
-    assert "STALLED" in trouble(beat(beat=NOW - PATIENCE - 1), now=NOW, host=HOST)
-    assert trouble(beat(beat=NOW - 400, longest=100), now=NOW, host=HOST) == ""
-    assert "STALLED" in trouble(beat(beat=NOW - 501, longest=100), now=NOW, host=HOST)
-    assert trouble(beat(beat=NOW - 9999, ended=True), now=NOW, host=HOST) == "through"
+    def state(**facts):
+        return judge(beat(**facts), now=NOW, host=HOST)[0]
+
+    assert state(beat=NOW - PATIENCE + 1) == "at work" and state(beat=NOW - PATIENCE - 1) == "STALLED"
+    assert state(beat=NOW - 400, longest=100) == "at work" and state(beat=NOW - 501, longest=100) == "STALLED"
+    assert state(beat=NOW - 9999, ended=True) == "through"
+    named = describe([beat(), beat(1, beat=NOW - 500)], now=NOW, host=HOST).splitlines()
+    assert "STALLED" not in named[1] and named[2].endswith("STALLED")
+    assert named[3] == f"process 1 ({os.getpid()} on {HOST}) has made no progress for 8 min 20 s."
+
+
+def test_a_process_that_is_gone_is_dead_until_the_build_is_finished():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert f"DIED: process {gone.pid}" in trouble(beat(pid=gone.pid), now=NOW, host=HOST)
+    for ended in (False, True):
+        # also between two stages, while the first process selects
+        lines = describe([beat(pid=gone.pid, ended=ended)], now=NOW, host=HOST).splitlines()
+        assert lines[1].endswith("DEAD") and lines[2].startswith(f"process 0 ({gone.pid} on {HOST}) has ended before")
+        over = describe([beat(pid=gone.pid, ended=ended)], now=NOW, host=HOST, over=True)
+        assert over.splitlines()[1].endswith("finished") and over.endswith("The build is finished.")
     # of another machine's processes only the silence is known
-    assert trouble(beat(pid=gone.pid, host="machine-b"), now=NOW, host=HOST) == ""
-    named = describe([beat(), beat(1, beat=NOW - 500)], {}, now=NOW, host=HOST).splitlines()
-    assert "STALLED" not in named[1] and named[2].startswith("1 ") and f"process {os.getpid()} on {HOST}" in named[2]
+    assert judge(beat(pid=gone.pid, host="machine-b"), now=NOW, host=HOST)[0] == "at work"
+
+
+def test_a_look_fits_eighty_columns_with_large_numbers_and_wide_names(tmp_path):
+    large = dict(total=123_456_789, done=98_765_432, started=NOW - 400_000, host="gpu-node-0123.cluster.internal")
+    lines = describe([beat(process, **large) for process in (0, 12)], now=NOW, host=HOST).splitlines()
+    folder = BuildFolder(tmp_path)
+    names = ["書籍と論文", "a-category-with-a-name-of-more-than-fifty-characters-in-all"]
+    scores = {folder.scores / name / "0.parquet": np.linspace(0, 1, 1_000_000) for name in names}
+    lines += histograms(folder, ["longattn"], scores)
+    assert [line for line in lines if width_of(line) > 80] == []
+    # columns stand below one another whatever the script
+    bars = [line.index(next(c for c in line if c in "▁▂▃▄▅▆▇█")) for line in lines[-2:]]
+    assert width_of(lines[-2][: bars[0]]) == width_of(lines[-1][: bars[1]])
 
 
 def test_heartbeats_of_an_earlier_run_with_more_processes_do_not_count(tmp_path):
@@ -107,30 +136,59 @@ def test_a_build_leaves_heartbeats_that_add_up(tmp_path, tiny_llama, capsys):
     assert f"{sum(done)} windows" in shown.splitlines()[-1] and "\x1b" not in shown
 
 
+def write_scores(folder, scorer, column, name, values):
+    path = folder.scores_by(scorer) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({column: pa.array(values, pa.float64())}), path)
+
+
 def test_histograms_grow_with_the_shards_and_a_damaged_one_is_left_out(tmp_path):
-    scores, known = tmp_path / "scores", {}
+    folder, known = BuildFolder(tmp_path), {}
     for number, values in enumerate(([0.1, 0.1, 0.2], [0.3, None])):
-        path = scores / "book" / f"{number}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"dependency_strength": pa.array(values, pa.float64())}), path)
-        read_new_scores(scores, known)
-    (scores / "book" / "2.parquet").write_bytes(b"PAR1 half of it")
-    read_new_scores(scores, known)
+        write_scores(folder, "longattn", "dependency_strength", f"a=b/{number}.parquet", values)
+        read_new_scores(folder, ["longattn"], known)
+    (folder.scores / "a=b" / "2.parquet").write_bytes(b"PAR1 half of it")
+    read_new_scores(folder, ["longattn"], known)
     assert sorted(map(len, known.values())) == [1, 3]
-    lines = describe([beat()], known, now=NOW, host=HOST).splitlines()
-    assert lines[-2] == "dependency strength so far, from 0.100 to 0.300"
+    title, line = histograms(folder, ["longattn"], known)
+    assert title == "dependency strength so far, from 0.1 to 0.3"
     # eight bins are the fewest
-    bars = lines[-1].removeprefix("book  ")[:8]
+    bars = line.removeprefix("a=b  ")[:8]
     assert [at for at, bar in enumerate(bars) if bar != " "] == [0, 4, 7] and bars[0] == "█"
-    assert lines[-1].endswith(f"mean {np.mean([0.1, 0.1, 0.2, 0.3]):.3f}, 4 windows")
-    same = {Path("a/0"): np.full(3, 0.5)}
-    assert describe([beat()], same, now=NOW, host=HOST).endswith("mean 0.500, 3 windows")
+    assert line.endswith(f"mean {np.mean([0.1, 0.1, 0.2, 0.3]):.3f}  4 windows")
 
 
-def test_a_folder_without_a_build_is_named(tmp_path):
+def test_the_score_that_selects_is_shown_or_the_one_that_there_is(tmp_path, capsys):
+    folder = BuildFolder(tmp_path)
+    write_scores(folder, "gzip", "gzip_ratio", "book/0.parquet", [0.25, 0.5])
+    write_scores(folder, "echo", "echo", "book/0.parquet", [2.0])
+    main([str(tmp_path), "--once"])
+    # echo comes first among the scorers
+    assert "echo so far" in capsys.readouterr().out
+    write_record(folder.ranking, {"scorers": ["gzip", "echo"]})
+    main([str(tmp_path), "--once"])
+    shown = capsys.readouterr().out
+    assert shown.index("gzip ratio so far") < shown.index("mean 0.375") < shown.index("echo so far")
+
+
+def test_a_build_that_has_not_begun_is_waited_for(tmp_path, capsys):
     with pytest.raises(SystemExit, match="holds no build"):
-        main([str(tmp_path)])
-    (tmp_path / "work" / "processes").mkdir(parents=True)
-    (tmp_path / "work" / "finished.json").write_text("{}")
-    (tmp_path / "work" / "processes" / "0.json").write_text(json.dumps(asdict(beat(ended=True))))
-    main([str(tmp_path)])
+        main([str(tmp_path / "out"), "--once"])
+
+    def finish():
+        folder = BuildFolder(tmp_path / "out")
+        # a selection of another cut is at work where an earlier one is finished
+        folder.heartbeats.mkdir(parents=True)
+        write_record(folder.owner, {})
+        folder.finished.write_text("{}")
+        (folder.heartbeats / "0.json").write_text(json.dumps(asdict(beat(ended=True, host=socket.gethostname()))))
+        time.sleep(0.3)
+        folder.owner.unlink()
+
+    begins = threading.Timer(0.2, finish)
+    begins.start()
+    main([str(tmp_path / "out"), "--every", "0.05"])
+    begins.join()
+    shown = capsys.readouterr().out
+    assert "holds no build on this machine yet: waiting for one to begin. Ctrl-C" in " ".join(shown.split())
+    assert "through" in shown and shown.count("The build is finished.") == 1

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from longattn_hf import WindowDocuments, cut_windows
-from longattn_hf.columns import WINDOW_FEATURES
+from longattn_hf.columns.features import WINDOW_FEATURES
 from tests.support.tiny import build_tokenizer
 
 TEXT = "The far tokens matter. 日本語 😀 naïve 𝒳 café. "

@@ -6,9 +6,6 @@ names below are imported on first use, since only some need a language model.
 
 from typing import TYPE_CHECKING
 
-from longattn_hf.scoring.base import Scorer as Scorer
-from longattn_hf.scoring.base import TextScorer as TextScorer
-
 _HOME_OF = {
     "DeepAttention": "deep_attention",
     "FarGainScorer": "far_gain",
@@ -38,4 +35,4 @@ else:
 
     __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
 
-__all__ = ["Scorer", "TextScorer", *_HOME_OF]
+__all__ = [*_HOME_OF]

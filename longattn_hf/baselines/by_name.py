@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longattn_hf.columns import LONG_DISTANCE_SCORE
 from longattn_hf.pages.text import did_you_mean
-from longattn_hf.scoring.base import Scorer
+
+if TYPE_CHECKING:
+    from longattn_hf.scoring.base import Scorer
 
 #: The paper's scorer.
 LONGATTN = "longattn"
@@ -67,7 +69,7 @@ def ranking_column(name: str) -> str:
     return SCORERS[name][1]
 
 
-def scorer_class(name: str) -> type[Scorer]:
+def scorer_class(name: str) -> "type[Scorer]":
     """Returns a scorer's class.
 
     Raises:
@@ -78,7 +80,7 @@ def scorer_class(name: str) -> type[Scorer]:
     return getattr(import_module(module), kind)
 
 
-def make_scorer(name: str, settings: Mapping[str, Any]) -> Scorer:
+def make_scorer(name: str, settings: Mapping[str, Any]) -> "Scorer":
     """Makes a scorer of its name and of those settings that it has.
 
     Raises:

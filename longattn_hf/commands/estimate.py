@@ -1,33 +1,32 @@
 """`longattn estimate`: what a build would take, from a sample of its documents; nothing is written."""
 
+import json
 import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from glob import glob
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import load_dataset_builder
-from datasets.utils import disable_progress_bars
 
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
-from longattn_hf.model.device import pick_device
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.run import make_transform
-from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
 from longattn_hf.pipeline.source_config import SourceConfig
-from longattn_hf.pipeline.sources import DEMO, Source, open_sources
-from longattn_hf.scoring.base import Scorer
-from longattn_hf.windows import WindowDocuments
+from longattn_hf.pipeline.terminal import OUTPUT, Output, fold, lay_out
+
+if TYPE_CHECKING:
+    from longattn_hf.pipeline.sources import Source
+    from longattn_hf.scoring.base import Scorer
+    from longattn_hf.windows import WindowDocuments
 
 # bytes on disk of a window beside its text: ids, positions, scores, all of them compressed
 _BYTES_BESIDE_TEXT = 2
@@ -46,6 +45,8 @@ class EstimateSettings(BuildConfig):
         sample_windows: Windows to score.
         hourly_price: What an hour of this machine costs, for a price.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = BuildConfig.GROUPS | {"sample_documents": "the estimate"}
 
     sample_documents: int = 32
     sample_windows: int = 8
@@ -79,7 +80,7 @@ class SourceEstimate:
 
 
 def sample_source(
-    source: Source, transform: WindowDocuments, *, count: int, documents: int | None
+    source: "Source", transform: "WindowDocuments", *, count: int, documents: int | None
 ) -> tuple[SourceEstimate, list[dict[str, Any]]]:
     """Cuts a sample of a source's documents; returns what it tells, and text and ids of one window a document."""
     transform = replace(transform, text_column=source.text_column, category=source.category, keep_skipped=True)
@@ -107,7 +108,7 @@ def sample_source(
     return estimate, first
 
 
-def _spread(source: Source, count: int) -> Iterator[dict[str, Any]]:
+def _spread(source: "Source", count: int) -> Iterator[dict[str, Any]]:
     """Reads as many documents in all, from parts of the source that lie as far apart as they can: files are sorted."""
     shards = source.stream.num_shards
     parts = min(shards, count)
@@ -118,8 +119,12 @@ def _spread(source: Source, count: int) -> Iterator[dict[str, Any]]:
         yield from islice(stream, count // parts + (part < count % parts))
 
 
-def count_documents(config: SourceConfig, source: Source) -> int | None:
+def count_documents(config: SourceConfig, source: "Source") -> int | None:
     """Counts a source's documents without reading them: None where that cannot be done."""
+    from datasets import load_dataset_builder
+
+    from longattn_hf.pipeline.sources import DEMO
+
     if config.path == DEMO:
         return source.stream.num_shards
     files = [config.data_files] if isinstance(config.data_files, str) else config.data_files or []
@@ -140,7 +145,7 @@ def count_documents(config: SourceConfig, source: Source) -> int | None:
     return counted if limit is None else min(counted, limit * source.stream.num_shards)
 
 
-def time_scoring(scorers: Iterable[Scorer], windows: Sequence[dict[str, Any]]) -> list[float]:
+def time_scoring(scorers: Iterable["Scorer"], windows: Sequence[dict[str, Any]]) -> list[float]:
     """Scores windows one by one; returns the seconds that each took by all scorers, after one that warms up."""
     seconds = []
     for window in (windows[0], *windows):
@@ -151,12 +156,105 @@ def time_scoring(scorers: Iterable[Scorer], windows: Sequence[dict[str, Any]]) -
     return seconds[1:]
 
 
-def estimate_build(config: EstimateSettings) -> str:
-    """Returns what a build would take, as text for people.
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a build would take; as text, for people. Ranges are from low to high, with what is likely between them.
+
+    Attributes:
+        sources: What the sample tells of each.
+        seconds: What each of the sampled windows took to be scored; none where no document is long enough.
+        scored_by: By whom, and on what device.
+        window_tokens: The windows' length.
+        hourly_price: What an hour of this machine costs.
+    """
+
+    sources: Sequence[SourceEstimate]
+    seconds: Sequence[float]
+    scored_by: str
+    window_tokens: int
+    hourly_price: float | None
+
+    @property
+    def known(self) -> list[tuple[int, SourceEstimate]]:
+        """The sources of which it is known how many documents they hold, with that number."""
+        return [(one.documents, one) for one in self.sources if one.documents is not None]
+
+    @property
+    def windows(self) -> tuple[float, float, float]:
+        """How many there are of these sources."""
+        windows = sum(documents * one.windows for documents, one in self.known)
+        error = math.sqrt(sum((documents * one.error) ** 2 for documents, one in self.known))
+        return max(0.0, windows - 2 * error), windows, windows + 2 * error
+
+    @property
+    def hours(self) -> tuple[float, ...]:
+        """How long one process here would score them."""
+        paces = (min(self.seconds), median(self.seconds), max(self.seconds))
+        return tuple(windows * pace / 3600 for windows, pace in zip(self.windows, paces, strict=True))
+
+    @property
+    def disk_bytes(self) -> float:
+        """What the folder would hold, at most."""
+        return _BYTES_BESIDE_TEXT * sum(documents * one.windows * one.text_bytes for documents, one in self.known)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for programs; null is what nothing tells."""
+        hours = self.hours if self.seconds else None
+        price = None if hours is None or self.hourly_price is None else [hour * self.hourly_price for hour in hours]
+        facts = {
+            "sources": [asdict(one) for one in self.sources],
+            "windows": self.windows,
+            "seconds_a_window": self.seconds,
+            "scored_by": self.scored_by,
+            "hours": hours,
+            "price": price,
+            "disk_bytes": self.disk_bytes,
+        }
+        return json.loads(json.dumps(facts), parse_constant=lambda _: None)
+
+    def __str__(self) -> str:
+        rows = [("category", "documents", "sampled", "windows/doc", "windows")]
+        for one in self.sources:
+            total = "unknown"
+            if one.documents is not None:
+                total = _range(one.documents * one.windows, one.documents * one.error)
+            documents = "unknown" if one.documents is None else f"{one.documents:,}"
+            mean = f"{one.windows:.2f} +- {2 * one.error:.2f}"
+            rows.append((one.category, documents, str(one.sampled), mean, total))
+        table = lay_out(rows)
+        if not self.seconds:
+            return "\n".join([*table, f"No document of the sample reaches {self.window_tokens} tokens."])
+        low, pace, high = min(self.seconds), median(self.seconds), max(self.seconds)
+        (_, windows, most), hours, whole = self.windows, self.hours, len(self.known) == len(self.sources)
+        which = "All" if whole else "The sources whose size is known"
+        sentences = [
+            f"Scoring by {self.scored_by}: {pace:.3g} s a window (of {len(self.seconds)}: {low:.3g} to {high:.3g}).",
+            f"{which}: {_range(windows, (most - windows) / 2)} windows, {windows * self.window_tokens / 1e9:.3g} "
+            f"billion tokens; scoring takes about {hours[1]:.2g} hours of one process ({hours[0]:.2g} to "
+            f"{hours[2]:.2g}); the folder about {self.disk_bytes / 1e9:.2g} GB at most.",
+        ]
+        if self.hourly_price is not None:
+            prices = [hour * self.hourly_price for hour in hours]
+            sentences.append(
+                f"At {self.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f})."
+            )
+        if not whole:
+            sentences.append("Of the others nothing tells how many documents they hold without reading them all.")
+        return "\n".join([*table, "", *map(fold, sentences)])
+
+
+def estimate_build(config: EstimateSettings) -> Estimate:
+    """Returns what a build would take.
 
     Raises:
         ValueError: A setting, a source or the model is not as it should be.
     """
+    from longattn_hf.model.device import pick_device
+    from longattn_hf.pipeline.run import make_transform
+    from longattn_hf.pipeline.scoring import make_scorers
+    from longattn_hf.pipeline.sources import open_sources
+
     transform, scorers = make_transform(config), make_scorers(config)
     estimates: list[SourceEstimate] = []
     sampled: list[dict[str, Any]] = []
@@ -168,36 +266,17 @@ def estimate_build(config: EstimateSettings) -> str:
             )
             estimates.append(estimate)
             sampled += windows_of_one
-    lines = [f"{'category':<20} {'documents':>12} {'sampled':>8} {'windows/doc':>16} {'windows':>20}"]
-    for one in estimates:
-        total = "unknown" if one.documents is None else _range(one.documents * one.windows, one.documents * one.error)
-        documents = "unknown" if one.documents is None else f"{one.documents:,}"
-        mean = f"{one.windows:.2f} +- {2 * one.error:.2f}"
-        lines.append(f"{one.category[:20]:<20} {documents:>12} {one.sampled:>8} {mean:>16} {total:>20}")
-    if not sampled:
-        return "\n".join([*lines, f"No document of the sample reaches {config.window_tokens} tokens."])
-    chosen = [sampled[at] for at in np.linspace(0, len(sampled) - 1, config.sample_windows).astype(int)]
-    seconds = time_scoring(scorers.values(), chosen)
-    rate = f"{median(seconds):.3g} s a window (of {len(seconds)}: {min(seconds):.3g} to {max(seconds):.3g})"
-    lines += ["", f"Scoring by {', '.join(scorers)} on one process here ({pick_device()}): {rate}."]
-    known = [one for one in estimates if one.documents is not None]
-    windows = sum(one.documents * one.windows for one in known if one.documents is not None)
-    error = math.sqrt(sum((one.documents * one.error) ** 2 for one in known if one.documents is not None))
-    low, high = (max(0.0, windows + sign * 2 * error) for sign in (-1, 1))
-    hours = [low * min(seconds) / 3600, windows * median(seconds) / 3600, high * max(seconds) / 3600]
-    disk = sum(one.documents * one.windows * one.text_bytes for one in known if one.documents is not None)
-    disk *= _BYTES_BESIDE_TEXT
-    lines.append(
-        f"{'All' if len(known) == len(estimates) else 'The sources whose size is known'}: {_range(windows, error)} "
-        f"windows, {windows * config.window_tokens / 1e9:.3g} billion tokens; scoring takes about {hours[1]:.2g} "
-        f"hours of one process ({hours[0]:.2g} to {hours[2]:.2g}); the folder about {disk / 1e9:.2g} GB at most."
+    seconds: list[float] = []
+    if sampled:
+        chosen = [sampled[at] for at in np.linspace(0, len(sampled) - 1, config.sample_windows).astype(int)]
+        seconds = time_scoring(scorers.values(), chosen)
+    return Estimate(
+        sources=estimates,
+        seconds=seconds,
+        scored_by=f"{', '.join(scorers)} on one process here ({pick_device()})",
+        window_tokens=config.window_tokens,
+        hourly_price=config.hourly_price,
     )
-    if config.hourly_price is not None:
-        prices = [hour * config.hourly_price for hour in hours]
-        lines.append(f"At {config.hourly_price:g} an hour: {prices[1]:.2f} ({prices[0]:.2f} to {prices[2]:.2f}).")
-    if len(known) < len(estimates):
-        lines.append("Of the others nothing tells how many documents they hold without reading them all.")
-    return "\n".join(lines)
 
 
 def _range(value: float, error: float) -> str:
@@ -208,15 +287,17 @@ def _range(value: float, error: float) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
+    output = Output.read(arguments)
     try:
-        path, words = parse_command_line(EstimateSettings, arguments)
+        path, words = parse_command_line(EstimateSettings, arguments, parents=[OUTPUT])
         path = find_config(path or CONFIGS / "demo.yaml")
         values = read_yaml(path) | parse_words(EstimateSettings, words)
         config = check_settings(EstimateSettings, values, f"the configuration {path}")
-        disable_progress_bars()
-        print(estimate_build(config))  # noqa: T201
+        with output.speaking():
+            estimate = estimate_build(config)
     except (ValueError, OSError) as error:
         raise Refusal("estimate", error) from error
+    output.show(estimate, estimate.facts)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from datasets import Dataset
 
 from longattn_hf.baselines.by_name import SCORERS, ranking_column
 from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE
-from longattn_hf.commands.tables import is_table, read_notes, read_rows
-from longattn_hf.explore.token_view import explain
-from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.scored_with import find_convention, scored_with, scorer_arguments
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
-from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, get_numbers, long_distance_scores
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _SCORE_COLUMNS = [ranking_column(name) for name in SCORERS]
 
@@ -28,7 +25,7 @@ class ExplainSettings:
 
     Of a file of scored rows it also says where the row stands among those of its category.
 
-        longattn explain chapter.txt --model HuggingFaceTB/SmolLM2-135M -o chapter.html
+        longattn explain chapter.txt --model HuggingFaceTB/SmolLM2-135M -o page.html
         longattn explain scored.parquet --row 17 --model HuggingFaceTB/SmolLM2-135M
 
     Attributes:
@@ -61,6 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     try:
         given = read_command_line(ExplainSettings, arguments, positional=("file",), short={"output": "o"})
+        from longattn_hf.commands.tables import is_table, read_notes
+        from longattn_hf.explore.token_view import explain
+        from longattn_hf.pipeline.scored_with import scored_with, scorer_arguments
+        from longattn_hf.scoring.longattn import LongAttnScorer
+
         known = scored_with(given.file, read_notes([given.file])) if is_table(given.file) else {}
         own = {name: value for name in ("convention", "min_distance") if (value := getattr(given, name)) is not None}
         scorer = LongAttnScorer(
@@ -80,6 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _read_window(given: ExplainSettings, known: Mapping[str, Any]) -> tuple[Mapping[str, Any] | str, str, list[str]]:
     """Returns the window, what to call it, and what its scores say of it."""
+    from longattn_hf.commands.tables import is_table, read_rows
+
     if not is_table(given.file):
         try:
             return Path(given.file).read_text(encoding="utf-8"), Path(given.file).name, []
@@ -91,7 +95,10 @@ def _read_window(given: ExplainSettings, known: Mapping[str, Any]) -> tuple[Mapp
     return rows[given.row], f"{Path(given.file).name}, row {given.row}", _say_standing(rows, given, known)
 
 
-def _say_standing(rows: Dataset, given: ExplainSettings, known: Mapping[str, Any]) -> list[str]:
+def _say_standing(rows: "Dataset", given: ExplainSettings, known: Mapping[str, Any]) -> list[str]:
+    from longattn_hf.explore.why import stand
+    from longattn_hf.pipeline.scored_with import find_convention
+
     present = [name for name in (CATEGORY, KEPT, *RAW_SCORES, *_SCORE_COLUMNS) if name in rows.column_names]
     table: pa.Table = rows.select_columns(present).with_format("arrow")[:]
     if CATEGORY not in present:

@@ -1,8 +1,8 @@
 """`longattn publish OUT OWNER/NAME`: puts a finished build on the Hub."""
 
-from longattn_hf.hub.publishing import publish
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
+from longattn_hf.pipeline.terminal import OUTPUT, Output
 
 
 @settings
@@ -32,20 +32,25 @@ class PublishSettings:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
+    output = Output.read(arguments)
     try:
-        given = read_command_line(PublishSettings, arguments, positional=("folder", "repo_id"))
-        publication = publish(
-            given.folder,
-            given.repo_id,
-            revision=given.revision,
-            create_pr=given.create_pr,
-            private=given.private,
-            tag=given.tag,
-            dry_run=given.dry_run,
-        )
+        given = read_command_line(PublishSettings, arguments, positional=("folder", "repo_id"), parents=[OUTPUT])
+        # here and in the other programs: what takes seconds to load, which help does without
+        from longattn_hf.hub.publishing import publish
+
+        with output.speaking():
+            publication = publish(
+                given.folder,
+                given.repo_id,
+                revision=given.revision,
+                create_pr=given.create_pr,
+                private=given.private,
+                tag=given.tag,
+                dry_run=given.dry_run,
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise Refusal("publish", error) from error
-    print(publication)  # noqa: T201
+    output.show(publication, publication.facts)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,16 @@
 """`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
 
 from dataclasses import field
-from typing import Any
-
-import pyarrow as pa
-from datasets import Dataset
-from datasets.utils import disable_progress_bars
+from typing import TYPE_CHECKING, Any
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS
-from longattn_hf.commands.tables import check_output, read_rows, write_rows
-from longattn_hf.model.location import ModelRef
-from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.scored_with import SCORED_WITH
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
-from longattn_hf.windows import WindowDocuments
+from longattn_hf.pipeline.terminal import OUTPUT, Output
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _BYTES_A_TOKEN = 4
 
@@ -28,7 +23,8 @@ class ScoreSettings:
     which scores of attention do not compare.
 
         longattn score docs.jsonl --scorer echo -o scored.parquet
-        longattn score docs.parquet --scorer longattn --model ORG/MODEL --window_tokens 8192 -o scored.parquet
+        longattn score a.jsonl --tokenizer ORG/MODEL --window_tokens 8192 -o b.parquet
+        longattn score a.parquet --scorer longattn --model ORG/MODEL -o b.parquet
 
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
@@ -58,12 +54,15 @@ class ScoreSettings:
     batch_size: int = 16
 
 
-def score_files(given: ScoreSettings) -> tuple[Dataset, dict[str, Any]]:
+def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
     """Returns the scored rows, and notes: how tokens were counted, which columns are scores, LongAttn's settings.
 
     Raises:
         ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be.
     """
+    from longattn_hf.commands.tables import read_rows
+    from longattn_hf.pipeline.scored_with import SCORED_WITH
+
     scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
     rows = read_rows(given.files)
     if given.text_column not in rows.column_names and INPUT_IDS not in rows.column_names:
@@ -90,12 +89,14 @@ def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:
     return {n: v for n, v in values.items() if takes(name, n) or n in given.settings}
 
 
-def _with_num_tokens(rows: Dataset, given: ScoreSettings) -> tuple[Dataset, str]:
+def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, str]":
     """Cuts windows where that is asked for, and counts tokens where nobody did; says how they were counted."""
     tokenizer = given.tokenizer or given.model
     if given.window_tokens is not None:
         if tokenizer is None:
             raise ValueError("window_tokens needs a tokenizer to count with: give --tokenizer or --model.")
+        from longattn_hf.windows import WindowDocuments
+
         cut = WindowDocuments(
             tokenizer=tokenizer,
             window_tokens=given.window_tokens,
@@ -109,6 +110,11 @@ def _with_num_tokens(rows: Dataset, given: ScoreSettings) -> tuple[Dataset, str]
         return rows.map(lambda row: {"num_tokens": len(row[INPUT_IDS] or ())}), "the file's own ids"
     texts = given.text_column
     if tokenizer:
+        import pyarrow as pa
+
+        from longattn_hf.model.location import ModelRef
+        from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
+
         loaded = load_tokenizer_once(ModelRef(tokenizer))
         # no `map`: to hash a function that knows a tokenizer takes minutes
         counts = [
@@ -126,15 +132,23 @@ def _with_num_tokens(rows: Dataset, given: ScoreSettings) -> tuple[Dataset, str]
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
+    output = Output.read(arguments)
     try:
-        given = read_command_line(ScoreSettings, arguments, positional=("files",), short={"output": "o"})
-        output = check_output(given.output)
-        disable_progress_bars()
-        rows, notes = score_files(given)
-        write_rows(rows, output, notes)
+        given = read_command_line(
+            ScoreSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
+        )
+        from longattn_hf.commands.tables import check_output, write_rows
+
+        with output.speaking():
+            path = check_output(given.output)
+            rows, notes = score_files(given)
+            write_rows(rows, path, notes)
     except (ValueError, OSError) as error:
         raise Refusal("score", error) from error
-    print(f"{given.output}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}")  # noqa: T201
+    output.show(
+        f"{path}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}",
+        {"output": path, "rows": len(rows), **notes},
+    )
 
 
 if __name__ == "__main__":

@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
-
-from datasets import Dataset
-from datasets.utils import disable_progress_bars
+from typing import TYPE_CHECKING, Any, Literal
 
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
-from longattn_hf.commands.tables import check_output, read_notes, read_rows, write_rows
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.scored_with import find_convention, scored_with
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
+from longattn_hf.pipeline.terminal import OUTPUT, Output
 from longattn_hf.selection.cut import LIMITS, Selection
-from longattn_hf.selection.select import add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @settings
@@ -64,12 +62,16 @@ class SelectSettings:
     convention: str | None = None
 
 
-def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[str, float]]:
+def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping[str, float]]":
     """Returns all rows, the kept ones, and what ranked them.
 
     Raises:
         ValueError: A setting, a file, a column or a score is not as it should be.
     """
+    from longattn_hf.commands.tables import read_notes, read_rows
+    from longattn_hf.pipeline.scored_with import find_convention, scored_with
+    from longattn_hf.selection.select import add_long_distance_score, select_windows
+
     limits = {name: getattr(given, name) for name in LIMITS}
     # refused before anything is read
     how: dict[str, Any] = {name: getattr(given, name) for name in ("refuse_overlap", "combine", "gate")}
@@ -88,7 +90,9 @@ def select_rows(given: SelectSettings) -> tuple[Dataset, Dataset, str | Mapping[
     return rows, kept, score
 
 
-def _default_score(rows: Dataset, given: SelectSettings) -> str:
+def _default_score(rows: "Dataset", given: SelectSettings) -> str:
+    from longattn_hf.commands.tables import read_notes
+
     named = [LONG_DISTANCE_SCORE, *read_notes(given.files).get("scores", [])]
     for name in named:
         if name in rows.column_names:
@@ -98,20 +102,29 @@ def _default_score(rows: Dataset, given: SelectSettings) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
+    output = Output.read(arguments)
     try:
-        given = read_command_line(SelectSettings, arguments, positional=("files",), short={"output": "o"})
+        given = read_command_line(
+            SelectSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
+        )
+        from longattn_hf.commands.tables import check_output, read_notes, write_rows
+
         folder, slash, name = "".join(given.files[:1]).rpartition("/")
-        output = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
-        disable_progress_bars()
-        rows, kept, score = select_rows(given)
-        notes = read_notes(given.files)
-        write_rows(kept, output, notes)
+        with output.speaking():
+            path = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
+            rows, kept, score = select_rows(given)
+            notes = read_notes(given.files)
+            write_rows(kept, path, notes)
     except (ValueError, OSError) as error:
         raise Refusal("select", error) from error
-    tokens = "" if "num_tokens" not in kept.column_names else f", {sum(kept['num_tokens']):,} tokens"
-    if tokens and str(notes.get("num_tokens", "")).startswith("estimated"):
-        tokens += f" ({notes['num_tokens']})"
-    print(f"{output}: {len(kept):,} of {len(rows):,} rows kept by {score}{tokens}")  # noqa: T201
+    tokens = sum(kept["num_tokens"]) if "num_tokens" in kept.column_names else None
+    counted = "" if tokens is None else f", {tokens:,} tokens"
+    if counted and str(notes.get("num_tokens", "")).startswith("estimated"):
+        counted += f" ({notes['num_tokens']})"
+    output.show(
+        f"{path}: {len(kept):,} of {len(rows):,} rows kept by {score}{counted}",
+        {"output": path, "rows": len(rows), "kept": len(kept), "score": score, "tokens": tokens, **notes},
+    )
 
 
 if __name__ == "__main__":

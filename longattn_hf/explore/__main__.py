@@ -6,16 +6,17 @@ import webbrowser
 from contextlib import nullcontext
 from pathlib import Path
 
-from longattn_hf.explore.session import Session, require_gradio
 from longattn_hf.files import is_address
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
-from longattn_hf.pipeline.store import naming
 
 
 @settings
 class ExploreSettings:
     """Opens the explorer of a build or a published dataset in a browser.
+
+        longattn explore out/longabc-demo-8k
+        longattn explore OWNER/NAME --port 7861 --no_browser
 
     Attributes:
         folder: A build's output folder, here or in a store, or a dataset's id on the Hub.
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the explorer from the command line."""
     try:
         given = read_command_line(ExploreSettings, arguments, positional=("folder",))
+        from longattn_hf.explore.session import Session, require_gradio
+        from longattn_hf.pipeline.store import naming
+
         require_gradio()
         check_address(given.host, given.port)
         with naming(given.folder) if is_address(given.folder) else nullcontext():

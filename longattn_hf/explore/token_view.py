@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
-from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SCORE_FEATURES
+from longattn_hf.columns import DEPENDENCY_STRENGTH, ID
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.explore.token_texts import Received, name_text, show_token, sum_by_text, token_texts
 from longattn_hf.explore.why import say_attention
 from longattn_hf.pages.page import render_page, visible

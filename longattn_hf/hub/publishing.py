@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +18,9 @@ from longattn_hf.hub.access import check_target
 from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
 from longattn_hf.hub.client import persist, usable_token
 from longattn_hf.hub.deadlines import allow, bounded_timeouts
+from longattn_hf.hub.layout import CARD
 from longattn_hf.hub.loadable import check_card
-from longattn_hf.hub.release import CARD, Configuration, Release
+from longattn_hf.hub.release import Configuration, Release
 from longattn_hf.hub.repository import AGAIN, REQUEST_SECONDS, WHOLE_SECONDS, Repository, differing
 from longattn_hf.hub.staging import stage_dataset
 
@@ -40,6 +42,14 @@ class Publication:
     configurations: tuple[Configuration, ...]
     other_files: tuple[str, ...]
     card: str = field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for programs."""
+        names = ("repo_id", "revision", "commit", "pull_request", "tag")
+        return {name: getattr(self, name) for name in names} | {
+            "rows": {configuration.name: configuration.num_rows for configuration in self.configurations},
+        }
 
     def __str__(self) -> str:
         state = f"published as commit {self.commit}" if self.commit else "not published (dry run)"

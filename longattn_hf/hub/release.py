@@ -16,15 +16,12 @@ from longattn_hf.hub.card_merge import (
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.layout import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 from longattn_hf.hub.loadable import check_loadable
 from longattn_hf.hub.repository import LocalFile
-from longattn_hf.hub.staging import DATA, MAX_SHARD_BYTES
+from longattn_hf.hub.staging import MAX_SHARD_BYTES
 
 # the layout of a dataset; what else a build's folder holds is private
-CARD, REPORT, PAGE, STATISTICS = "README.md", "report.json", "report.html", "statistics.json"
-FIGURES, SCORES = "figures", "scores"
-#: Where a finished build notes its files and their sha256.
-FINISHED = "work/finished.json"
 _PUBLISHED = (CARD, REPORT, PAGE, STATISTICS, *(f"{name}/**/*" for name in (FIGURES, DATA, SCORES)))
 
 

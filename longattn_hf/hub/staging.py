@@ -17,11 +17,10 @@ from huggingface_hub import DatasetCardData
 from longattn_hf.columns import CATEGORY
 from longattn_hf.files import write_parquet
 from longattn_hf.hub.card_merge import BEGIN, END
+from longattn_hf.hub.layout import DATA, check_configuration
 
 #: The Hub's own limit for a shard that its viewer and its users like to handle.
 MAX_SHARD_BYTES = 500_000_000
-#: The folder of a dataset that holds its rows, a folder for each configuration.
-DATA = "data"
 
 
 def stage_dataset(dataset: Dataset | DatasetDict, folder: Path) -> None:
@@ -78,19 +77,6 @@ def _check_splits(splits: DatasetDict) -> None:
                 f"the split {name!r} has other columns than the first one ({split.features} in place of {features}), "
                 "and nobody could load them together: publish it under another name, or make the columns the same"
             )
-
-
-def check_configuration(name: object, remedy: str) -> None:
-    """Checks that a category can name a configuration, and with it a folder.
-
-    Raises:
-        ValueError: It cannot; says what can, and the remedy.
-    """
-    # as long as a file system's names may be, in any script
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 200:
-        raise ValueError(
-            f"the category {name!r} cannot name a configuration: it must be letters, digits, _, . and - only; {remedy}"
-        )
 
 
 def _configurations(dataset: Dataset) -> Iterator[tuple[str, Dataset]]:

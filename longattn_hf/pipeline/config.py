@@ -1,33 +1,26 @@
 """A build's settings: one flat dataclass, filled from a YAML file and the command line."""
 
-import json
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from longattn_hf.baselines.by_name import LONGATTN
-from longattn_hf.hub.access import check_target
-from longattn_hf.hub.release import SCORES
-from longattn_hf.hub.staging import check_configuration
+from longattn_hf.hub.layout import SCORES, check_configuration
 from longattn_hf.method import get_convention
 from longattn_hf.pipeline.choice import ScorerChoice
 from longattn_hf.pipeline.folder import BuildFolder
-from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
+from longattn_hf.pipeline.packaged_configs import find_config
 from longattn_hf.pipeline.settings import (
     Several,
     Texts,
     check_settings,
     each,
-    parse_command_line,
-    parse_words,
     read_yaml,
     settings,
 )
-from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
-from longattn_hf.pipeline.storage import open_folder
+from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.selection.certify import refuse_uncertain
 from longattn_hf.selection.cut import LIMITS, Selection
 from longattn_hf.selection.standardisation import ScoreStatistics
@@ -40,7 +33,8 @@ _SELECTION = (
 )  # fmt: skip
 _CARD = ("pretty_name", "description", "data_version", "language")
 _HUB = ("push_to_hub", "hub_revision", "create_pr", "private", "tag", "dry_run")
-_THIS_RUN = ("output_dir", "overwrite", "batch_tokens", "engine", "address", "workers", *_HUB)
+#: The settings that change nothing of the finished dataset.
+THIS_RUN = ("output_dir", "overwrite", "batch_tokens", "engine", "address", "workers", *_HUB)
 
 
 @settings
@@ -105,6 +99,15 @@ class BuildConfig:
         tag: The tag of this release there.
         dry_run: Only say what would be published.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "name": "what is built",
+        "convention": "windows and LongAttn's score (fixed once the output folder holds shards)",
+        "scorers": "scores and selection (may change on a scored corpus)",
+        "pretty_name": "card",
+        "output_dir": "this run",
+        "push_to_hub": "publishing",
+    }
 
     name: str
     model: str
@@ -180,6 +183,9 @@ class BuildConfig:
         if self.dry_run and not self.push_to_hub:
             raise ValueError("dry_run says what would be published, and nothing is: give push_to_hub too.")
         if self.push_to_hub:
+            # the Hub's client, which the others do not need
+            from longattn_hf.hub.access import check_target
+
             check_target(self.push_to_hub, revision=self.hub_revision, create_pr=self.create_pr, tag=self.tag)
         if not 0 <= self.resolved_min_distance < self.window_tokens:
             raise ValueError(
@@ -213,7 +219,7 @@ class BuildConfig:
     def work(self) -> dict[str, Any]:
         """The settings that windows and scores depend on."""
         values = asdict(self) | {"row_fraction": self.first_fraction}
-        return {n: v for n, v in values.items() if n not in (*_SELECTION, *_CARD, *_THIS_RUN)}
+        return {n: v for n, v in values.items() if n not in (*_SELECTION, *_CARD, *THIS_RUN)}
 
     @property
     def first_fraction(self) -> float | None:
@@ -223,7 +229,7 @@ class BuildConfig:
     @property
     def result(self) -> dict[str, Any]:
         """The settings that the finished dataset depends on."""
-        return {name: value for name, value in asdict(self).items() if name not in _THIS_RUN}
+        return {name: value for name, value in asdict(self).items() if name not in THIS_RUN}
 
     @property
     def resolved_min_distance(self) -> int:
@@ -233,6 +239,8 @@ class BuildConfig:
     @property
     def build_folder(self) -> BuildFolder:
         """The output folder; raises as `open_folder`."""
+        from longattn_hf.pipeline.storage import open_folder
+
         return open_folder(self.output_dir or f"out/{self.name}")
 
     @property
@@ -262,35 +270,3 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         # a limit goes before that of the file, whichever it is
         values = {name: value for name, value in values.items() if name not in LIMITS}
     return check_settings(BuildConfig, values | overrides, f"the configuration {path}")
-
-
-def read_build(
-    arguments: Sequence[str] | None, *, default_config: Path = CONFIGS / "demo.yaml"
-) -> tuple[BuildConfig, str]:
-    """Reads `--config FILE` and `--any_setting VALUE`.
-
-    Args:
-        arguments: The command line's words; the process's own if None.
-        default_config: The configuration without `--config`; the embedded demo's if not given.
-
-    Returns:
-        The settings, and the words that the same dataset is built with anywhere: without those of this run alone.
-
-    Raises:
-        ValueError: As `load_config`, and on an unknown option, naming the nearest.
-    """
-    path, words = parse_command_line(BuildConfig, arguments)
-    overrides = parse_words(BuildConfig, words)
-    path = find_config(path or default_config)
-    is_packaged = path.resolve().parent == CONFIGS
-    shown = ["--config", path.stem if is_packaged else hide_paths(path.as_posix())]
-    if path.resolve() == default_config.resolve():
-        shown = []
-    for name, value in overrides.items():
-        if name not in _THIS_RUN:
-            hidden, text = hide_paths(value), words[name]
-            # a number as it was written, a mapping as JSON
-            if hidden != value or not isinstance(text, str) or isinstance(value, dict | list):
-                text = hidden if isinstance(hidden, str) else json.dumps(hidden)
-            shown += [f"--{name}", shlex.quote(text)]
-    return load_config(path, overrides), " ".join(shown)

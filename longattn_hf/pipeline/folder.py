@@ -11,12 +11,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.files import claim, hash_file, move_file, read_record, target_of_leftover, write_record, write_text
 from longattn_hf.hub.card_merge import merge_cards
-from longattn_hf.hub.release import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
+from longattn_hf.hub.layout import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +62,7 @@ class BuildFolder:
         lock: Held by the first process of the build at work.
         owner: Which process that is.
         traces: What a build that has nothing more to do is known by.
+        ranking: The names of the scorers that rank windows, for `watch`.
         card_before: The card that the folder had before its first build.
     """
 
@@ -80,10 +79,10 @@ class BuildFolder:
         self.shards, self.selection = self.work / "shards.parquet", self.work / "selection.parquet"
         self.refinement, self.staging = self.work / "refinement.parquet", self.work / "staging"
         self.settings, self.sources = self.work / "settings.json", self.work / "sources.json"
-        self.heartbeats, self.finished = self.work / "processes", self.path / FINISHED
+        self.heartbeats, self.ranking = self.work / "processes", self.work / "ranking.json"
         self.placing, self.lock = self.path / PLACING, self.work / ".lock"
         self.owner, self.card_before = self.work / "owner.json", self.work / "card-before.json"
-        self.traces = self.work / "traces.json"
+        self.traces, self.finished = self.work / "traces.json", self.path / FINISHED
 
     def __str__(self) -> str:
         return str(self.path)
@@ -101,6 +100,8 @@ class BuildFolder:
                 not of this locale.
             OSError: It cannot be written to.
         """
+        from filelock import FileLock, Timeout  # which programs that only look do without
+
         try:
             str(self.path).encode()
         except UnicodeEncodeError as error:

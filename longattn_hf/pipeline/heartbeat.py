@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import math
 import os
 import socket
 import time
@@ -11,8 +13,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from longattn_hf.files import write_json
+from longattn_hf.pipeline.terminal import clock
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN = 1.0
+# between two lines where there is no terminal for a bar
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass(kw_only=True)
@@ -47,9 +54,34 @@ class Heartbeat:
     longest: float = 0.0
     ended: bool = False
 
+    @property
+    def rate(self) -> float | None:
+        """How many are done in a second; None where nothing tells."""
+        seconds = self.beat - self.started
+        return self.done / seconds if self.done and seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the stage will still take at the rate so far; None where nothing tells."""
+        if self.ended or self.done >= self.total:
+            return 0.0
+        return (self.total - self.done) / self.rate if self.rate else None
+
+    def __str__(self) -> str:
+        rate = f", {self.rate:,.2f}/s" if self.rate else ""
+        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}{rate}, {self.prospect}"
+
+    @property
+    def prospect(self) -> str:
+        """When the stage will have ended, as the clock shows it."""
+        left = self.seconds_left
+        return "done at an unknown time" if left is None else f"done at {clock(left, now=self.beat)}"
+
 
 class Progress:
-    """One stage's progress of one process: a bar on the first process's terminal, and a heartbeat for `watch`.
+    """One stage's progress of one process: a heartbeat for `watch`, and of the first process what people see of it.
+
+    That is a bar on a terminal, and a line in the log now and then where there is none.
 
     Args:
         folder: Receives a file for each process; no heartbeat if None.
@@ -76,7 +108,10 @@ class Progress:
             started=now,
             beat=now,
         )
-        self._bar = tqdm(desc=stage, total=total, unit=f" {unit}", disable=process > 0)
+        # None where there is no terminal, which the bar finds out by itself
+        is_hidden = True if process > 0 or not logger.isEnabledFor(logging.WARNING) else None
+        self._bar = tqdm(desc=stage, total=total, unit=f" {unit}", disable=is_hidden)
+        self._next_line = math.inf if process > 0 or not self._bar.disable else now + _SECONDS_BETWEEN_LINES
         self._write()
 
     def update(self, count: int = 1) -> None:
@@ -85,7 +120,11 @@ class Progress:
         heartbeat = self._heartbeat
         heartbeat.longest = max(heartbeat.longest, now - heartbeat.beat)
         heartbeat.done, heartbeat.beat = heartbeat.done + count, now
+        self._bar.set_postfix_str(heartbeat.prospect, refresh=False)
         self._bar.update(count)
+        if now >= self._next_line:
+            logger.info("%s", str(heartbeat))
+            self._next_line = now + _SECONDS_BETWEEN_LINES
         if now - self._written >= _SECONDS_BETWEEN:
             self._write()
 

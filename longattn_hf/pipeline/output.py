@@ -18,7 +18,7 @@ from longattn_hf.columns import (
     SKIP_REASON,
 )
 from longattn_hf.files import replacing, write_parquet
-from longattn_hf.hub.release import DATA, SCORES
+from longattn_hf.hub.layout import DATA, SCORES
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.report.parts import ConfigurationFacts

@@ -1,6 +1,7 @@
 """The processes of one build: how they find each other, share the work, wait for each other, and end together."""
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Progress
+
+logger = logging.getLogger(__name__)
 
 # what launchers tell their processes, as accelerate reads it
 _LAUNCHED = {"LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
@@ -78,6 +81,11 @@ class Process:
                 stage.do(unit, progress.update)
         return total
 
+    def say(self, line: str, *values: object) -> None:
+        """Logs what goes on, if this is the first process: all would say the same."""
+        if self.index == 0:
+            logger.info(line, *values)
+
     def show(self, stage: Stage, total: int) -> Progress:
         """Begins to show how far this process is in a stage."""
         return Progress(
@@ -112,6 +120,12 @@ def join_processes() -> Process:
     if state.device.type == "cpu" and torch.get_num_threads() == 1:
         # `accelerate launch` gives a process one thread unless told otherwise; scores do not depend on the number
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+    if state.num_processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        logger.warning(
+            "`accelerate launch` was asked for several processes, and has started this one alone, as it does on a "
+            "CPU. There, `torchrun --nproc_per_node N` in its place starts N."
+        )
 
     def wait() -> None:
         try:

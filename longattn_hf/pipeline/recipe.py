@@ -22,9 +22,9 @@ from longattn_hf.columns import (
     SELECTION_SCORE,
     SOURCE,
     TEXT,
-    WINDOW_FEATURES,
 )
-from longattn_hf.hub.release import SCORES
+from longattn_hf.columns.features import WINDOW_FEATURES
+from longattn_hf.hub.layout import SCORES
 from longattn_hf.model.location import ModelRef
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.output import plan_files

@@ -1,15 +1,30 @@
 """What a build has come to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from longattn_hf.hub.publishing import Publication
 from longattn_hf.pipeline.folder import BuildFolder
+from longattn_hf.pipeline.terminal import lay_out
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import CategoryFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What another selection has made of the windows kept before: how many are new, gone, and kept as before."""
+
+    added: int
+    removed: int
+    unchanged: int
+
+    def __str__(self) -> str:
+        return f"{self.added:,} added, {self.removed:,} removed, {self.unchanged:,} kept as before"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +35,19 @@ class BuildResult:
         folder: Where it is on this machine: `load_dataset(str(folder), category)` reads the kept windows, "scores" all
             scores.
         scored_windows: How many windows this process scored; 0 where all were found done.
+        reused: What was found done of `documents`, `windows` and `scores`; known to the first process alone, where
+            anything was looked for.
+        changes: What is kept other than before; None where no selection was there, or this very one.
+        is_new: Whether the first process found something to do.
         published: What came of publishing it; None where that was not asked for.
     """
 
     folder: Path
     scored_windows: int
-    published: str | None = field(default=None, repr=False)
+    reused: Mapping[str, int] = field(default_factory=dict, repr=False)
+    changes: Changes | None = field(default=None, repr=False)
+    is_new: bool = field(default=True, repr=False)
+    published: Publication | None = field(default=None, repr=False)
 
     @cached_property
     def report(self) -> Report:
@@ -41,19 +63,34 @@ class BuildResult:
         """Returns the kept windows of a category, in the corpus's order."""
         return load_dataset(str(self.folder), category, split="train")
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for programs."""
+        return {
+            "folder": str(self.folder),
+            "ranked_by": self.report.ranked_by,
+            "categories": {name: _count(facts) | {"cut": facts.cut} for name, facts in self.categories.items()},
+            "scored_windows": self.scored_windows,
+            "reused": dict(self.reused),
+            "changes": self.changes and asdict(self.changes),
+            "is_new": self.is_new,
+            "published": self.published and self.published.facts,
+        }
+
     def __str__(self) -> str:
-        ranked_by = self.report.ranked_by
-        head = ("category", "documents", "windows", "kept", "kept tokens", "min/mean/max", "lowest kept")
-        rows: list[tuple[str, ...]] = [head]
-        for name, facts in self.categories.items():
-            spread = facts.scores[ranked_by]
-            ends = "/".join(_short(end) for end in (spread.min, spread.mean, spread.max))
-            counts = (facts.documents, facts.windows, facts.kept_windows, facts.kept_tokens)
-            rows.append((name, *(f"{count:,}" for count in counts), ends, _short(facts.cut)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"Ranked by {ranked_by}:", *lines])
+        rows: list[tuple[str, ...]] = [("category", "documents", "windows", "kept", "tokens kept", "share", "cut")]
+        rows += [_cells(name, _count(facts), facts.cut) for name, facts in self.categories.items()]
+        if len(self.categories) > 1:
+            rows.append(_cells("all", _count(*self.categories.values()), None))
+        return "\n".join([f"Ranked by {self.report.ranked_by}; the cut is the lowest score kept:", *lay_out(rows)])
 
 
-def _short(number: float | None) -> str:
-    return "-" if number is None else f"{round(number, 12) + 0.0:.3g}"
+def _count(*categories: CategoryFacts) -> dict[str, int]:
+    names = ("documents", "windows", "tokens", "kept_windows", "kept_tokens")
+    return {name: sum(getattr(facts, name) for facts in categories) for name in names}
+
+
+def _cells(name: str, counts: Mapping[str, int], cut: float | None) -> tuple[str, ...]:
+    shown = (f"{counts[column]:,}" for column in ("documents", "windows", "kept_windows", "kept_tokens"))
+    share = f"{counts['kept_tokens'] / counts['tokens']:.1%}" if counts["tokens"] else "-"
+    return name, *shown, share, "-" if cut is None else f"{round(cut, 12) + 0.0:.3g}"

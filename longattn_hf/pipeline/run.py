@@ -14,10 +14,11 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import ID, KEPT
-from longattn_hf.files import hash_json, write_text
+from longattn_hf.files import hash_json, write_record, write_text
 from longattn_hf.hub.access import check_access
-from longattn_hf.hub.publishing import publish
+from longattn_hf.hub.publishing import Publication, publish
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.account import Account
 from longattn_hf.pipeline.certify import Certified, certify_cut
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.engine import start_engine
@@ -68,19 +69,22 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
     with folder.owned() if process.index == 0 else nullcontext():
         # several processes could find different things
         inputs = describe_inputs(config, words, folder) if process.count == 1 else None
+        account = Account(config, folder, process)
         if is_untouched(inputs, folder):
-            scored = 0
+            result = BuildResult(folder=folder.path, scored_windows=0, is_new=False)
         else:
-            scored = _build(config, words, folder, process)
+            result = _build(config, words, folder, process, account)
             process.wait()
             if process.index == 0:
                 remember(inputs, folder)
-    published = _release(config, config.push_to_hub) if config.push_to_hub and process.index == 0 else None
-    return BuildResult(folder=folder.path, scored_windows=scored, published=published)
+    if not config.push_to_hub or process.index:
+        return result
+    account.begin("publish")
+    return replace(result, published=_release(config, config.push_to_hub))
 
 
-def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process) -> int:
-    """Runs all stages; returns how many windows this process scored."""
+def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process, account: Account) -> BuildResult:
+    """Runs all stages."""
     # settings, models and statistics are refused before anything is read
     scorers = make_scorers(config)
     for scorer in scorers.values():
@@ -91,6 +95,9 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         given.refuse_unless_made_by(longattn.scale, f"The statistics {config.statistics}")
     if process.index == 0:
         folder.claim(config.work, overwrite=config.overwrite)
+        # those of an earlier run say nothing of this one's
+        shutil.rmtree(folder.heartbeats, ignore_errors=True)
+        write_record(folder.ranking, {"scorers": list(config.choice.weights)})
         pin_sources(config.sources, folder.sources)
     process.wait()
     if not folder.settings.exists():
@@ -98,24 +105,37 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
             f"Process {process.index} on {socket.gethostname()} does not see {folder.path} as the first process does: "
             f"all processes of a build share its folder; {folder.elsewhere}."
         )
-    shards = _window(config, folder, process)
+    account.begin("window")
+    shards = _window(config, folder, process, account)
+    account.begin("score")
     scored = score_windows(shards, scorers, process=process)
     process.wait()
+    if process.index == 0:
+        account.scored(shards)
     certified = None
     if config.certify:
+        account.begin("certify")
         again, certified = certify_cut(config, shards, scorers, process=process)
         scored += again
-    decision = _decide(config, words, shards, scorers, certified) if process.index == 0 else None
+    account.begin("select")
+    decision = _decide(config, words, shards, scorers, certified, account) if process.index == 0 else None
     process.wait()
     if folder.selection.exists():
+        account.begin("write")
         write_kept(shards, process=process)
         process.wait()
         if decision:
             _finish(decision, config, words, shards, scorers)
-    return scored
+    return BuildResult(
+        folder=folder.path,
+        scored_windows=scored,
+        reused=account.reused,
+        changes=account.changes,
+        is_new=decision is not None,
+    )
 
 
-def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> ScoredShards:
+def _window(config: BuildConfig, folder: BuildFolder, process: Process, account: Account) -> ScoredShards:
     """Cuts this process's share of the documents, and returns the list of all shards once they are there."""
     sources = open_sources(config.sources, folder.sources)
     window_sources(
@@ -127,7 +147,9 @@ def _window(config: BuildConfig, folder: BuildFolder, process: Process) -> Score
     )
     process.wait()
     if process.index == 0:
-        ScoredShards.gather(folder, windowed_shards(sources, folder.windows)).save()
+        made = windowed_shards(sources, folder.windows)
+        account.windowed(made)
+        ScoredShards.gather(folder, made).save()
     process.wait()
     return ScoredShards.load(folder)
 
@@ -160,6 +182,7 @@ def _decide(
     shards: ScoredShards,
     scorers: Mapping[str, Scorer],
     certified: Certified | None,
+    account: Account,
 ) -> _Decision | None:
     """Selects, and writes down what all processes are to write; None where the folder holds just that already."""
     folder = shards.folder
@@ -172,6 +195,7 @@ def _decide(
     fingerprint = hash_json([_hash_table(table.select(columns)), config.result, words, software_versions()])
     if folder.is_finished(fingerprint):
         return None
+    account.selected(table)
     if folder.staging.exists():
         shutil.rmtree(folder.staging)
     files = plan_files(table, config.categories)
@@ -251,16 +275,14 @@ def _describe(
     )
 
 
-def _release(config: BuildConfig, repo_id: str) -> str:
-    """Publishes the finished build, and says what came of it."""
-    return str(
-        publish(
-            config.folder,
-            repo_id,
-            revision=config.hub_revision,
-            create_pr=config.create_pr,
-            private=config.private,
-            tag=config.tag,
-            dry_run=config.dry_run,
-        )
+def _release(config: BuildConfig, repo_id: str) -> Publication:
+    """Publishes the finished build."""
+    return publish(
+        config.folder,
+        repo_id,
+        revision=config.hub_revision,
+        create_pr=config.create_pr,
+        private=config.private,
+        tag=config.tag,
+        dry_run=config.dry_run,
     )

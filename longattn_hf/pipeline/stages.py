@@ -17,14 +17,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 
-from longattn_hf.columns import (
-    CATEGORY,
-    LICENSE,
-    SKIP_REASON,
-    SOURCE,
-    WINDOW_FEATURES,
-    is_added,
-)
+from longattn_hf.columns import CATEGORY, LICENSE, SKIP_REASON, SOURCE, is_added
+from longattn_hf.columns.features import WINDOW_FEATURES
 from longattn_hf.files import hash_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.folder import BuildFolder

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from longattn_hf.files import format_record, is_address, parse_record, read_record, write_record
-from longattn_hf.hub.release import CARD, FINISHED
+from longattn_hf.hub.layout import CARD, FINISHED
 from longattn_hf.pipeline.folder import BEING_REPLACED, PLACING, BuildFolder
 from longattn_hf.pipeline.store import Store, StoreLock
 

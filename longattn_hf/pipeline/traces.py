@@ -41,7 +41,7 @@ def describe_inputs(config: BuildConfig, words: str, folder: BuildFolder) -> str
         return None
     if sources is None:
         return None
-    code = _stamps(Path(longattn_hf.__file__).parent, lambda path: path.suffix not in (".pyc", ".pyo"))
+    code = stamps(Path(longattn_hf.__file__).parent, lambda path: path.suffix not in (".pyc", ".pyo"))
     place = [socket.gethostname(), *(os.environ.get(name) for name in _PLACE)]
     return hash_json([asdict(config), words, sources, model, code, place, software_versions()])
 
@@ -64,10 +64,11 @@ def remember(inputs: str | None, folder: BuildFolder) -> None:
 def _files_of(folder: BuildFolder) -> str:
     passing = {folder.traces, folder.lock, folder.owner}
     # a file of one's own may have a name that no text file can hold
-    return hash_json(_stamps(folder.path, lambda path: path not in passing and path.parent != folder.heartbeats))
+    return hash_json(stamps(folder.path, lambda path: path not in passing and path.parent != folder.heartbeats))
 
 
-def _stamps(folder: Path, counts: Callable[[Path], bool]) -> dict[str, list[int]]:
+def stamps(folder: Path, counts: Callable[[Path], bool] = lambda path: True) -> dict[str, list[int]]:
+    """Returns sizes and times of change of a folder's files that count, by name; none where there is no folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         # other programs' files may go at any moment

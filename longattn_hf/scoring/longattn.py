@@ -12,15 +12,8 @@ from torch import Tensor
 
 from longattn_hf.attention.api import Impl, far_attention, pick_impl, try_impl
 from longattn_hf.attention.sampled import sampled_far_attention
-from longattn_hf.columns import (
-    DEPENDENCY_STRENGTH,
-    DISTRIBUTION_UNIFORMITY,
-    INPUT_IDS,
-    PER_HEAD,
-    SCORE_FEATURES,
-    STANDARD_ERROR,
-    TEXT,
-)
+from longattn_hf.columns import DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, INPUT_IDS, PER_HEAD, STANDARD_ERROR, TEXT
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.method import get_convention
 from longattn_hf.model.device import pick_dtype
 from longattn_hf.model.first_layer import FirstLayer

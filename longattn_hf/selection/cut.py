@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE
 from longattn_hf.method import get_convention
-from longattn_hf.rows import put_array
 from longattn_hf.selection.gate import draw, refusals
 from longattn_hf.selection.overlap import overlapping_pairs, without_conflicts
 from longattn_hf.selection.standardisation import (
@@ -168,6 +167,9 @@ class Selection:
 
     def add_scores(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
         """Puts what `apply` adds, but for `kept`, in place of what is there; raises as `long_distance_scores`."""
+        # a command's help needs no pandas
+        from longattn_hf.rows import put_array
+
         if self.score == LONG_DISTANCE_SCORE or {*RAW_SCORES} <= {*table.column_names}:
             scores = long_distance_scores(
                 table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics

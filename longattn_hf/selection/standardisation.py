@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, MAP_VARIANCE, STANDARD_ERROR
 from longattn_hf.files import write_json
 from longattn_hf.method import get_convention
-from longattn_hf.selection.containers import read_columns
 from longattn_hf.selection.moments import Moments
 
 logger = logging.getLogger(__name__)
@@ -49,6 +48,9 @@ class ScoreStatistics:
         Raises:
             ValueError: A column is missing, or a score is not finite.
         """
+        # libraries of data frames, which settings alone do not need
+        from longattn_hf.selection.containers import read_columns
+
         table = read_columns(scores, *RAW_SCORES, *(name + STANDARD_ERROR for name in RAW_SCORES), by)
         columns, groups = _raw_scores(table, by)
         known = [name for name in RAW_SCORES if name + STANDARD_ERROR in table.column_names]

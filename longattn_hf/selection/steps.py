@@ -14,7 +14,6 @@ from longattn_hf.columns import (
     ROW_FRACTION,
     STANDARD_ERROR,
 )
-from longattn_hf.rows import put_array
 from longattn_hf.selection.standardisation import get_numbers, group_rows
 
 #: The share of the rows that the first step reads where nothing else is said, and that of the second.
@@ -39,6 +38,9 @@ def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by
         The first table with each window's finest scores, the column `row_fraction`, and standard errors as large as
         those of windows scored exactly too have turned out to be, 0 for these.
     """
+    # libraries of data frames, which settings alone do not need
+    from longattn_hf.rows import put_array
+
     table, finest_first = steps[0][1], steps[::-1]
     scored = [pc.if_else(pc.is_valid(scores[DEPENDENCY_STRENGTH]), share, None) for share, scores in finest_first]
     columns = {name: [scores[name] for _, scores in finest_first if name in scores.column_names] for name in added}

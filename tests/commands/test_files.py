@@ -45,6 +45,18 @@ def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, t
     assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
 
 
+def test_for_programs_results_are_one_object_and_quiet_leaves_nothing_else(documents, tmp_path, capsys):
+    scored, kept = str(tmp_path / "out.parquet"), str(tmp_path / "out-kept.parquet")
+    main(["score", str(documents), "--scorer", "length", "-o", scored, "--json"])
+    counted = "estimated as one a 4 bytes"
+    facts = {"output": scored, "rows": 4, "num_tokens": counted, "scores": ["length"]}
+    assert json.loads(capsys.readouterr().out) == facts
+    main(["select", "--json", scored, "--quiet", "--token_budget", "9"])
+    shown = capsys.readouterr()
+    facts |= {"output": kept, "kept": 1, "score": "length", "tokens": 9}
+    assert json.loads(shown.out) == facts and shown.err == ""
+
+
 def test_a_selection_by_weighted_scores_sums_their_z_scores(tmp_path):
     # z-scores of x: -1, 1, -1, 1; of y: 1, 1, -1, -1; x + y / 2 therefore: -.5, 1.5, -1.5, .5
     rows = Dataset.from_dict({"id": list("abcd"), "text": list("wxyz"), "x": [0, 2, 0, 2], "y": [5.0, 5.0, 3.0, 3.0]})

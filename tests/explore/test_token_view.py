@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longattn_hf.attention.reference import far_rows as reference_rows
-from longattn_hf.columns import SCORE_FEATURES
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.explore.token_texts import token_texts
 from longattn_hf.explore.token_view import explain
 from longattn_hf.scoring.longattn import LongAttnScorer

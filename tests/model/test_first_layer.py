@@ -629,6 +629,7 @@ def test_smollm2s_queries_and_keys_are_those_of_the_whole_model(smollm2):
 
 
 @needs_smollm2
+@pytest.mark.slow
 def test_smollm2s_tokenizer_places_its_tokens_in_the_text(smollm2):
     tokenizer = smollm2.load_tokenizer()
     text = "The café's naïve 😀 test.\n\tdef f(x): return 日本語"

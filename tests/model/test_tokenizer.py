@@ -135,6 +135,7 @@ def test_a_damaged_tokenizer_json_is_named_with_its_model(tiny_llama, tmp_path, 
 
 
 @needs_smollm2
+@pytest.mark.slow
 def test_the_embedded_models_ids_are_those_of_its_vocabulary_with_its_own_splits(smollm2):
     tokenizer = smollm2.load_tokenizer()
     # SmolLM2's tokenizer.json: each digit by itself, then GPT-2's expression

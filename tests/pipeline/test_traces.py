@@ -82,18 +82,19 @@ def test_the_same_command_again_goes_through_no_stage(recipe, long_way):
     assert len(long_way) == 2
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_whatever_changed_is_found(recipe, long_way, name):
-    first = run(recipe)
-    before = results(first.folder)
-    CHANGES[name](recipe.parent)
-    run(recipe)
-    assert len(long_way) == 2
-    run(recipe)
-    assert len(long_way) == 2
-    fresh = run(recipe, output_dir=str(recipe.parent / "fresh"))
-    assert results(first.folder) == results(fresh.folder)
-    assert (results(fresh.folder) == before) == ("documents" not in name)
+def test_whatever_changed_is_found(recipe, long_way):
+    built = run(recipe)
+    for name, change in CHANGES.items():
+        before = results(built.folder)
+        change(recipe.parent)
+        del long_way[:]
+        for _ in range(2):
+            run(recipe)
+            assert len(long_way) == 1, name
+        assert (results(built.folder) == before) == ("documents" not in name), name
+        if "documents" in name:
+            fresh = run(recipe, output_dir=str(recipe.parent / name))
+            assert results(built.folder) == results(fresh.folder), name
 
 
 def test_what_cannot_be_told_without_a_network_or_another_file_goes_the_long_way(recipe, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from longattn_hf.pipeline.config import read_build
+from longattn_hf.pipeline.command_line import read_build
 from longattn_hf.pipeline.settings import read_command_line
 
 ROOT = Path(__file__).parents[2]

@@ -9,13 +9,15 @@ import shlex
 import string
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from longattn_hf.__main__ import main
-from longattn_hf.pipeline.config import BuildConfig, read_build
+from longattn_hf.pipeline.command_line import read_build
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.settings import read_command_line
 from recipes import render_settings
 
@@ -113,6 +115,13 @@ def test_the_configuration_for_ones_own_documents_is_estimated_and_built(tmp_pat
         assert f"`longattn {command} --config my.yaml`" in README
         main([command, "--config", "my.yaml"])
     assert "out/my-long-documents" in capsys.readouterr().out
+    main(["estimate", "--config", "my.yaml", "--json", "--hourly_price", "3600"])
+    facts = json.loads(capsys.readouterr().out)
+    assert {source["category"]: source["documents"] for source in facts["sources"]} == {"report": None, "book": 6}
+    # all books are in the sample: nothing is left to guess but the pace
+    assert facts["windows"] == [facts["sources"][1]["windows"] * 6] * 3
+    assert len(facts["seconds_a_window"]) == 8 and len(facts["hours"]) == 3
+    assert facts["price"] == pytest.approx([hours * 3600 for hours in facts["hours"]])
     report = json.loads(Path("out/my-long-documents/report.json").read_text())
     assert report["ranked_by"] == "far_gain" and set(report["categories"]) == {"report", "book"}
     for facts in report["categories"].values():
@@ -152,9 +161,9 @@ def test_what_is_said_of_publishing_is_an_option_of_a_build(tmp_path):
 def test_the_page_of_settings_is_what_the_docstrings_say():
     page = render_settings.PAGE.read_text(encoding="utf-8")
     assert page == render_settings.render(), "run python -m recipes.render_settings"
-    assert set(re.findall(r"^\| `(\w+)`", page.partition("## Each")[0], flags=re.MULTILINE)) == set(
-        BuildConfig.__dataclass_fields__
-    )
+    assert set(re.findall(r"^\| `(\w+)`", page.partition("## Each")[0], flags=re.MULTILINE)) == {
+        field.name for field in fields(BuildConfig)
+    }
 
 
 def code_cells():

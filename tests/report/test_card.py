@@ -8,7 +8,7 @@ from datasets.utils.metadata import MetadataConfigs, known_task_ids
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from longattn_hf.columns import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
+from longattn_hf.columns.features import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
 from longattn_hf.hub.card_merge import BEGIN, END, merge_cards
 from longattn_hf.report.card_words import number
 from tests.support.reports import assert_card_is_current, example_report, render, unrun_report

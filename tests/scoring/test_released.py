@@ -42,6 +42,7 @@ def test_a_token_to_pad_with_is_named_where_the_tokenizer_has_none(tiny_llama):
 
 
 @needs_smollm2
+@pytest.mark.slow
 def test_the_reference_code_gives_the_figures_of_the_released_code(smollm2):
     """`released_code.json`: made by that code, src/LongAttn.py at aa08199, under transformers 4.43.3 with sdpa."""
     cases = json.loads((Path(__file__).parent / "released_code.json").read_text())

@@ -4,7 +4,7 @@ import copy
 import difflib
 from pathlib import Path
 
-from longattn_hf.columns import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
+from longattn_hf.columns.features import SCORE_FEATURES, SELECTION_FEATURES, WINDOW_FEATURES
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 from datasets import Features, Value
 
 from longattn_hf import LongAttnScorer, longattn_score
-from longattn_hf.columns import LONG_DISTANCE_SCORE, SCORE_FEATURES
+from longattn_hf.columns import LONG_DISTANCE_SCORE
+from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.selection.standardisation import long_distance_scores
 
 _DESCRIPTION = (
