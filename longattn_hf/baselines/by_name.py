@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from longattn_hf.columns import LONG_DISTANCE_SCORE
+from longattn_hf.pages.text import did_you_mean
 
 if TYPE_CHECKING:
     from longattn_hf.scoring.base import Scorer
@@ -55,8 +55,7 @@ def check_name(name: str) -> None:
         ValueError: There is no scorer of this name; names the nearest.
     """
     if name not in SCORERS:
-        near = get_close_matches(name, SCORERS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(SCORERS)}."
+        hint = did_you_mean(name, SCORERS, f"There are {', '.join(SCORERS)}.")
         raise ValueError(f"There is no scorer {name!r}. {hint}")
 
 
@@ -91,8 +90,7 @@ def make_scorer(name: str, settings: Mapping[str, Any]) -> "Scorer":
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     for given in settings:
         if given not in known:
-            near = get_close_matches(given, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(known)}."
+            hint = did_you_mean(given, known, f"It has {', '.join(known)}.")
             raise ValueError(f"The scorer {name!r} has no setting {given!r}. {hint}")
     required = [n for n, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
     if lacking := [field for field in required if field not in settings]:

@@ -37,7 +37,9 @@ class ExplainSettings:
         revision: The model's branch, tag or commit on the Hub.
         gguf_file: The GGUF file's name inside the model.
         alpha: The weight of the uniformity in the long-distance score of scored rows.
-        min_distance: The least distance in tokens of a far pair; a quarter of the window if not given.
+        min_distance: The least distance in tokens of a far pair; if not given, that which the file was scored with, or
+            a quarter of the window.
+        convention: paper, reference_code or reference_code_causal; if not given, that which the file was scored in.
     """
 
     file: str
@@ -49,23 +51,28 @@ class ExplainSettings:
     gguf_file: str | None = None
     alpha: float = 0.5
     min_distance: int | None = None
+    convention: str | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     try:
         given = read_command_line(ExplainSettings, arguments, positional=("file",), short={"output": "o"})
+        from longattn_hf.commands.tables import is_table, read_notes
         from longattn_hf.explore.token_view import explain
+        from longattn_hf.pipeline.scored_with import scored_with, scorer_arguments
         from longattn_hf.scoring.longattn import LongAttnScorer
 
+        known = scored_with(given.file, read_notes([given.file])) if is_table(given.file) else {}
+        own = {name: value for name in ("convention", "min_distance") if (value := getattr(given, name)) is not None}
         scorer = LongAttnScorer(
             given.model,
             revision=given.revision,
             gguf_file=given.gguf_file,
-            min_distance=given.min_distance,
             text_column=given.text_column,
+            **scorer_arguments(known | own),
         )
-        window, title, why = _read_window(given)
+        window, title, why = _read_window(given, known)
         output = given.output or Path(given.file).with_suffix(".html")
         write_text(output, explain(window, scorer, title=title).to_html(why=why))
     except (ValueError, OSError) as error:
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(output)  # noqa: T201
 
 
-def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str, list[str]]:
+def _read_window(given: ExplainSettings, known: Mapping[str, Any]) -> tuple[Mapping[str, Any] | str, str, list[str]]:
     """Returns the window, what to call it, and what its scores say of it."""
     from longattn_hf.commands.tables import is_table, read_rows
 
@@ -85,24 +92,26 @@ def _read_window(given: ExplainSettings) -> tuple[Mapping[str, Any] | str, str, 
     rows = read_rows([given.file])
     if not 0 <= given.row < len(rows):
         raise ValueError(f"row={given.row} must lie in [0, {len(rows)}).")
-    return rows[given.row], f"{Path(given.file).name}, row {given.row}", _say_standing(rows, given)
+    return rows[given.row], f"{Path(given.file).name}, row {given.row}", _say_standing(rows, given, known)
 
 
-def _say_standing(rows: "Dataset", given: ExplainSettings) -> list[str]:
+def _say_standing(rows: "Dataset", given: ExplainSettings, known: Mapping[str, Any]) -> list[str]:
     from longattn_hf.explore.why import stand
+    from longattn_hf.pipeline.scored_with import find_convention
 
     present = [name for name in (CATEGORY, KEPT, *RAW_SCORES, *_SCORE_COLUMNS) if name in rows.column_names]
     table: pa.Table = rows.select_columns(present).with_format("arrow")[:]
     if CATEGORY not in present:
         table = table.append_column(CATEGORY, pa.array(["all"] * len(table)))
-    scores = {}
+    scores, convention = {}, "paper"
     if {*RAW_SCORES} <= {*present}:
-        scores[LONG_DISTANCE_SCORE] = long_distance_scores(table, alpha=given.alpha)
+        convention = find_convention({given.file: known}, given.convention)
+        scores[LONG_DISTANCE_SCORE] = long_distance_scores(table, alpha=given.alpha, convention=convention)
     scores |= {name: get_numbers(table, name) for name in _SCORE_COLUMNS if name in present and name not in scores}
     if not scores:
         return []
     kept = table[KEPT].to_numpy().astype(bool) if KEPT in present else None
-    standing = stand(table, given.row, scores, kept=kept, alpha=given.alpha)
+    standing = stand(table, given.row, scores, kept=kept, alpha=given.alpha, convention=convention)
     return standing.sentences() if standing else []
 
 

@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from longattn_hf.baselines.by_name import make_scorer, ranking_column, takes
+from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
@@ -55,12 +55,13 @@ class ScoreSettings:
 
 
 def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
-    """Returns the scored rows, and notes: how `num_tokens` was counted, and which columns are scores.
+    """Returns the scored rows, and notes: how tokens were counted, which columns are scores, LongAttn's settings.
 
     Raises:
         ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be.
     """
     from longattn_hf.commands.tables import read_rows
+    from longattn_hf.pipeline.scored_with import SCORED_WITH
 
     scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
     rows = read_rows(given.files)
@@ -74,7 +75,11 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
     rows, counted = _with_num_tokens(rows, given)
     for scorer in scorers:
         rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
-    return rows, {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
+    notes: dict[str, Any] = {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
+    if LONGATTN in given.scorer:
+        longattn = scorers[given.scorer.index(LONGATTN)]
+        notes["longattn"] = {name: getattr(longattn, name) for name in SCORED_WITH}
+    return rows, notes
 
 
 def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:
@@ -105,16 +110,19 @@ def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, s
         return rows.map(lambda row: {"num_tokens": len(row[INPUT_IDS] or ())}), "the file's own ids"
     texts = given.text_column
     if tokenizer:
+        import pyarrow as pa
+
         from longattn_hf.model.location import ModelRef
         from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 
-        ref = ModelRef(tokenizer)
-
-        def count(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
-            ids = tokenise(load_tokenizer_once(ref), [text or "" for text in batch[texts]])["input_ids"]
-            return {"num_tokens": [len(one) for one in ids]}
-
-        return rows.map(count, batched=True, batch_size=64), tokenizer
+        loaded = load_tokenizer_once(ModelRef(tokenizer))
+        # no `map`: to hash a function that knows a tokenizer takes minutes
+        counts = [
+            len(ids)
+            for batch in rows.select_columns(texts).iter(64)
+            for ids in tokenise(loaded, [text or "" for text in batch[texts]])["input_ids"]
+        ]
+        return rows.add_column("num_tokens", pa.array(counts, pa.int64())), tokenizer
 
     def estimate(row: dict[str, Any]) -> dict[str, int]:
         return {"num_tokens": -(-len((row[texts] or "").encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)}

@@ -40,6 +40,8 @@ class SelectSettings:
         temperature: Above 0, rows are drawn at random, the better the likelier; 0 keeps the best.
         seed: Of that draw.
         statistics: A statistics.json to put LongAttn's score on its scale.
+        convention: How LongAttn's scores are read: paper, reference_code or reference_code_causal; as the files were
+            scored if not given.
     """
 
     files: Texts
@@ -57,6 +59,7 @@ class SelectSettings:
     temperature: float = 0.0
     seed: int = 0
     statistics: str | None = None
+    convention: str | None = None
 
 
 def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping[str, float]]":
@@ -65,7 +68,8 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     Raises:
         ValueError: A setting, a file, a column or a score is not as it should be.
     """
-    from longattn_hf.commands.tables import read_rows
+    from longattn_hf.commands.tables import read_notes, read_rows
+    from longattn_hf.pipeline.scored_with import find_convention, scored_with
     from longattn_hf.selection.select import add_long_distance_score, select_windows
 
     limits = {name: getattr(given, name) for name in LIMITS}
@@ -78,7 +82,9 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
     if {*RAW_SCORES} <= {*rows.column_names}:
         statistics = ScoreStatistics.load(given.statistics) if given.statistics else None
-        rows = add_long_distance_score(rows, alpha=given.alpha, by=by, statistics=statistics)
+        known = {file: scored_with(file, read_notes([file])) for file in given.files}
+        convention = find_convention(known, given.convention, statistics)
+        rows = add_long_distance_score(rows, alpha=given.alpha, by=by, convention=convention, statistics=statistics)
     score = given.score or _default_score(rows, given)
     kept = select_windows(rows, score=score, by=by, **limits, **how)
     return rows, kept, score

@@ -14,11 +14,11 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from longattn_hf.files import is_address, replacing
+from longattn_hf.pipeline.scored_with import NOTES, notes_in
 from longattn_hf.pipeline.store import Store, naming
 
 #: Files by the ends of their names, as `datasets` calls their formats; a compressed file of lines ends in one more.
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
-_NOTES = b"longattn_hf"
 
 
 def read_rows(files: Sequence[str]) -> Dataset:
@@ -87,7 +87,7 @@ def write_rows(rows: Dataset, output: str, notes: dict[str, Any]) -> None:
             write_rows(rows, f"{folder}/{name}", notes)
             return Store(parent).send(Path(folder), [name])
     schema = rows.features.arrow_schema
-    schema = schema.with_metadata({**(schema.metadata or {}), _NOTES: json.dumps(notes)})
+    schema = schema.with_metadata({**(schema.metadata or {}), NOTES: json.dumps(notes)})
     with replacing(Path(output)) as file, pq.ParquetWriter(file, schema) as writer:
         for batch in rows.with_format("arrow").iter(1000):
             writer.write_table(batch.cast(schema))
@@ -99,7 +99,7 @@ def read_notes(files: Sequence[str]) -> dict[str, Any]:
         return {}
     try:
         with _naming(files[:1]), fsspec.open(files[0]) as file:
-            metadata = pq.read_schema(file).metadata or {}
+            schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{files[0]} cannot be read: {error}") from error
-    return json.loads(metadata.get(_NOTES, b"{}"))
+    return notes_in(schema)

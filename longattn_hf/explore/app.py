@@ -14,7 +14,7 @@ from longattn_hf.explore import views
 from longattn_hf.explore.compare import compare
 from longattn_hf.explore.listing import ORDERS, show_page
 from longattn_hf.explore.session import Session
-from longattn_hf.explore.state import CUT, KEEP_BY, State
+from longattn_hf.explore.state import CUT, State, ways_to_keep
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.pages.page import read_asset, visible
 from longattn_hf.pages.text import prose
@@ -48,7 +48,7 @@ def build_app(session: Session) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 score = gr.Dropdown(rank_by, value=start.score, label="Rank by", visible=several)
                 alpha = gr.Number(start.alpha, step=0.05, label="Alpha", info="weight of the uniformity")
-                keep_by = gr.Radio(list(KEEP_BY), value=start.keep_by, label="Keep by")
+                keep_by = gr.Radio(list(ways_to_keep(session)), value=start.keep_by, label="Keep by")
                 fraction = gr.Number(start.fraction, step=0.01, label="Fraction of each category", info="from 0 to 1")
                 budget = gr.Number(
                     start.budget, label="Tokens to keep", info="of each category, or of all together", precision=0
@@ -70,7 +70,7 @@ def build_app(session: Session) -> gr.Blocks:
                 by_category = _component("by-category", "table")
                 histograms = _component("histograms", "histograms", events=("cut", "bin"))
                 comparison = _component(
-                    "comparison", "compare", events=("order", "open"), server=[_read_pair_of(session)]
+                    "comparison", "compare", events=("order", "open"), server=_serve(read_pair=session.texts)
                 )
                 with gr.Accordion("By source", open=False):
                     by_source = _component("by-source", "table")
@@ -84,9 +84,17 @@ def build_app(session: Session) -> gr.Blocks:
                 label="Filter", info="as in: tokens >= 1000 and kept = no and source contains wiki", min_width=200
             )
         windows = _component(
-            "windows", "windows", events=("open", "turn", "unfilter", "more"), server=[_excerpts_of(session)]
+            "windows",
+            "windows",
+            events=("open", "turn", "unfilter", "more"),
+            server=_serve(excerpts=session.excerpts),
         )
-        window = _component("window", "window", events=("open",), server=[_look_at(session), _far_tokens_of(session)])
+        window = _component(
+            "window",
+            "window",
+            events=("open",),
+            server=_serve(look=session.look, far_tokens=session.far_tokens),
+        )
 
         controls = [
             *(score, alpha, keep_by, fraction, budget, overlap, thresholds, before),
@@ -250,34 +258,18 @@ def _turn_page(event: gr.EventData, *values: Any) -> dict[str, Any]:
     return State(*values).turn_to(int(event._data["page"]))
 
 
-def _look_at(session: Session) -> Callable:
-    def look(window_id: str) -> dict[str, Any]:
-        return session.look(window_id)
-
-    return look
+def _serve(**methods: Callable) -> list[Callable]:
+    """Methods as `server.NAME([argument, ...])` of the page: Gradio hands one value on, and marks what it serves."""
+    return [_served(name, method) for name, method in methods.items()]
 
 
-def _read_pair_of(session: Session) -> Callable:
-    def read_pair(window_ids: list[str]) -> list[str]:
-        return session.texts(window_ids)
+def _served(name: str, method: Callable) -> Callable:
+    # a method itself cannot be marked
+    def answer(arguments: list) -> Any:
+        return method(*arguments)
 
-    return read_pair
-
-
-def _excerpts_of(session: Session) -> Callable:
-    def excerpts(query: list) -> list[list[str]]:
-        window_ids, words = query
-        return session.excerpts(window_ids, words)
-
-    return excerpts
-
-
-def _far_tokens_of(session: Session) -> Callable:
-    def far_tokens(query: list) -> list[tuple[int, float]]:
-        window_id, position = query
-        return session.far_tokens(window_id, int(position))
-
-    return far_tokens
+    answer.__name__ = name
+    return answer
 
 
 def _headline(session: Session) -> str:

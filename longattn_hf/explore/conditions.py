@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
+
+from longattn_hf.pages.text import did_you_mean
 
 _COLUMN, _HOW = r'"[^"]+"|[\w.\-]+', r"<=|>=|!=|=|<|>|contains\b"
 _ONE = re.compile(rf"\s*(?P<column>{_COLUMN})\s*(?P<how>{_HOW})\s*(?P<value>.+?)\s*", re.IGNORECASE | re.DOTALL)
@@ -63,9 +64,8 @@ def meet(conditions: str, columns: Mapping[str, Column]) -> np.ndarray:
 def _find(name: str, columns: Mapping[str, Column]) -> Column:
     if name in columns:
         return columns[name]
-    near = get_close_matches(name, columns, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"The filter's column {name!r} is not here.{hint} The columns: {', '.join(columns)}.")
+    hint = did_you_mean(name, columns) + f" The columns: {', '.join(columns)}."
+    raise ValueError(f"The filter's column {name!r} is not here. {hint.strip()}")
 
 
 def _meet_one(column: Column, name: str, how: str, value: str) -> np.ndarray:

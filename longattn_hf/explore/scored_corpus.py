@@ -24,6 +24,7 @@ from longattn_hf.files import is_address, parse_record
 from longattn_hf.hub.client import bounded_timeouts, persist
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
+from longattn_hf.pipeline.scored_with import find_convention, notes_in, scored_with
 from longattn_hf.pipeline.store import Store
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES
@@ -104,7 +105,8 @@ class ScoredCorpus:
         first = [self.report.ranked_by] if self.report else []
         self.scores = list(dict.fromkeys((*first, *longattn, *others)))
         # the report names things for readers, the other two as a build reads them
-        self.settings = self.report.settings | (self.report.recipe or {}) if self.report else {}
+        self.settings = {"convention": self.report.convention} | self.report.settings if self.report else {}
+        self.settings |= (self.report.recipe or {}) if self.report else {}
         settings = self._folder.settings
         self.settings |= parse_record(self._read(settings) or b"", settings.name)
         self.table = _prepare(whole, order)
@@ -115,6 +117,15 @@ class ScoredCorpus:
             )
         self.settings["statistics"] = str(statistics) if statistics else None
         self.statistics = ScoreStatistics.load(statistics) if statistics else None
+        if longattn and "convention" not in self.settings:
+            # files that no build wrote say for themselves what they were scored with
+            known = {
+                path: scored_with(path, notes_in(table.schema))
+                for path, table in zip(paths, tables, strict=True)
+                if len(table)
+            }
+            convention = find_convention(known, statistics=self.statistics)
+            self.settings |= next(iter(known.values())) | {"convention": convention}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -267,7 +278,7 @@ def _read_numbers(files: AbstractFileSystem, path: str, others: Sequence[str]) -
         present = [name for name in (*_READ, *others) if name in parquet.schema_arrow.names]
         if ID not in present or not {RAW_SCORES[0], *others} & {*present}:
             return pa.table({ID: pa.array([], pa.string())})
-        return parquet.read(present).replace_schema_metadata(None)
+        return parquet.read(present)
 
 
 def _prepare(whole: pa.Table, order: np.ndarray) -> pa.Table:

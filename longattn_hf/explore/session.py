@@ -15,18 +15,16 @@ from longattn_hf.explore.document_map import map_document
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
 from longattn_hf.explore.texts import TextSearch
 from longattn_hf.explore.token_view import TokenView, explain
-from longattn_hf.explore.views import cuts
 from longattn_hf.explore.why import stand
 from longattn_hf.files import write_text
-from longattn_hf.method import get_convention
 from longattn_hf.pages.page import visible
 from longattn_hf.pipeline.choice import ScorerChoice
+from longattn_hf.pipeline.scored_with import scorer_arguments
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
 # characters of an excerpt before and behind the words
 _BEFORE, _BEHIND = 50, 130
-_SETTINGS = ("revision", "gguf_file", "convention", "min_distance", "rope_theta", "rope_scaling", "dtype", "add_bos")
 
 
 class Session:
@@ -81,13 +79,6 @@ class Session:
         """Returns the build's own selection as far as it is known, else half of the windows."""
         known = self.corpus.settings
         limit = {name: known[name] for name in LIMITS if known.get(name) is not None}
-        if isinstance(next(iter(limit.values()), None), dict) and "threshold" not in limit:
-            # one slider for all categories cannot show a limit for each: the cuts that it led to can
-            limit = {"threshold": cuts(self.corpus, self.corpus.select(self._selection(limit)))}
-        return self._selection(limit)
-
-    def _selection(self, limit: dict[str, Any]) -> Selection:
-        known = self.corpus.settings
         return Selection(
             alpha=float(known.get("alpha", 0.5)),
             score=self.corpus.scores[0],
@@ -227,10 +218,8 @@ class Session:
         name = self._model or known.get("model")
         if not name:
             raise ValueError("the dataset does not name its model; name one (--model).")
-        settings: dict[str, Any] = {key: known.get(key) for key in _SETTINGS if known.get(key) is not None}
-        if get_convention(self.corpus.convention).pads:
-            settings["window_tokens"] = known.get("window_tokens")
-        return LongAttnScorer(name, **settings)
+        place = {key: known[key] for key in ("revision", "gguf_file") if known.get(key) is not None}
+        return LongAttnScorer(name, **place, **scorer_arguments(known))
 
 
 def _excerpt(text: str, words: str) -> list[str]:

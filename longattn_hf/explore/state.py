@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 from urllib.parse import urlencode
@@ -12,10 +11,13 @@ from longattn_hf.explore.scored_corpus import Selected
 from longattn_hf.explore.session import Session
 from longattn_hf.explore.views import cuts, shares
 from longattn_hf.method import CONVENTIONS
+from longattn_hf.pages.text import did_you_mean
 from longattn_hf.selection.cut import Selection
 
 #: The ways to say how much is kept.
 FRACTION, BUDGET, TOTAL, CUT = KEEP_BY = ("fraction", "token budget", "total budget", "cut")
+#: One more, where the build's own limits are a share or a budget for each category: no other control says these.
+BUILT = "as built"
 _LIMIT_OF = {FRACTION: "fraction", BUDGET: "token_budget", TOTAL: "total_token_budget", CUT: "threshold"}
 # what a link calls the fields, in its order; the cuts are `cut.CATEGORY`
 _NAMES = {
@@ -46,7 +48,7 @@ class State:
     Attributes:
         score: What ranks the windows.
         alpha: The weight of the uniformity.
-        keep_by: One of `KEEP_BY`.
+        keep_by: One of `ways_to_keep`.
         fraction: The share of each category.
         budget: The tokens of each category, or of all together.
         refuse_overlap: Whether overlapping windows are refused.
@@ -88,7 +90,7 @@ class State:
         """Returns what the page starts with: the build's own selection."""
         first, corpus = session.start(), session.corpus
         ((name, value),) = first.limit.items()
-        keep_by = next(kind for kind, limit in _LIMIT_OF.items() if limit == name)
+        keep_by = BUILT if _is_by_category(first) else next(kind for kind, of in _LIMIT_OF.items() if of == name)
         cuts_at = value if isinstance(value, dict) else dict.fromkeys(corpus.categories, float(value))
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
@@ -140,9 +142,8 @@ class State:
         here = own | {"score": self.score, "alpha": self.alpha, "convention": session.corpus.convention}
         there = own | {"score": self.other_score, "alpha": self.other_alpha, "convention": self.other_convention}
         if self.keep_by != CUT:
-            limit: dict[str, Any] = {
-                _LIMIT_OF[self.keep_by]: self.fraction if self.keep_by == FRACTION else self.budget
-            }
+            value = self.fraction if self.keep_by == FRACTION else self.budget
+            limit = session.start().limit if self.keep_by == BUILT else {_LIMIT_OF[self.keep_by]: value}
             return Selection(**here, **limit), Selection(**there, **limit)
         thresholds = self.thresholds or {}
         if set(session.corpus.categories) - set(thresholds):
@@ -190,18 +191,29 @@ class State:
                 continue
             try:
                 if name not in known:
-                    raise ValueError(f"is not understood{_near(name, known)}")
+                    raise ValueError(f"is not understood. {did_you_mean(name, known)}")
                 if name.startswith(_CUT_OF):
                     cut_at[name.removeprefix(_CUT_OF)] = _number(text)
                 else:
                     changed[_NAMES[name]] = readers[name](text)
             except ValueError as error:
-                refused.append(f"The link's {name}={text} {error}.")
+                refused.append(f"The link's {name}={text} {error}".strip())
         page = changed.pop("page", None)
         if cut_at:
             changed["thresholds"] = (self.thresholds or {}) | cut_at
         state = replace(self, **changed)
         return (replace(state, paged=state.turn_to(page)) if page else state), refused
+
+
+def ways_to_keep(session: Session) -> tuple[str, ...]:
+    """Returns the ways to say how much is kept that a session's page offers."""
+    return (*KEEP_BY, BUILT) if _is_by_category(session.start()) else KEEP_BY
+
+
+def _is_by_category(selection: Selection) -> bool:
+    """Says whether a selection's limit is a share or a budget for each category; cuts have a control each."""
+    ((name, limits),) = selection.limit.items()
+    return isinstance(limits, Mapping) and name != "threshold"
 
 
 def _readers(session: Session) -> dict[str, Callable[[str], Any]]:
@@ -210,7 +222,7 @@ def _readers(session: Session) -> dict[str, Callable[[str], Any]]:
         "category": _choice(session.corpus.categories),
         "score": scores,
         "alpha": _number,
-        "keep": _choice(KEEP_BY),
+        "keep": _choice(ways_to_keep(session)),
         "fraction": _number,
         "tokens": _whole,
         "overlap": lambda text: _choice(("yes", "no"))(text) == "yes",
@@ -230,15 +242,10 @@ def _choice(choices: Any) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in choices:
             listed = ", ".join(choices[:10]) + (" ..." if len(choices) > 10 else "")
-            raise ValueError(f"is none of {listed}{_near(text, choices)}")
+            raise ValueError(f"is none of {listed}. {did_you_mean(text, choices)}")
         return text
 
     return read
-
-
-def _near(text: str, known: Any) -> str:
-    near = get_close_matches(text, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _number(text: str) -> float:
@@ -247,12 +254,12 @@ def _number(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value):
-        raise ValueError("is no number")
+        raise ValueError("is no number.")
     return value
 
 
 def _whole(text: str) -> int:
     value = _number(text)
     if value < 0 or value != int(value):
-        raise ValueError("is no whole number from 0 up")
+        raise ValueError("is no whole number from 0 up.")
     return int(value)

@@ -14,7 +14,7 @@ Object.assign(LongAttn.explorer, {
     root.reading ??= false;
     const draw = async () => {
       root.reading = true;
-      const read = await server.read_pair(data.pair.map((one) => one.id)).catch(() => []);
+      const read = await server.read_pair([data.pair.map((one) => one.id)]).catch(() => []);
       texts.replaceChildren(...data.pair.map((one, at) => this.beside(one, read[at] ?? "", send)));
     };
     read.addEventListener("click", draw);

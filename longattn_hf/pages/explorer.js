@@ -1,5 +1,5 @@
 "use strict";
-// the explorer's own components; `send(event, data)` tells the server, `server.NAME(query)` asks it
+// the explorer's own components; `send(event, data)` tells the server, `server.NAME([argument, ...])` asks it
 LongAttn.explorer = {
   // draws a part anew, with the focus where it was, by the control's name
   redraw(root, ...children) {
@@ -111,7 +111,7 @@ LongAttn.explorer = {
     root.looking = true;
     while (root.opened?.draw) {
       const asked = root.opened;
-      const view = await server.look(asked.id).catch(() => ({ note: "Only the text can be shown: the explorer does not answer." }));
+      const view = await server.look([asked.id]).catch(() => ({ note: "Only the text can be shown: the explorer does not answer." }));
       asked.draw(view);
       if (root.opened === asked) break;
     }

@@ -1,14 +1,25 @@
-"""Text of any origin set into Markdown so that nothing of it is taken for Markdown, HTML or the card's own markers."""
+"""Text of any origin set into Markdown so that nothing of it is taken for Markdown, HTML or the card's own markers.
+
+And what a refusal says of a name that is nearly one.
+"""
 
 import html
 import json
 import re
 import textwrap
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote
 
 # zero-width (non-)joiners shape letters and emoji; every other character that does not print is shown as U+FFFD
 _JOINERS = "\u200c\u200d"
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Returns a sentence that names the nearest of the known names, or another where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 def plain(text: str) -> str:

@@ -35,6 +35,8 @@ from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES, ConfigurationFacts, ModelFacts, SourceFacts
 from longattn_hf.selection.cut import LIMITS, Selection
 
+# what a selection alone is of, beside its limit
+_CHOICE = ("scorers", "select_by", "combine", "gate", "temperature", "draw_seed")
 # settings of a build, and what its report calls them
 _CARD = {"pretty_name": "pretty_name", "description": "description", "data_version": "version", "language": "language"}
 
@@ -165,9 +167,11 @@ def write_recipe(
         raise ValueError(f"The windows were scored as {convention!r}; {selection.convention!r} is a comparison.")
     head = f"# What the explorer showed of {name}: {count:,} windows.\n"
     chosen = {"alpha": selection.alpha, "convention": convention, "refuse_overlap": selection.refuse_overlap}
+    # a cut of a drawn build is no draw
+    chosen |= {"temperature": selection.temperature} if settings.get("temperature") else {}
     if selection.score in (columns := {ranking_column(name): name for name in SCORERS}) and settings.get("scorers"):
         chosen["select_by"] = columns[str(selection.score)]
-    known, sources = {}, settings.get("sources")
+    known, sources = {name: settings[name] for name in _CHOICE if settings.get(name)}, settings.get("sources")
     if sources:
         known = {name: value for name, value in settings.items() if name not in (*LIMITS, "sources")}
         known |= {name: getattr(report, key) for name, key in _CARD.items() if report}

@@ -28,7 +28,7 @@ def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
     """Returns the scorers of a build by name, in the order of its settings.
 
     Raises:
-        ValueError: One has no such setting, or lacks one.
+        ValueError: One has no such setting, lacks one, or gives LongAttn one that is the build's.
     """
     scorers = {}
     for name, own in config.choice.scorers.items():
@@ -36,6 +36,9 @@ def make_scorers(config: BuildConfig) -> dict[str, Scorer]:
         if name == LONGATTN:
             known |= {key: getattr(config, key) for key in _OF_LONGATTN}
             known |= {"min_distance": config.resolved_min_distance, "row_fraction": config.first_fraction}
+            # selection, report and card go by the build's
+            if twice := ", ".join(key for key in own if key in known):
+                raise ValueError(f"scorers gives longattn {twice}, which the build itself sets: give it there.")
         scorers[name] = make_scorer(name, {key: value for key, value in known.items() if takes(name, key)} | {**own})
     return scorers
 

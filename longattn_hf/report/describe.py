@@ -133,7 +133,7 @@ def compare_conventions(scores: pa.Table, selection: Selection) -> Agreement:
     probabilities, the second BOS, the RoPE base) are not in it.
     """
     other = next(name for name in CONVENTIONS if name != selection.convention)
-    there = long_distance_scores(scores, alpha=selection.alpha, convention=other)
+    there = long_distance_scores(scores, alpha=selection.alpha, convention=other, statistics=selection.statistics)
     return Agreement(other_convention=other, categories=agreement_of(scores, LONG_DISTANCE_SCORE, there))
 
 

@@ -166,15 +166,18 @@ class Selection:
         return table.append_column(KEPT, pa.array(keep_mask(table, self, by)))
 
     def add_scores(self, table: pa.Table, by: str | None = CATEGORY) -> pa.Table:
-        """Adds what `apply` adds, but for `kept`; raises as `long_distance_scores`."""
+        """Puts what `apply` adds, but for `kept`, in place of what is there; raises as `long_distance_scores`."""
+        # a command's help needs no pandas
+        from longattn_hf.rows import put_array
+
         if self.score == LONG_DISTANCE_SCORE or {*RAW_SCORES} <= {*table.column_names}:
             scores = long_distance_scores(
                 table, alpha=self.alpha, by=by, convention=self.convention, statistics=self.statistics
             )
-            table = table.append_column(LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
+            table = put_array(table, LONG_DISTANCE_SCORE, pa.array(scores, from_pandas=True))
         if not isinstance(self.score, str):
             sums = ranking_scores(table, self.score, by, self.combine)
-            table = table.append_column(SELECTION_SCORE, pa.array(sums, from_pandas=True))
+            table = put_array(table, SELECTION_SCORE, pa.array(sums, from_pandas=True))
         return table
 
 

@@ -31,7 +31,7 @@ def add_long_distance_score(
     *,
     alpha: float = 0.5,
     by: str | None = CATEGORY,
-    convention: str = "paper",
+    convention: str | None = None,
     statistics: ScoreStatistics | None = None,
 ) -> _Rows:
     """Adds the column `long_distance_score` to scored windows, replacing one that is there.
@@ -42,7 +42,7 @@ def add_long_distance_score(
         dataset: As in `select_windows`; the splits of a `DatasetDict` are put on one scale, that of all of them.
         alpha: The weight of the distribution uniformity.
         by: The categories' column; None for one category.
-        convention: One of `longattn_hf.method`.
+        convention: One of `longattn_hf.method`; that of the statistics, else the paper's, if None.
         statistics: The scale; that of the windows themselves if None, which a stream cannot know.
 
     Raises:
@@ -157,7 +157,7 @@ class _Scale:
 
     alpha: float
     by: str | None
-    convention: str
+    convention: str | None
     statistics: ScoreStatistics | None
 
     def scores_of(self, table: pa.Table) -> pa.Array:

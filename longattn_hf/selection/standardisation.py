@@ -66,6 +66,11 @@ class ScoreStatistics:
             }
         )
 
+    @property
+    def convention(self) -> str | None:
+        """The convention of the scores; None where it is not known."""
+        return self.scorer.get("convention") if self.scorer else None
+
     def merge(self, other: "ScoreStatistics") -> "ScoreStatistics":
         """Returns the statistics of both corpora together.
 
@@ -187,7 +192,7 @@ def long_distance_scores(
     *,
     alpha: float = 0.5,
     by: str | None = CATEGORY,
-    convention: str = "paper",
+    convention: str | None = None,
     statistics: ScoreStatistics | None = None,
 ) -> np.ndarray:
     """Combines the standardised strength and uniformity of each window (arXiv:2502.16860, Eq. 8).
@@ -196,7 +201,8 @@ def long_distance_scores(
         scores: A table with the raw score columns and `by`.
         alpha: The weight of the distribution uniformity.
         by: The column within whose groups scores are standardised; None for one group.
-        convention: `"paper"` (Z-scores, variance over the far block) or `"reference_code"` (min-max, over the map).
+        convention: `"paper"` (Z-scores, variance over the far block) or `"reference_code"` (min-max, over the map);
+            that of the statistics, as far as they say it, else the paper's, if None.
         statistics: The scale to use; that of `scores` itself if None.
 
     Returns:
@@ -206,7 +212,7 @@ def long_distance_scores(
     Raises:
         ValueError: On a missing column, a score that is not finite, or a category that `statistics` does not have.
     """
-    reading = get_convention(convention)
+    reading = get_convention(convention or (statistics and statistics.convention) or "paper")
     if not math.isfinite(alpha):
         raise ValueError(f"alpha={alpha} must be a finite number.")
     columns, groups = _raw_scores(scores, by)

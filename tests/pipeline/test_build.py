@@ -31,15 +31,11 @@ from longattn_hf.pipeline.run import build
 from longattn_hf.scoring.longattn import map_scores
 from recipes.build_longabc import main
 from tests.support.models import needs_smollm2
+from tests.support.recipes import text, write_documents
 from tests.support.tiny import save_tiny_llama
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
-WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
 CATEGORIES = ("arxiv", "book")
-
-
-def text(words, seed):
-    return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +45,8 @@ def recipe(tiny_llama, tmp_path_factory):
     sources = []
     for category in CATEGORIES:
         rows = [{"id": f"{category}{i}", "text": text(1 + 6 * i, f"{category}{i}")} for i in range(24)]
-        for part in range(2):
-            Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
-        sources.append(
-            {
-                "category": category,
-                "path": "parquet",
-                "data_files": str(folder / f"{category}-*.parquet"),
-                "license": "CC0-1.0",
-                "source": f"made-up {category}",
-            }
-        )
+        about = {"license": "CC0-1.0", "source": f"made-up {category}"}
+        sources.append(write_documents(folder, category, rows, parts=2) | about)
     config = {
         "name": "tiny",
         "model": str(tiny_llama),

@@ -16,7 +16,7 @@ from datasets import Dataset, get_dataset_config_names, load_dataset
 from longattn_hf.hub.card_merge import BEGIN
 from recipes.build_longabc import main
 from tests.model.test_byte_ranges import ranges, upload
-from tests.pipeline.test_build import text
+from tests.support.recipes import text
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "build_longabc.py"
 REPO = "me/tiny-long"

@@ -1,13 +1,11 @@
 """Builds whose cut is certified: few windows scored exactly, and what they all would keep."""
 
 import json
-import random
 import shutil
 
 import numpy as np
 import pytest
-import yaml
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 import longattn_hf.pipeline.certify as certify
 from longattn_hf.pipeline.config import load_config
@@ -16,6 +14,7 @@ from longattn_hf.pipeline.processes import ALONE
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.scoring import make_scorers
 from longattn_hf.pipeline.shards import ScoredShards, read_shard
+from tests.support.recipes import text, write_recipe
 
 WORDS = [
     "the",
@@ -38,26 +37,19 @@ WINDOWS = 24
 
 
 def document(number):
-    chance = random.Random(number)
     # two kinds far apart, so that samples part them: a cut between them hangs on few windows, one inside on more
-    words = WORDS[:2] if number % 4 == 0 else WORDS
-    return " ".join(chance.choices(words, k=110))
+    return text(110, number, WORDS[:2] if number % 4 == 0 else WORDS)
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
-    sources = []
-    for at, category in enumerate(CATEGORIES):
-        rows = [{"text": document(100 * at + i)} for i in range(WINDOWS)]
-        Dataset.from_list(rows).to_parquet(folder / f"{category}.parquet")
-        sources.append({"category": category, "path": "parquet", "data_files": str(folder / f"{category}.parquet")})
-    path = folder / "certified.yaml"
-    common = {"name": "certified", "model": str(tiny_llama), "window_tokens": 256, "documents_per_shard": 8}
+    documents = {
+        category: [{"text": document(100 * at + i)} for i in range(WINDOWS)] for at, category in enumerate(CATEGORIES)
+    }
     # random weights make rows so unlike that samples say little: a high confidence reads nearly all windows whole
-    how = {"fraction": 0.25, "alpha": 0.1, "certify": True, "confidence": 0.3, "row_fraction": 0.25}
-    path.write_text(yaml.safe_dump(common | how | {"sources": sources}))
-    return path
+    how = {"alpha": 0.1, "certify": True, "confidence": 0.3, "row_fraction": 0.25}
+    return write_recipe(folder, tiny_llama, documents, window_tokens=256, documents_per_shard=8, **how)
 
 
 def run(recipe, output, **overrides):

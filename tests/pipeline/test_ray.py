@@ -1,7 +1,6 @@
 """Builds on a real Ray cluster of two nodes: whoever makes a shard, and whoever dies, the bytes are the same."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -22,9 +21,9 @@ from longattn_hf.pipeline.scoring import Scoring, make_scorers
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.sources import open_sources
 from longattn_hf.pipeline.stages import Windowing
+from tests.support.recipes import text, write_recipe
 
 ROOT = Path(__file__).parents[2]
-WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
@@ -55,26 +54,11 @@ def test_settings_of_engines_are_checked(recipe, tmp_path, settings, message):
 def recipe(tiny_llama, tmp_path_factory):
     """A configuration of two categories of two files, whose scores need no model."""
     folder = tmp_path_factory.mktemp("recipe")
-    sources = []
-    for category in ("arxiv", "book"):
-        texts = [" ".join(random.Random(f"{category}{i}").choices(WORDS, k=1 + 40 * i)) for i in range(24)]
-        rows = [{"id": f"{category}{i}", "text": text} for i, text in enumerate(texts)]
-        for part in range(2):
-            Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
-        files = str(folder / f"{category}-*.parquet")
-        sources.append({"category": category, "path": "parquet", "data_files": files})
-    config = {
-        "name": "tiny",
-        "model": str(tiny_llama),
-        "window_tokens": 32,
-        "documents_per_shard": 1,
-        "fraction": 0.25,
-        "scorers": ["gzip", "random"],
-        "sources": sources,
+    documents = {
+        category: [{"id": f"{category}{i}", "text": text(1 + 40 * i, f"{category}{i}")} for i in range(24)]
+        for category in ("arxiv", "book")
     }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_recipe(folder, tiny_llama, documents, parts=2, documents_per_shard=1, scorers=["gzip", "random"])
 
 
 def start(recipe, output, *words, program=("-m", "longattn_hf", "build")):

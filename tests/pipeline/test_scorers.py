@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
+from tests.support.recipes import text, write_recipe
 from tests.support.tiny import build_tokenizer
 
 WORDS = ["".join(random.Random(i).choices(string.ascii_lowercase, k=3 + i % 7)) for i in range(60)]
@@ -21,25 +22,20 @@ CATEGORIES = ("book", "code")
 
 
 def document(number):
-    chance = random.Random(number)
     # few different words in some, many in others, so that they compress differently
-    return " ".join(chance.choices(WORDS[: 2 + 3 * number], k=120))
+    return text(120, number, WORDS[: 2 + 3 * number])
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
-    sources = []
-    for category in CATEGORIES:
-        rows = [
+    documents = {
+        category: [
             {"id": f"{category}{i}", "text": document(i), "length": -i, "random": f"own {i}"} for i in range(1, 13)
         ]
-        Dataset.from_list(rows).to_parquet(folder / f"{category}.parquet")
-        sources.append({"category": category, "path": "parquet", "data_files": str(folder / f"{category}.parquet")})
-    path = folder / "several.yaml"
-    common = {"name": "several", "model": str(tiny_llama), "window_tokens": 64, "documents_per_shard": 4}
-    path.write_text(yaml.safe_dump(common | {"fraction": 0.25, "sources": sources}))
-    return path
+        for category in CATEGORIES
+    }
+    return write_recipe(folder, tiny_llama, documents, name="several", window_tokens=64, documents_per_shard=4)
 
 
 def run(recipe, output, **overrides):

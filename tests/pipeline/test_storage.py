@@ -15,7 +15,6 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from datasets import Dataset, load_dataset
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -30,10 +29,9 @@ from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.storage import StoredFolder, open_folder
 from longattn_hf.pipeline.store import Store, StoreLock
 from longattn_hf.selection.cut import Selection
+from tests.support.recipes import WORDS, text, write_recipe
 from tests.support.s3_server import serve_s3
 from tests.support.staged import read, snapshot, stage
-
-WORDS = "the far tokens of a long document matter more than you think 日本語 😀 naïve".split()
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +65,11 @@ def elsewhere(monkeypatch, tmp_path):
 def recipe(tiny_llama, tmp_path_factory):
     """A configuration of two categories of two files, whose scores need no model."""
     folder = tmp_path_factory.mktemp("recipe")
-    sources = []
-    for category in ("arxiv", "book"):
-        texts = [" ".join(random.Random(f"{category}{i}").choices(WORDS, k=1 + 8 * i)) for i in range(12)]
-        rows = [{"id": f"{category}{i}", "text": text} for i, text in enumerate(texts)]
-        for part in range(2):
-            Dataset.from_list(rows[part::2]).to_parquet(folder / f"{category}-{part}.parquet")
-        files = str(folder / f"{category}-*.parquet")
-        sources.append({"category": category, "path": "parquet", "data_files": files})
-    config = {
-        "name": "tiny",
-        "model": str(tiny_llama),
-        "window_tokens": 32,
-        "documents_per_shard": 4,
-        "fraction": 0.25,
-        "scorers": ["gzip"],
-        "sources": sources,
+    documents = {
+        category: [{"id": f"{category}{i}", "text": text(1 + 8 * i, f"{category}{i}")} for i in range(12)]
+        for category in ("arxiv", "book")
     }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_recipe(folder, tiny_llama, documents, parts=2, documents_per_shard=4, scorers=["gzip"])
 
 
 def run(recipe, output, **settings):

@@ -5,28 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset
 
 from longattn_hf.pipeline import run as stages
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.traces import describe_inputs
-from tests.pipeline.test_build import results, text
+from tests.pipeline.test_build import results
+from tests.support.recipes import text, write_recipe
 
 
 @pytest.fixture
 def recipe(tiny_llama, tmp_path):
     shutil.copytree(tiny_llama, tmp_path / "model")
-    (tmp_path / "texts").mkdir()
-    for part in range(2):
-        rows = [{"id": f"{part}-{i}", "text": text(60 + 9 * i, f"{part}{i}")} for i in range(6)]
-        Dataset.from_list(rows).to_parquet(tmp_path / "texts" / f"{part}.parquet")
-    sources = [{"category": "book", "path": "parquet", "data_files": str(tmp_path / "texts" / "*.parquet")}]
-    settings = {"name": "small", "model": str(tmp_path / "model"), "window_tokens": 32, "fraction": 0.5}
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(settings | {"scorers": ["length"], "sources": sources}))
-    return path
+    rows = [{"id": f"{i}", "text": text(60 + 9 * (i // 2), i)} for i in range(12)]
+    return write_recipe(tmp_path, tmp_path / "model", {"book": rows}, parts=2, fraction=0.5, scorers=["length"])
 
 
 @pytest.fixture
@@ -52,7 +45,7 @@ def change_and_hide(path: Path):
 
 def add_documents(folder: Path):
     rows = [{"id": f"new-{i}", "text": text(200, f"new {i}")} for i in range(3)]
-    Dataset.from_list(rows).to_parquet(folder / "texts" / "2.parquet")
+    Dataset.from_list(rows).to_parquet(folder / "book-2.parquet")
 
 
 CHANGES = {
@@ -63,7 +56,7 @@ CHANGES = {
     "the traces": lambda folder: change_and_hide(folder / "out" / "work" / "traces.json"),
     "the mark": lambda folder: (folder / "out" / "work" / "finished.json").unlink(),
     "more documents": add_documents,
-    "other documents": lambda folder: shutil.copy(folder / "texts" / "0.parquet", folder / "texts" / "1.parquet"),
+    "other documents": lambda folder: shutil.copy(folder / "book-0.parquet", folder / "book-1.parquet"),
     "the tokenizer": lambda folder: (folder / "model" / "tokenizer_config.json").write_text("{}"),
 }
 

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 
 from longattn_hf.pipeline.config import load_config
 from recipes import finepdfs
-from tests.pipeline.test_build import text
+from tests.support.recipes import text
 
 DATASET = "HuggingFaceFW/finepdfs"
 CARD = """---

@@ -8,7 +8,7 @@ from datasets import load_dataset
 
 from longattn_hf.pipeline import build, load_config
 from recipes.group_repositories import main
-from tests.pipeline.test_build import text
+from tests.support.recipes import text
 
 ROWS = [
     ("me/b", "src/z.py", "MIT", "z = 1\n"),
