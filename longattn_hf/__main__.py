@@ -1,10 +1,10 @@
 """`longattn COMMAND ...`, also `python -m longattn_hf COMMAND ...`: every program of the package."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 
 import longattn_hf
+from longattn_hf.pages.text import did_you_mean
 
 #: Each command: its module, and what it does.
 COMMANDS = {
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         finally:
             sys.argv = before
     else:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(COMMANDS)}."
+        hint = did_you_mean(name, COMMANDS, f"It has {', '.join(COMMANDS)}.")
         sys.exit(f"longattn: unknown command {name!r}. {hint}")
 
 

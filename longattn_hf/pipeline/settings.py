@@ -5,7 +5,6 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -14,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from longattn_hf.files import load_yaml, refuse_address
+from longattn_hf.pages.text import did_you_mean
 from longattn_hf.pipeline.options import fields_of, hints_of, kinds_of, make_parser, names_of
 
 T = TypeVar("T")
@@ -224,6 +224,5 @@ def _one_line(error: Exception) -> str:
 
 def _unknown(name: object, kind: type, where: str) -> str:
     known = list(fields_of(kind))
-    near = get_close_matches(str(name).replace("-", "_"), known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(known)}."
+    hint = did_you_mean(str(name).replace("-", "_"), known, f"It has {', '.join(known)}.")
     return f"Unknown setting {name!r} in {where}. {hint}"
