@@ -29,11 +29,12 @@ def deal_collages(windows: Dataset, tokenizer: "PreTrainedTokenizerFast", *, tok
     Raises:
         ValueError: The passages are as long as the windows, or too many of the windows are of one document.
     """
-    # beginning with the windows of one document, side by side, a collage takes its passages from windows far apart
-    windows = windows.sort([DOC_ID, ID])
+    # where a document's windows stand side by side, a collage takes its passages from windows far apart
+    documents = list(windows[DOC_ID])
+    windows = windows.select(sorted(range(len(windows)), key=lambda n: documents[n]))
     ids_NT = np.asarray(windows[INPUT_IDS])
     starts = range(0, ids_NT.shape[1], tokens)
-    shift, most = len(windows) // len(starts), max(Counter(windows[DOC_ID]).values())
+    shift, most = len(windows) // len(starts), max(Counter(documents).values())
     if len(starts) < 2 or most > shift:
         raise ValueError(
             f"Of {len(windows)} windows of {ids_NT.shape[1]} tokens, up to {most} of one document, no collages of "
