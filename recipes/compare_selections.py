@@ -35,7 +35,7 @@ from longattn_hf.selection.select import select_windows
 from longattn_hf.windows import WindowDocuments
 from recipes.evaluate_model import EvaluateConfig, evaluate_model
 from recipes.intervals import Estimate, mean_over_runs
-from recipes.scores import SCORES, Model
+from recipes.scores import CHEAP_SCORES, SCORES, Model
 from recipes.train_longattn import SETTINGS, TrainConfig, TrainSource, train
 from recipes.training.collages import deal_collages
 from recipes.training.scratch import ScratchConfig, save_scratch_models
@@ -43,8 +43,8 @@ from recipes.training.scratch import ScratchConfig, save_scratch_models
 # of the scores that add several columns, the one to select by
 _SELECT_BY = {"longattn": LONG_DISTANCE_SCORE, "gzip": "gzip_middle"}
 _UNTRAINED, _RANDOM, _COLLAGE = "untrained", "random", "collage"
-# what a model from scratch is not asked for
-_NEED_NO_MODEL = {_RANDOM, _COLLAGE, "length", "gzip", "echo", "far_gain"}
+# what is known before a model has learnt anything
+_NEED_NO_MODEL = {*CHEAP_SCORES, _COLLAGE} - {"longattn"}
 
 
 @settings

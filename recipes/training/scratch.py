@@ -38,7 +38,8 @@ class ScratchConfig:
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        heads, key_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        heads, key_heads = self.num_attention_heads, self.num_key_value_heads
+        key_heads = heads if key_heads is None else key_heads
         if min(self.hidden_size, self.intermediate_size, self.num_hidden_layers, heads, key_heads) < 1:
             raise ValueError(f"The sizes of a model from scratch must be positive, not {asdict(self)}.")
         if self.vocab_size < _LEAST_VOCABULARY:

@@ -259,6 +259,7 @@ def test_passages_that_cannot_be_dealt_out_to_strangers_are_refused():
     [
         ({"vocab_size": 256}, "vocab_size=256 must be at least 257"),
         ({"num_hidden_layers": 0}, "must be positive"),
+        ({"num_key_value_heads": 0}, "must be positive"),
         ({"hidden_size": 34}, "hidden_size=34 must be a multiple of twice num_attention_heads=2"),
         ({"num_key_value_heads": 3}, "a multiple of num_key_value_heads=3"),
     ],
