@@ -5,7 +5,8 @@
 Documents are split into those to select from and those held out, the former cut into windows and scored; the best
 windows by each score, as many tokens of each category for all, train one model a seed; every model is evaluated by
 evaluate_model.py. Written are `comparison.json` and `comparison.md`: means over the seeds with 95% intervals, and
-differences to random selection paired by seed. The same command after a kill goes on where it stopped.
+differences to random selection paired by seed; after every seed, those of the seeds so far. The same command after a
+kill goes on where it stopped.
 """
 
 import json
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
 from longattn_hf.files import claim
+from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
@@ -33,12 +35,16 @@ from longattn_hf.selection.select import select_windows
 from longattn_hf.windows import WindowDocuments
 from recipes.evaluate_model import EvaluateConfig, evaluate_model
 from recipes.intervals import Estimate, mean_over_runs
-from recipes.scores import SCORES, Model
+from recipes.scores import CHEAP_SCORES, SCORES, Model
 from recipes.train_longattn import SETTINGS, TrainConfig, TrainSource, train
+from recipes.training.collages import deal_collages
+from recipes.training.scratch import ScratchConfig, save_scratch_models
 
 # of the scores that add several columns, the one to select by
 _SELECT_BY = {"longattn": LONG_DISTANCE_SCORE, "gzip": "gzip_middle"}
-_UNTRAINED, _RANDOM = "untrained", "random"
+_UNTRAINED, _RANDOM, _COLLAGE = "untrained", "random", "collage"
+# what is known before a model has learnt anything
+_NEED_NO_MODEL = {*CHEAP_SCORES, _COLLAGE} - {"longattn"}
 
 
 @settings
@@ -46,12 +52,16 @@ class CompareConfig:
     """All settings of a comparison.
 
     Attributes:
-        model: The model to train: a Hub id, a local directory, a GGUF file, or `package:NAME/FILE`.
         documents: The corpus, as a build's `sources`.
         output_dir: Receives everything.
         token_budget: Tokens of each category that each score keeps.
+        model: The model to train: a Hub id, a local directory, a GGUF file, or `package:NAME/FILE`.
+        scratch: In place of `model`, the sizes of one to train from scratch, `training.scratch.ScratchConfig`: its
+            tokenizer is trained on the documents to select from, its weights are drawn anew for each seed.
         scorer: The model that scores; `model` if None.
-        scores: Names of `scores.SCORES`; `random` is among them.
+        scores: Names of `scores.SCORES`; `random` is among them. And `collage`: the windows of `random` cut into
+            passages that are put together to windows anew, each passage of one being of another document.
+        collage_tokens: The passages' length.
         window_tokens: The windows' length, for scoring, training and the losses.
         held_out: The share of the documents that is kept for the evaluation.
         long_share: The share of the training tokens that the selections make up; the rest is `short`.
@@ -62,12 +72,14 @@ class CompareConfig:
         note: A sentence for the table, such as what the documents are.
     """
 
-    model: str
     documents: Annotated[Several[SourceConfig], each(SourceConfig, "a source of documents")]
     output_dir: str
     token_budget: int
+    model: str | None = None
+    scratch: dict[str, Any] = field(default_factory=dict)
     scorer: str | None = None
     scores: Several[str] = tuple(SCORES)
+    collage_tokens: int = 512
     window_tokens: int = 32768
     held_out: float = 0.2
     long_share: float = 0.9
@@ -78,22 +90,34 @@ class CompareConfig:
     note: str = ""
 
     def __post_init__(self) -> None:
-        unknown = set(self.scores) - set(SCORES)
-        if unknown or _RANDOM not in self.scores:
+        known = (*SCORES, _COLLAGE)
+        if set(self.scores) - set(known) or _RANDOM not in self.scores:
             raise ValueError(
-                f"scores={list(self.scores)} must hold 'random', to compare with, and others of {', '.join(SCORES)}."
+                f"scores={list(self.scores)} must hold 'random', to compare with, and others of {', '.join(known)}."
             )
+        if bool(self.model) == bool(self.scratch):
+            raise ValueError(f"Give either model= or scratch=, not model={self.model!r} and scratch={self.scratch}.")
+        if self.scratch:
+            check_settings(ScratchConfig, self.scratch, "scratch")
+            if not self.scorer and (blind := set(self.scores) - _NEED_NO_MODEL):
+                raise ValueError(f"{', '.join(sorted(blind))} need a model that has learnt something: give scorer=.")
+        if self.collage_tokens < 1:
+            raise ValueError(f"collage_tokens={self.collage_tokens} must be positive.")
         if not self.documents or not self.seeds:
             raise ValueError("Give at least one source of documents and one seed.")
         # what is wrong in `train` and `evaluate` shows now, not after hours of scoring
         categories = list(dict.fromkeys(source.category for source in self.documents))
         training(self, Path(), Path(), self.seeds[0], categories)
-        evaluation(self, Path(), self.model, Path(), categories)
+        evaluation(self, Path(), self.start(self.seeds[0]), Path(), categories)
+
+    def start(self, seed: int) -> str:
+        """The model that the training with a seed starts from."""
+        return self.model or str(Path(self.output_dir) / "scratch" / str(seed))
 
     @property
     def scoring_model(self) -> str:
         """The model that scores and tokenises."""
-        return self.scorer or self.model
+        return self.scorer or self.start(self.seeds[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,20 +141,23 @@ def compare(config: CompareConfig) -> str:
     folder = Path(config.output_dir)
     claim(folder / SETTINGS, {name: v for name, v in asdict(config).items() if name != "output_dir"}, folder=folder)
     categories = once(folder / "documents", lambda path: split_documents(config, path))
+    if config.scratch:
+        once(folder / "scratch", lambda path: start_from_scratch(config, folder / "documents", path))
     once(folder / "selections", lambda path: select_all(config, folder / "documents", path))
     measured: dict[str, list[dict[str, float]]] = {}
-    for score in (_UNTRAINED, *config.scores):
-        for seed in config.seeds[: 1 if score == _UNTRAINED else None]:
+    for seed in config.seeds:
+        for score in (*((_UNTRAINED,) if seed == config.seeds[0] else ()), *config.scores):
             run = folder / "runs" / f"{score}-{seed}"
             print(f"{run}: {'evaluating' if score == _UNTRAINED else 'training and evaluating'}", flush=True)
-            model = config.model
+            model = config.start(seed)
             if score != _UNTRAINED:
                 model = str(train(training(config, folder / "selections" / f"{score}-{seed}", run, seed, categories)))
             report = run / "evaluation.json"
             if not report.exists():
                 evaluate_model(evaluation(config, folder / "documents", model, report, categories))
             measured.setdefault(score, []).append(measures_of(json.loads(report.read_text())))
-    return tabulate(config, measured, folder)
+        table = tabulate(config, measured, folder)
+    return table
 
 
 def once(folder: Path, make: Callable[[Path], Any]) -> list[str]:
@@ -164,6 +191,18 @@ def split_documents(config: CompareConfig, folder: Path) -> None:
             path.write_text("".join(json.dumps({TEXT: text}) + "\n" for text in part))
 
 
+def start_from_scratch(config: CompareConfig, documents: Path, folder: Path) -> None:
+    """Trains a tokenizer on the documents to select from, and writes a model with random weights for each seed."""
+    files = [str(path) for path in sorted((documents / "select").glob("*.jsonl"))]
+    save_scratch_models(
+        check_settings(ScratchConfig, config.scratch, "scratch"),
+        (row[TEXT] for row in load_dataset("json", data_files=files, split="train", streaming=True)),
+        folder,
+        window_tokens=config.window_tokens,
+        seeds=config.seeds,
+    )
+
+
 def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
     """Scores the windows by each score and writes the best, equally many tokens for all.
 
@@ -178,7 +217,8 @@ def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
     windows = concatenate_datasets(parts)
     whole = config.token_budget // config.window_tokens * config.window_tokens
     for score in config.scores:
-        for seed in config.seeds:
+        # collages are made beside the random windows that they are of
+        for seed in config.seeds if score != _COLLAGE else ():
             if score == _RANDOM or seed == config.seeds[0]:
                 scored = windows.add_column(LONG_DISTANCE_SCORE, values_of(score, windows, config, seed))
                 kept = select_windows(scored, token_budget=config.token_budget, refuse_overlap=True)
@@ -190,6 +230,10 @@ def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
                             f"fewer than the budget of {config.token_budget}: lower it, or give more documents."
                         )
                     best.remove_columns([INPUT_IDS]).to_json(folder / f"{score}-{seed}" / f"{category}.jsonl")
+                    if score == _RANDOM and _COLLAGE in config.scores:
+                        tokenizer = load_tokenizer(config.scoring_model)
+                        collages = deal_collages(best, tokenizer, tokens=config.collage_tokens)
+                        collages.to_json(folder / f"{_COLLAGE}-{seed}" / f"{category}.jsonl")
             else:
                 shutil.copytree(folder / f"{score}-{config.seeds[0]}", folder / f"{score}-{seed}")
 
@@ -215,7 +259,7 @@ def training(config: CompareConfig, selection: Path, run: Path, seed: int, categ
     total = sum(source.weight for source in config.short)
     short = [replace(source, weight=(1 - config.long_share) * source.weight / total) for source in config.short]
     values = {"window_tokens": config.window_tokens, "seed": seed, "output_dir": str(run)} | config.train
-    return check_settings(TrainConfig, {"model": config.model, "sources": [*long, *short]} | values, "train")
+    return check_settings(TrainConfig, {"model": config.start(seed), "sources": [*long, *short]} | values, "train")
 
 
 def evaluation(
@@ -264,7 +308,7 @@ def tabulate(config: CompareConfig, measured: Mapping[str, Sequence[Mapping[str,
         rows.append(f"| {score} | {' | '.join(cells)} |")
     text = "\n".join(
         [
-            f"Means over {len(config.seeds)} training runs with 95% intervals; below them the mean difference to "
+            f"Means over {len(measured[_RANDOM])} training runs with 95% intervals; below them the mean difference to "
             f"random selection, paired by seed. {config.note}",
             "",
             f"| selected by | {' | '.join(names)} |",

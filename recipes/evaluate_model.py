@@ -9,7 +9,6 @@ Offline: the loss by position in held-out documents, what the far context takes 
 `--benchmarks` adds the paper's public ones through lm-evaluation-harness. Everything goes into one JSON file.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from longattn_hf.baselines import LossGain
 from longattn_hf.columns import DOC_ID, INPUT_IDS
+from longattn_hf.files import write_json
 from longattn_hf.model.language_model import load_language_model, token_losses
 from longattn_hf.model.location import ModelRef, locate
 from longattn_hf.model.tokenizer import load_tokenizer_once
@@ -130,9 +130,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         "seconds": round(time.monotonic() - start, 1),
         "software": software_versions(),
     }
-    path = Path(config.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(Path(config.output), report)
     return report
 
 
