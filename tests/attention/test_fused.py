@@ -107,8 +107,11 @@ def test_each_span_of_keys_takes_its_own_loop(monkeypatch, min_distance, group, 
 
 # tile edges at, before and after the far border and the diagonal; more key than query rows in a tile, and fewer
 @needs_a_runner
-@pytest.mark.parametrize("min_distance", [0, 1, 15, 16, 17, 32, 33, 64, 80])
-@pytest.mark.parametrize(("rows", "keys"), [(16, 16), (32, 16), (16, 32)])
+@pytest.mark.parametrize(
+    ("rows", "keys", "min_distance"),
+    [(16, 16, distance) for distance in (0, 1, 15, 16, 17, 32, 33, 64, 80)]
+    + [(rows, keys, distance) for rows, keys in ((32, 16), (16, 32)) for distance in (1, 16, 31, 32, 33, 80)],
+)
 def test_borders_at_tile_edges_are_exact(rows, keys, min_distance):
     # a tile's rows are positions of one head, or of three side by side
     q, k = draw(heads=3 if min_distance % 2 else 1, tokens=81, device=DEVICE)

@@ -15,9 +15,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCaus
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, stop_at_attention
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.layer_cache import load_first_layer
-from longattn_hf.model.location import locate
 from longattn_hf.model.tokenizer import load_tokenizer
-from tests.support.models import SMOLLM2, needs_smollm2
+from tests.support.models import needs_smollm2
 from tests.support.tiny import TINY_SIZES, save_tiny_llama, write_gguf
 
 VOCAB = TINY_SIZES["vocab_size"]
@@ -614,18 +613,6 @@ def test_a_gguf_file_cut_short_is_named(tmp_path, tiny_llama, size):
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ValueError, match="tiny.gguf is damaged or cut short.*fetch the model again"):
         FirstLayer.from_pretrained(str(file))
-
-
-@needs_smollm2
-@pytest.mark.slow
-def test_smollm2s_queries_and_keys_are_those_of_the_whole_model(smollm2):
-    location = locate(SMOLLM2)
-    ids = torch.randint(49152, (2, 200), generator=torch.Generator().manual_seed(0))
-    layer = smollm2.load_layer()
-    q, k, scale = layer.query_key(ids)
-    q_whole, k_whole = own_query_key(location.path, ids, gguf_file=location.gguf_file, dtype=torch.float32)
-    assert torch.equal(q, q_whole) and torch.equal(k, k_whole) and scale == 64**-0.5
-    assert (layer.num_heads, layer.num_kv_heads, layer.head_dim, layer.max_positions) == (9, 3, 64, 8192)
 
 
 @needs_smollm2

@@ -92,6 +92,7 @@ def test_what_is_done_to_a_model_later_changes_no_score_of_a_scorer_that_has_it(
     assert scorer({"text": TEXTS}) == first
 
 
+@pytest.mark.slow
 def test_objects_reach_forked_processes_and_say_so_where_they_cannot(
     network, tokenizer, documents, run_python, tmp_path
 ):

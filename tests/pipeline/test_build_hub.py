@@ -150,6 +150,8 @@ def test_a_dry_run_of_accelerates_launcher_shows_what_would_go_where_without_a_t
     environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(SCRIPT)]
     arguments = ["--config", str(recipe), "--output_dir", "out", "--push_to_hub", REPO, "--dry_run"]
+    # by what is up soonest
+    arguments += ["--scorers", "[length]"]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for part in (f"{REPO}, main: not published (dry run)", "data/arxiv/train-00000-of-00001.parquet", BEGIN, "# tiny"):

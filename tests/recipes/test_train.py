@@ -150,8 +150,8 @@ def cosine(top: float, *, warmup: int, steps: int) -> list[float]:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(base, texts, tmp_path):
-    whole = train(TrainConfig(**settings(base, texts, tmp_path / "whole", tokens=40 * 4 * 64)))
-    values = settings(base, texts, tmp_path / "killed", tokens=40 * 4 * 64)
+    whole = train(TrainConfig(**settings(base, texts, tmp_path / "whole", tokens=24 * 4 * 64)))
+    values = settings(base, texts, tmp_path / "killed", tokens=24 * 4 * 64)
     (tmp_path / "config.yaml").write_text(json.dumps(values))
     command = [sys.executable, str(ROOT / "recipes" / "train_longattn.py"), "--config", str(tmp_path / "config.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -252,15 +252,25 @@ def test_the_reference_code_reads_text_again_with_bos_twice_in_half_precision(ti
         np.testing.assert_allclose([scored[name][0] for name in SCORES], scores_of_map(attention, 5), rtol=1e-3)
 
 
-def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process(tiny_llama, run_python):
+@pytest.fixture(scope="module")
+def of_another_process(tiny_llama, run_python):
+    """A scorer's fingerprint, and whether `longattn_score` scores rows and batches alike, with the same model."""
+    program = (
+        "from datasets import Dataset; from datasets.fingerprint import Hasher; "
+        "from longattn_hf import LongAttnScorer, longattn_score; "
+        f"print(Hasher.hash(LongAttnScorer({str(tiny_llama)!r}))); "
+        "rows = Dataset.from_dict({'text': ['some words that are a document'] * 2}); "
+        "print(rows.map(longattn_score)['dependency_strength'][:] == "
+        "rows.map(longattn_score, batched=True)['dependency_strength'][:])"
+    )
+    return run_python(program, LONGATTN_MODEL=str(tiny_llama)).stdout.split()
+
+
+def test_the_fingerprint_is_the_same_before_and_after_use_and_in_another_process(tiny_llama, of_another_process):
     fresh = LongAttnScorer(str(tiny_llama))
     before = Hasher.hash(fresh)
     windows(1).map(fresh, batched=True)
-    program = (
-        "from datasets.fingerprint import Hasher; from longattn_hf import LongAttnScorer; "
-        f"print(Hasher.hash(LongAttnScorer({str(tiny_llama)!r})))"
-    )
-    assert Hasher.hash(fresh) == before == run_python(program).stdout.strip()
+    assert Hasher.hash(fresh) == before == of_another_process[0]
     assert Hasher.hash(LongAttnScorer(str(tiny_llama), min_distance=3)) != before
     assert pickle.loads(pickle.dumps(fresh)) == fresh
 
@@ -354,14 +364,8 @@ def test_the_row_whose_score_is_not_finite_is_named(tmp_path):
     assert LongAttnScorer(str(path))({"input_ids": rows[:2]})["dependency_strength"][1] > 0
 
 
-def test_longattn_score_takes_its_model_from_the_environment(tiny_llama, run_python):
-    program = (
-        "from datasets import Dataset; from longattn_hf import longattn_score; "
-        "rows = Dataset.from_dict({'text': ['some words that are a document'] * 2}); "
-        "print(rows.map(longattn_score)['dependency_strength'][:] == "
-        "rows.map(longattn_score, batched=True)['dependency_strength'][:])"
-    )
-    assert run_python(program, LONGATTN_MODEL=str(tiny_llama)).stdout.strip() == "True"
+def test_longattn_score_takes_its_model_from_the_environment(of_another_process):
+    assert of_another_process[1] == "True"
 
 
 def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_score(tiny_llama):
