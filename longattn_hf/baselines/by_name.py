@@ -42,8 +42,8 @@ FOUND = {
     ),
     "far_gain": (
         "On documents that nothing was fitted on, hardly any junk (.01) came into its best eighth, and it reached 12 "
-        "of 30 bars for collages and shuffled text, where echo reached 16. Whether it follows what a language model "
-        "gains from far context is not settled: with 16 windows the interval of the rank correlation holds 0."
+        "of 30 bars for collages and shuffled text, where echo reached 16. It follows what a language model gains "
+        "from far context, loosely: on 94 windows of 4,096 tokens the rank correlation was .31 [.09, .50]."
     ),
 }
 
