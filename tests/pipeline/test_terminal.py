@@ -10,7 +10,6 @@ import unicodedata
 from dataclasses import fields
 
 import pytest
-import yaml
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
 
@@ -21,7 +20,7 @@ from longattn_hf.pipeline.heartbeat import Progress
 from longattn_hf.pipeline.options import make_parser
 from longattn_hf.pipeline.processes import Process, join_processes
 from longattn_hf.pipeline.terminal import Output, clock, fold, lay_out
-from tests.pipeline.test_build import text
+from tests.support.recipes import text, write_recipe
 
 #: Two columns a character, and longer than what is left of 80 columns.
 NAMES = ("書籍", "a_category_whose_name_has_more_than_forty_characters")
@@ -29,16 +28,11 @@ NAMES = ("書籍", "a_category_whose_name_has_more_than_forty_characters")
 
 @pytest.fixture(scope="module")
 def recipe(tiny_llama, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe")
-    sources = []
-    for name in NAMES:
-        rows = [{"id": f"{name}{i}", "text": text(20 + 9 * i, f"{name}{i}")} for i in range(8)]
-        Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
-        sources.append({"category": name, "path": "parquet", "data_files": str(folder / f"{name}.parquet")})
-    settings = {"name": "small", "model": str(tiny_llama), "window_tokens": 32, "documents_per_shard": 2}
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(settings | {"scorers": ["length"], "fraction": 0.5, "sources": sources}))
-    return path
+    documents = {
+        name: [{"id": f"{name}{i}", "text": text(20 + 9 * i, f"{name}{i}")} for i in range(8)] for name in NAMES
+    }
+    settings = {"documents_per_shard": 2, "scorers": ["length"], "fraction": 0.5}
+    return write_recipe(tmp_path_factory.mktemp("recipe"), tiny_llama, documents, **settings)
 
 
 @pytest.fixture(scope="module")
