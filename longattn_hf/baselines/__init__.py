@@ -17,6 +17,7 @@ _HOME_OF = {
     "ProLong": "prolong",
     "RandomScore": "simple",
     "TokenScorer": "token_scorer",
+    "WordGainScorer": "word_gain",
 }
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from longattn_hf.baselines.simple import Length as Length
     from longattn_hf.baselines.simple import RandomScore as RandomScore
     from longattn_hf.baselines.token_scorer import TokenScorer as TokenScorer
+    from longattn_hf.baselines.word_gain import WordGainScorer as WordGainScorer
 else:
     from longattn_hf.lazy_names import lazy_names
 

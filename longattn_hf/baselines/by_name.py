@@ -18,6 +18,7 @@ SCORERS = {
     LONGATTN: ("longattn_hf.scoring.longattn.LongAttnScorer", LONG_DISTANCE_SCORE),
     "echo": ("longattn_hf.scoring.echo.EchoScorer", "echo"),
     "far_gain": ("longattn_hf.baselines.far_gain.FarGainScorer", "far_gain"),
+    "word_gain": ("longattn_hf.baselines.word_gain.WordGainScorer", "word_gain"),
     "kind": ("longattn_hf.baselines.far_gain.KindScorer", "kind"),
     "gzip": ("longattn_hf.baselines.simple.GzipRatio", "gzip_ratio"),
     "length": ("longattn_hf.baselines.simple.Length", "length"),
@@ -39,6 +40,11 @@ FOUND = {
         "It tells intact English documents and source code from collages and shuffled text, but half of the junk "
         "(logs, templates, chat) in a pool came into its best eighth, and it did not follow what a language model "
         "gains from far context. It fails in German, French and Chinese unless calibrated there."
+    ),
+    "word_gain": (
+        "Of the scores that need no model it follows what a language model gains from far context most closely: on 94 "
+        "windows of 4,096 tokens the rank correlation was .52 [.34, .64]. It prefers shuffled to ordered text; of "
+        "a pool's junk .11 came into its best eighth, with the gate `kind` .02."
     ),
     "far_gain": (
         "On documents that nothing was fitted on, hardly any junk (.01) came into its best eighth, and it reached 12 "

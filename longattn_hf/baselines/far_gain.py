@@ -2,9 +2,9 @@
 
 Three parts, each a module of its own, since none does alone:
 
-- the gain (word_gain.py): the mean over the window of log p(word | near and far) - log p(word | near). It follows what
-  a language model gains from far context, and collages have little of it. But it prefers shuffled text, in which what
-  was near is far, and some junk;
+- the gain (word_gain.py, where it is a scorer by itself): the mean over the window of log p(word | near and far) -
+  log p(word | near). It follows what a language model gains from far context, and collages have little of it. But it
+  prefers shuffled text, in which what was near is far, and some junk;
 - the order (word_order.py): whether the window's passages stand in an order that matters, by a permutation test;
 - the kind (text_kind.py): whether the window's surface is that of intact documents.
 
@@ -29,12 +29,10 @@ import numpy as np
 import pyarrow as pa
 
 from longattn_hf.baselines.text_kind import SURFACE, Kind, describe_surface
-from longattn_hf.baselines.word_gain import mean_far_gain, split_words
-from longattn_hf.baselines.word_order import BLOCKS, PASSAGES, order_z_scores
+from longattn_hf.baselines.word_gain import mean_far_gain, split_words, why_too_short
+from longattn_hf.baselines.word_order import PASSAGES, order_z_scores
 from longattn_hf.model.identity import identify_file
 from longattn_hf.scoring.base import TextScorer
-
-_LEAST_WORDS = 8 * BLOCKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +123,7 @@ class FarGainScorer(TextScorer):
         return identify_file(Path(self.calibration)) if self.calibration else None
 
     def _why_refused(self, value: str, rank: int | None) -> str | None:
-        words = len(split_words(value))
-        return f"too short ({words} words, {_LEAST_WORDS} are the least)" if words < _LEAST_WORDS else None
+        return why_too_short(value)
 
     def _score(self, text: str, rank: int | None) -> tuple[float, float, float, float]:
         calibration, words = load_far_gain_calibration(self.calibration), split_words(text)

@@ -14,8 +14,12 @@ gain, for a small language model.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+
+from longattn_hf.scoring.base import TextScorer
 
 # the scripts that set no blanks between words, in which a character with its marks counts as a word: Han, Kana, Thai,
 # Lao, Myanmar, Khmer
@@ -31,6 +35,8 @@ _CHARACTER = re.compile(rf"[{_UNSPACED}]")
 ORDERS = 3
 #: Near is an eighth of the window; the mean goes over the words from the second eighth's end on.
 NEAR_SHARE, FIRST_SHARE = 8, 4
+#: In fewer words there is little far context, and the order of passages (word_order.py) means nothing.
+LEAST_WORDS = 512
 # nats: a word's own, and a letter's up to the eighth; about what English text costs by its letters alone
 _WORD_COST, _LETTER_COST, _MOST_LETTERS = 1.0, 1.3, 8
 # there are some thousand characters, and little is known of each by its length
@@ -79,6 +85,12 @@ def mean_far_gain(words: Sequence[str]) -> float:
     return float(far_gains(words, max(len(words) // NEAR_SHARE, 1))[len(words) // FIRST_SHARE :].mean())
 
 
+def why_too_short(text: str) -> str | None:
+    """Says why a text has too few words to be scored by them; None if it has enough."""
+    words = len(split_words(text))
+    return f"too short ({words} words, {LEAST_WORDS} are the least)" if words < LEAST_WORDS else None
+
+
 def _spelling_costs(words: Sequence[str]) -> np.ndarray:
     cost_of = {
         word: _CHARACTER_COST if _CHARACTER.match(word) else _WORD_COST + _LETTER_COST * min(len(word), _MOST_LETTERS)
@@ -97,3 +109,24 @@ class _Counter:
     def count(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Counts each place's label in `[start, end)` of that place."""
         return np.searchsorted(self._keys, self._bases + ends) - np.searchsorted(self._keys, self._bases + starts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordGainScorer(TextScorer):
+    """Scores windows by the mean gain of their words from far words, given the near ones, in nats a word.
+
+    Adds `word_gain`, which is 0 where far words add nothing, and below where near ones alone predict better. It is the
+    first of the three parts of `FarGainScorer`, by itself: it follows more closely what a language model gains from
+    far context, and it prefers text that was shuffled, in which what was near is far. So it is for documents that are
+    in order, behind `gate: kind`, which refuses logs, tables and chat. Reads the text column alone, needs neither
+    model nor calibration, and refuses windows of fewer than 512 words.
+    """
+
+    column: ClassVar[str] = "word_gain"
+    citation: ClassVar[str] = "This package; the counts are after MacKay and Peto, Nat. Lang. Eng. 1(3), 1995."
+
+    def _why_refused(self, value: str, rank: int | None) -> str | None:
+        return why_too_short(value)
+
+    def _score(self, text: str, rank: int | None) -> float:
+        return mean_far_gain(split_words(text))

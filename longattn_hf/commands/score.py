@@ -29,7 +29,7 @@ class ScoreSettings:
     Attributes:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
         output: The Parquet file to write, here or in a store: s3://bucket/scored.parquet.
-        scorer: One scorer or several: longattn, echo, far_gain, kind, gzip, length, random, loss_gain,
+        scorer: One scorer or several: longattn, echo, far_gain, word_gain, kind, gzip, length, random, loss_gain,
             prolong, ladm, deep.
         model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
         tokenizer: The tokenizer that counts and cuts; the model's if not given.

@@ -6,9 +6,10 @@ import pytest
 from datasets import Dataset
 
 import longattn_hf
+from longattn_hf.baselines.by_name import make_scorer, ranking_column
 from longattn_hf.baselines.far_gain import FarGainCalibration, FarGainScorer, load_far_gain_calibration
 from longattn_hf.baselines.text_kind import SURFACE, Kind, describe_surface, fit_kind
-from longattn_hf.baselines.word_gain import far_gains, mean_far_gain, split_words
+from longattn_hf.baselines.word_gain import WordGainScorer, far_gains, mean_far_gain, split_words
 from longattn_hf.baselines.word_order import BLOCKS, order_z_scores
 
 ONE_LETTER = np.exp(-(1.0 + 1.3))
@@ -165,6 +166,18 @@ def test_map_scores_a_dataset_and_says_why_a_short_row_has_no_score(tmp_path, te
     assert scored["skip_reason"][:] == [None, "too short (2 words, 512 are the least)", "missing"]
     with pytest.raises(ValueError, match="Row 1 .* too short"):
         rows.map(FarGainScorer(calibration=save(tmp_path / "c.json")), batched=True)
+
+
+def test_the_gain_is_a_scorer_by_itself_and_does_not_look_at_order_or_kind(tmp_path, text):
+    assert ranking_column("word_gain") == "word_gain" and isinstance(make_scorer("word_gain", {}), WordGainScorer)
+    row = WordGainScorer()({"text": text})
+    assert row == {"word_gain": FarGainScorer(calibration=save(tmp_path / "c.json"))({"text": text})["far_gain_raw"]}
+    words = text.split()
+    # quarters in another order: what was near is far, so the gain is larger
+    shuffled = " ".join(word for i in (2, 0, 3, 1) for word in words[375 * i : 375 * (i + 1)])
+    assert WordGainScorer()({"text": shuffled})["word_gain"] > row["word_gain"]
+    with pytest.raises(ValueError, match="511 words, 512 are the least"):
+        WordGainScorer()({"text": "w " * 511})
 
 
 def test_the_packages_calibration_tells_a_document_from_its_shuffle_and_from_a_log():
