@@ -6,7 +6,7 @@ Documents are split into those to select from and those held out, the former cut
 windows by each score, as many tokens of each category for all, train one model a seed; every model is evaluated by
 evaluate_model.py. Written are `comparison.json` and `comparison.md`: means over the seeds with 95% intervals, and
 differences to random selection paired by seed; after every seed, those of the seeds so far. The same command after a
-kill goes on where it stopped.
+kill goes on where it stopped; of a run that is evaluated it needs `evaluation.json` alone.
 """
 
 import json
@@ -148,12 +148,13 @@ def compare(config: CompareConfig) -> str:
     for seed in config.seeds:
         for score in (*((_UNTRAINED,) if seed == config.seeds[0] else ()), *config.scores):
             run = folder / "runs" / f"{score}-{seed}"
-            print(f"{run}: {'evaluating' if score == _UNTRAINED else 'training and evaluating'}", flush=True)
-            model = config.start(seed)
-            if score != _UNTRAINED:
-                model = str(train(training(config, folder / "selections" / f"{score}-{seed}", run, seed, categories)))
             report = run / "evaluation.json"
+            # the model of a run that is evaluated may be deleted, or lie on another machine
             if not report.exists():
+                print(f"{run}: {'evaluating' if score == _UNTRAINED else 'training and evaluating'}", flush=True)
+                model, selection = config.start(seed), folder / "selections" / f"{score}-{seed}"
+                if score != _UNTRAINED:
+                    model = str(train(training(config, selection, run, seed, categories)))
                 evaluate_model(evaluation(config, folder / "documents", model, report, categories))
             measured.setdefault(score, []).append(measures_of(json.loads(report.read_text())))
         table = tabulate(config, measured, folder)

@@ -112,6 +112,21 @@ def test_a_second_call_takes_over_what_is_done(compared):
     assert stamps == {path: path.stat().st_mtime_ns for path in Path(config.output_dir).rglob("*.safetensors")}
 
 
+def test_the_model_of_a_run_that_is_evaluated_is_not_needed_again(compared):
+    config, table = compared
+    run = Path(config.output_dir) / "runs" / "gzip-1"
+    aside = run.with_name("aside")
+    aside.mkdir()
+    for path in run.iterdir():
+        if path.name != "evaluation.json":
+            path.rename(aside / path.name)
+    assert compare(config) == table
+    assert [path.name for path in run.iterdir()] == ["evaluation.json"]
+    for path in aside.iterdir():
+        path.rename(run / path.name)
+    aside.rmdir()
+
+
 def test_a_budget_that_a_category_cannot_fill_is_refused(settings, tmp_path):
     config = CompareConfig(**settings | {"output_dir": str(tmp_path), "token_budget": 100_000})
     with pytest.raises(ValueError, match="tokens in windows that do not overlap, fewer than the budget of 100000"):
