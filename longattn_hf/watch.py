@@ -1,7 +1,7 @@
 """`longattn watch OUT`: a running build seen from a second terminal.
 
-Reads only what the build leaves on disk: each process's heartbeat and the shards of scores. A process that is silent
-for much longer than it ever was is named.
+Reads only what the build leaves on disk: each process's heartbeat and the shards of all its scorers. A process that is
+silent for much longer than it ever was is named.
 """
 
 import os
@@ -9,19 +9,18 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longattn_hf.baselines.by_name import LONGATTN, SCORERS, ranking_column
+from longattn_hf.baselines.by_name import LONGATTN, ranking_column
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.files import read_record
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.pipeline.so_far import ScoresSoFar, Shard
 from longattn_hf.pipeline.storage import open_folder
 from longattn_hf.pipeline.terminal import clock, fold, lay_out, say
 from longattn_hf.selection.summary import bin_edges
@@ -62,7 +61,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise Refusal("watch", error) from error
     if given.once and not folder.work.is_dir():
         raise Refusal("watch", f"{given.folder} holds no build on this machine; give the output folder of one.")
-    scores: dict[Path, np.ndarray] = {}
     try:
         if not folder.work.is_dir():
             say(
@@ -70,16 +68,17 @@ def main(arguments: list[str] | None = None) -> None:
             )
         while not folder.work.is_dir():
             time.sleep(given.every)
+        so_far, scores = ScoresSoFar(folder), dict[Shard, np.ndarray]()
         while True:
             over = is_over(folder)
             look = describe(read_heartbeats(folder.heartbeats), now=time.time(), host=socket.gethostname(), over=over)
-            names = ranking_scorers(folder)
-            read_new_scores(folder, names, scores)
+            read_new_scores(so_far, scores)
             clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-            say(clear + "\n".join([look, "", *histograms(folder, names, scores)]))
+            say(clear + "\n".join([look, "", *progress(so_far), *histograms(so_far, scores)]))
             if given.once or over:
                 return
             time.sleep(given.every)
+            so_far.look()
     except KeyboardInterrupt:
         return
 
@@ -139,46 +138,54 @@ def judge(beat: Heartbeat, *, now: float, host: str, over: bool = False) -> tupl
     return "at work", ""
 
 
-def ranking_scorers(folder: BuildFolder) -> list[str]:
-    """Names the scorers whose scores rank; where the build does not say which, the first that has scores."""
-    names = read_record(folder.ranking).get("scorers", [])
-    return names or [name for name in SCORERS if folder.scores_by(name).is_dir()][:1]
-
-
 def _column_of(scorer: str) -> str:
     # LongAttn's is made of two when all windows are scored
     return DEPENDENCY_STRENGTH if scorer == LONGATTN else ranking_column(scorer)
 
 
-def read_new_scores(folder: BuildFolder, scorers: Sequence[str], known: dict[Path, np.ndarray]) -> None:
-    """Adds the scores of the shards that `known` does not have yet."""
-    for scorer in scorers:
-        for path in sorted(folder.scores_by(scorer).glob("*/*.parquet")):
-            if path not in known:
-                try:
-                    # not `read_table`, which takes a category called a=b for a column
-                    with pq.ParquetFile(path) as file:
-                        values = file.read([_column_of(scorer)]).column(0).drop_null()
-                except (OSError, pa.ArrowInvalid, IndexError):
-                    # removed meanwhile, or damaged: the build makes it again; or without a row
-                    continue
-                known[path] = values.to_numpy()
+def read_new_scores(so_far: ScoresSoFar, known: dict[Shard, np.ndarray]) -> None:
+    """Adds the scores of the shards that `known` does not have yet, and takes out those that are there no more."""
+    there = {shard: scorer for scorer, shards in so_far.scores.items() for shard in shards.values()}
+    for gone in known.keys() - there.keys():
+        del known[gone]
+    for shard, scorer in there.items():
+        if shard not in known:
+            try:
+                # not `read_table`, which takes a category called a=b for a column
+                with pq.ParquetFile(shard.path, page_checksum_verification=True) as file:
+                    values = file.read([_column_of(scorer)]).column(0).drop_null()
+            except (OSError, pa.ArrowInvalid, IndexError):
+                # removed meanwhile, or damaged: the build makes it again; or without a row
+                continue
+            known[shard] = values.to_numpy()
 
 
-def histograms(folder: BuildFolder, scorers: Sequence[str], scores: Mapping[Path, np.ndarray]) -> list[str]:
+def progress(so_far: ScoresSoFar) -> list[str]:
+    """Lays out how many windows each scorer has scored, in this run and before it, those that decide first."""
+    cut, scored = sum(so_far.windows.values()), so_far.scored
+    if not any(scored.values()):
+        return []
+    rows = [("scorer", "scored", "share", "")]
+    for name, count in scored.items():
+        decides = "decides" if name in so_far.deciding else ""
+        rows.append((name, f"{count:,}", f"{count / cut:.0%}" if cut else "-", decides))
+    of = fold(f"Scored so far of {cut:,} windows that are cut:" if cut else "Scored so far:")
+    return [of, *lay_out(rows), ""]
+
+
+def histograms(so_far: ScoresSoFar, scores: Mapping[Shard, np.ndarray]) -> list[str]:
     """Draws the scores so far of each scorer, a line for each category.
 
     Args:
-        folder: The build's.
-        scorers: Whose.
-        scores: The scores of each shard; its folder is named after the category.
+        so_far: What there is; a shard's folder is named after its category.
+        scores: The scores of each shard.
     """
     lines = []
-    for scorer in scorers:
+    for scorer, shards in so_far.scores.items():
         by_category: dict[str, list[np.ndarray]] = {}
-        for path, values in sorted(scores.items()):
-            if len(values) and path.parents[1] == folder.scores_by(scorer):
-                by_category.setdefault(path.parent.name, []).append(values)
+        for name, shard in sorted(shards.items()):
+            if len(values := scores.get(shard, np.empty(0))):
+                by_category.setdefault(name.partition("/")[0], []).append(values)
         if not by_category:
             continue
         whole = {name: np.concatenate(parts) for name, parts in by_category.items()}

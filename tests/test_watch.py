@@ -21,9 +21,12 @@ from longattn_hf.pipeline.heartbeat import Heartbeat, Progress, read_heartbeats
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.scoring import score_windows
 from longattn_hf.pipeline.shards import ScoredShards
+from longattn_hf.pipeline.so_far import ScoresSoFar
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
-from longattn_hf.watch import PATIENCE, describe, histograms, judge, main, read_new_scores
+from longattn_hf.watch import PATIENCE, describe, histograms, judge, main, progress, read_new_scores
+from tests.support.killed_build import build_and_kill
+from tests.support.recipes import text, write_recipe
 
 HOST, NOW = "machine-a", 1_000_000.0
 
@@ -79,10 +82,11 @@ def test_a_process_that_is_gone_is_dead_until_the_build_is_finished():
 def test_a_look_fits_eighty_columns_with_large_numbers_and_wide_names(tmp_path):
     large = dict(total=123_456_789, done=98_765_432, started=NOW - 400_000, host="gpu-node-0123.cluster.internal")
     lines = describe([beat(process, **large) for process in (0, 12)], now=NOW, host=HOST).splitlines()
-    folder = BuildFolder(tmp_path)
-    names = ["書籍と論文", "a-category-with-a-name-of-more-than-fifty-characters-in-all"]
-    scores = {folder.scores / name / "0.parquet": np.linspace(0, 1, 1_000_000) for name in names}
-    lines += histograms(folder, ["longattn"], scores)
+    folder, known = BuildFolder(tmp_path), {}
+    for name in ("書籍と論文", "a-category-with-a-name-of-more-than-fifty-characters-in-all"):
+        write_scores(folder, "longattn", "dependency_strength", f"{name}/0.parquet", np.linspace(0, 1, 1_000_000))
+    read_new_scores(so_far := ScoresSoFar(folder), known)
+    lines += progress(so_far)[:-1] + histograms(so_far, known)
     assert [line for line in lines if width_of(line) > 80] == []
     # columns stand below one another whatever the script
     bars = [line.index(next(c for c in line if c in "▁▂▃▄▅▆▇█")) for line in lines[-2:]]
@@ -146,11 +150,11 @@ def test_histograms_grow_with_the_shards_and_a_damaged_one_is_left_out(tmp_path)
     folder, known = BuildFolder(tmp_path), {}
     for number, values in enumerate(([0.1, 0.1, 0.2], [0.3, None])):
         write_scores(folder, "longattn", "dependency_strength", f"a=b/{number}.parquet", values)
-        read_new_scores(folder, ["longattn"], known)
+        read_new_scores(ScoresSoFar(folder), known)
     (folder.scores / "a=b" / "2.parquet").write_bytes(b"PAR1 half of it")
-    read_new_scores(folder, ["longattn"], known)
+    read_new_scores(so_far := ScoresSoFar(folder), known)
     assert sorted(map(len, known.values())) == [1, 3]
-    title, line = histograms(folder, ["longattn"], known)
+    title, line = histograms(so_far, known)
     assert title == "dependency strength so far, from 0.1 to 0.3"
     # eight bins are the fewest
     bars = line.removeprefix("a=b  ")[:8]
@@ -158,17 +162,50 @@ def test_histograms_grow_with_the_shards_and_a_damaged_one_is_left_out(tmp_path)
     assert line.endswith(f"mean {np.mean([0.1, 0.1, 0.2, 0.3]):.3f}  4 windows")
 
 
-def test_the_score_that_selects_is_shown_or_the_one_that_there_is(tmp_path, capsys):
+def test_a_shard_that_is_written_anew_is_read_anew_and_one_that_is_gone_counts_no_more(tmp_path):
+    folder, known = BuildFolder(tmp_path), {}
+    write_scores(folder, "gzip", "gzip_ratio", "book/0.parquet", [0.1, 0.2])
+    write_scores(folder, "gzip", "gzip_ratio", "book/1.parquet", [0.3])
+    read_new_scores(so_far := ScoresSoFar(folder), known)
+    (folder.scores_by("gzip") / "book" / "1.parquet").unlink()
+    write_scores(folder, "gzip", "gzip_ratio", "book/0.parquet", [0.7, 0.9, None])
+    so_far.look()
+    read_new_scores(so_far, known)
+    assert [values.tolist() for values in known.values()] == [[0.7, 0.9]] and so_far.scored == {"gzip": 3}
+
+
+def test_the_scores_of_all_scorers_are_shown_and_those_that_select_first(tmp_path, capsys):
     folder = BuildFolder(tmp_path)
     write_scores(folder, "gzip", "gzip_ratio", "book/0.parquet", [0.25, 0.5])
     write_scores(folder, "echo", "echo", "book/0.parquet", [2.0])
     main([str(tmp_path), "--once"])
     # echo comes first among the scorers
-    assert "echo so far" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.index("echo so far") < shown.index("gzip ratio so far")
     write_record(folder.ranking, {"scorers": ["gzip", "echo"]})
     main([str(tmp_path), "--once"])
     shown = capsys.readouterr().out
     assert shown.index("gzip ratio so far") < shown.index("mean 0.375") < shown.index("echo so far")
+
+
+def test_each_scorers_progress_is_that_of_the_windows_that_are_cut(tmp_path, tiny_llama, capsys):
+    documents = {"book": [{"text": text(90, number)} for number in range(6)]}
+    recipe = write_recipe(tmp_path, tiny_llama, documents, documents_per_shard=1)
+    settings = {"scorers": ["length", "gzip"], "gate": "longattn"}
+    # the last scorer is not through with the third of the documents
+    folder = build_and_kill(recipe, tmp_path / "out", shards=8, **settings)
+    rows = [len(pq.ParquetFile(path).read()) for path in sorted(folder.windows.rglob("*.parquet"))]
+    main([str(tmp_path / "out"), "--once"])
+    shown = capsys.readouterr().out
+    lines, done = [line.split() for line in shown.splitlines()], {3: sum(rows[:3]), 2: sum(rows[:2])}
+    at = lines.index(f"Scored so far of {sum(rows)} windows that are cut:".split())
+    share = {count: f"{windows / sum(rows):.0%}" for count, windows in done.items()}
+    assert lines[at + 2 : at + 5] == [
+        ["length", str(done[3]), share[3], "decides"],
+        ["longattn", str(done[2]), share[2], "decides"],
+        ["gzip", str(done[3]), share[3]],
+    ]
+    assert shown.index("length so far") < shown.index("dependency strength so far") < shown.index("gzip ratio so far")
 
 
 def test_a_build_that_has_not_begun_is_waited_for(tmp_path, capsys):

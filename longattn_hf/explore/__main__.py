@@ -19,7 +19,7 @@ class ExploreSettings:
         longattn explore OWNER/NAME --port 7861 --no_browser
 
     Attributes:
-        folder: A build's output folder, here or in a store, or a dataset's id on the Hub.
+        folder: A build's output folder, finished or not, here or in a store, or a dataset's id on the Hub.
         revision: The dataset's branch, tag or commit.
         statistics: The statistics.json on whose scale the build put its scores.
         model: The model of the token view; the build's own by default.

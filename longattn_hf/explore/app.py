@@ -169,9 +169,11 @@ def build_app(session: Session) -> gr.Blocks:
                 return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}, None, gr.skip()
             return found, now.window, {"query": now.to_query(start)}
 
-        def read_again() -> dict[str, Any]:
+        def read_again() -> list[dict[str, Any]]:
             session.reload()
-            return gr.update(visible=session.corpus.running)
+            corpus = session.corpus
+            scores = gr.update(choices=corpus.scores, visible=len(corpus.scores) > 1)
+            return [gr.update(visible=corpus.running), gr.update(choices=corpus.categories), scores, scores]
 
         def write_recipe(*values: Any) -> dict[str, str]:
             try:
@@ -201,7 +203,7 @@ def build_app(session: Session) -> gr.Blocks:
         for part in (windows, window, comparison):
             part.open(open_window, state, [window, opened, link], **_QUIET)
         save.click(write_recipe, state, recipe)
-        show(reload.click(read_again, None, reload).then)
+        show(reload.click(read_again, None, [reload, category, score, other_score]).then)
         show(app.load(follow_link, None, [*state, asked, refusals], show_progress="hidden").then).then(
             show_window, state, [window, opened, link], show_progress="hidden"
         )
@@ -273,6 +275,4 @@ def _served(name: str, method: Callable) -> Callable:
 
 
 def _headline(session: Session) -> str:
-    corpus = session.corpus
-    state = "so far, the build goes on" if corpus.running else "scored"
-    return f"# {prose(corpus.name)}\n{len(corpus):,} windows {state}."
+    return f"# {prose(session.corpus.name)}\n{prose(views.say_progress(session.corpus))}"

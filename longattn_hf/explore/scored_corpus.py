@@ -4,35 +4,28 @@ Reads the output folder of a finished or still running build, or a published dat
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
-from huggingface_hub import HfApi, HfFileSystem
 
-from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SKIP_REASON, SOURCE
+from longattn_hf.baselines.by_name import ranking_column
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE, SOURCE
+from longattn_hf.explore.score_files import STRINGS, ScoreFiles, open_folder, put_in_order
 from longattn_hf.explore.texts import RowFiles, TextSearch, WindowTexts
-from longattn_hf.files import is_address, parse_record
-from longattn_hf.hub.client import bounded_timeouts, persist
+from longattn_hf.files import parse_record
+from longattn_hf.pipeline.choice import ScorerChoice
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.recipe import write_recipe
 from longattn_hf.pipeline.scored_with import find_convention, notes_in, scored_with
-from longattn_hf.pipeline.store import Store
+from longattn_hf.pipeline.so_far import ScoresSoFar
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
-
-_STRINGS = (DOC_ID, SOURCE, CATEGORY)
-_READ = (ID, *_STRINGS, "start_token", "num_tokens", *RAW_SCORES, KEPT, SKIP_REASON)
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class ScoredCorpus:
 
     Attributes:
         name: What to call it.
-        running: Whether it is a build that has not ended, so that windows are still to come.
+        so_far: What a build has so far that has not ended; None where all windows are there.
         report: The build's report; None where there is none.
         settings: The build's settings, as far as they are known.
         scores: The columns that windows can be ranked by, the build's own first.
@@ -76,19 +69,18 @@ class ScoredCorpus:
         Raises:
             ValueError: There are no scored windows, or `statistics` is needed.
         """
-        self._files, root = _open_folder(folder, revision, token)
+        self._files, root = open_folder(folder, revision, token)
         self._folder = BuildFolder(root)
         self.name = str(folder).rstrip("/").split("/")[-1] if Path(folder).exists() else str(folder)
-        paths, self.running = self._find_scores()
-        self._paths = paths
         report = self._read(self._folder.report)
         self.report = Report.from_json(report) if report else None
         others = [name for name in self.report.scores if name not in LONGATTN_SCORES] if self.report else []
-        tables = [_read_numbers(self._files, path, others) for path in paths]
+        found = ScoreFiles.read(self._files, self._folder, others)
+        self._paths, tables, self.so_far = found.paths, found.tables, found.so_far
         if not sum(len(table) for table in tables):
             raise ValueError(f"{folder} holds no scored windows yet: none of its Parquet files has rows with scores.")
         whole = pa.concat_tables(tables, promote_options="permissive")
-        for name in _STRINGS:
+        for name in STRINGS:
             if name not in whole.column_names:
                 whole = whole.append_column(
                     name, pa.array(["all" if name == CATEGORY else None] * len(whole), pa.string())
@@ -101,15 +93,13 @@ class ScoredCorpus:
         self.published_kept = (
             whole[KEPT].to_numpy(zero_copy_only=False).astype(bool)[order] if KEPT in whole.column_names else None
         )
-        longattn = [LONG_DISTANCE_SCORE] if {*RAW_SCORES} <= {*whole.column_names} else []
-        first = [self.report.ranked_by] if self.report else []
-        self.scores = list(dict.fromkeys((*first, *longattn, *others)))
         # the report names things for readers, the other two as a build reads them
         self.settings = {"convention": self.report.convention} | self.report.settings if self.report else {}
         self.settings |= (self.report.recipe or {}) if self.report else {}
         settings = self._folder.settings
         self.settings |= parse_record(self._read(settings) or b"", settings.name)
-        self.table = _prepare(whole, order)
+        self.settings |= self.so_far.settings if self.so_far else {}
+        self.table = put_in_order(whole, order)
         self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
         if (scale := self.settings.get("statistics")) and statistics is None:
             raise ValueError(
@@ -117,15 +107,37 @@ class ScoredCorpus:
             )
         self.settings["statistics"] = str(statistics) if statistics else None
         self.statistics = ScoreStatistics.load(statistics) if statistics else None
+        longattn = [LONG_DISTANCE_SCORE] if {*RAW_SCORES} <= {*whole.column_names} else []
         if longattn and "convention" not in self.settings:
             # files that no build wrote say for themselves what they were scored with
             known = {
                 path: scored_with(path, notes_in(table.schema))
-                for path, table in zip(paths, tables, strict=True)
+                for path, table in zip(self._paths, tables, strict=True)
                 if len(table)
             }
             convention = find_convention(known, statistics=self.statistics)
             self.settings |= next(iter(known.values())) | {"convention": convention}
+        first = [self.report.ranked_by] if self.report else []
+        if self.so_far:
+            first, others = self._rank_so_far(self.so_far)
+        self.scores = list(dict.fromkeys((*first, *longattn, *others)))
+
+    def _rank_so_far(self, so_far: ScoresSoFar) -> tuple[list[str], list[str]]:
+        """Returns the column that ranks the windows of a build that goes on, made if it is a sum, and all others."""
+        first, *others = map(ranking_column, so_far.scorers)
+        if so_far.settings and (choice := ScorerChoice.of_settings(self.settings)).is_sum:
+            names = ("alpha", "convention", "combine")
+            how = {name: self.settings[name] for name in names} | {"score": choice.columns["score"]}
+            added = Selection(**how, fraction=1.0, statistics=self.statistics).add_scores(self.table)
+            self.table = self.table.append_column(SELECTION_SCORE, added[SELECTION_SCORE])
+            first, others = SELECTION_SCORE, [first, *others]
+        # a scorer that does not decide may have none of these windows; LongAttn's score is made of what there is
+        return [first], [name for name in others if name in self.table.column_names]
+
+    @property
+    def running(self) -> bool:
+        """Whether it is a build that has not ended, so that windows are still to come."""
+        return self.so_far is not None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -237,56 +249,5 @@ class ScoredCorpus:
         rows = self.rows_of(category)
         return TextSearch(self.texts, words, category, rows, np.zeros(len(self), dtype=bool))
 
-    def _find_scores(self) -> tuple[list[str], bool]:
-        folder = self._folder
-        for place, pattern, running in (
-            (folder.published_scores, "*.parquet", False),
-            (folder.scores, "*/*.parquet", True),
-        ):
-            if paths := self._list(place, pattern):
-                return paths, running
-        return self._list(folder.path, "**/*.parquet"), False
-
-    def _list(self, folder: Path, pattern: str) -> list[str]:
-        # a folder's own name may hold brackets
-        return sorted(self._files.glob(f"{escape(folder.as_posix())}/{pattern}"))
-
     def _read(self, path: Path) -> bytes | None:
         return self._files.cat_file(path.as_posix()) if self._files.exists(path.as_posix()) else None
-
-
-def _open_folder(folder: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
-    if is_address(str(folder)):
-        return Store(str(folder)).opened
-    if Path(folder).is_dir():
-        return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
-    # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
-    api = HfApi(token=token)
-    with bounded_timeouts(60.0):
-        commit = persist(
-            lambda: api.repo_info(str(folder), repo_type="dataset", revision=revision).sha,
-            what=f"opening the dataset {str(folder)!r}",
-            attempts=3,
-            last_word="Give a build's folder, or a dataset on the Hub",
-        )
-    return HfFileSystem(token=token), f"datasets/{folder}@{commit}"
-
-
-def _read_numbers(files: AbstractFileSystem, path: str, others: Sequence[str]) -> pa.Table:
-    with files.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        present = [name for name in (*_READ, *others) if name in parquet.schema_arrow.names]
-        if ID not in present or not {RAW_SCORES[0], *others} & {*present}:
-            return pa.table({ID: pa.array([], pa.string())})
-        return parquet.read(present)
-
-
-def _prepare(whole: pa.Table, order: np.ndarray) -> pa.Table:
-    """Puts the columns that selection reads in order, texts encoded, ids as ranks."""
-    columns = {ID: pa.array(np.char.mod(f"%0{len(str(len(order)))}d", np.arange(len(order))))}
-    for name in whole.column_names:
-        if name in _STRINGS:
-            columns[name] = whole[name].cast(pa.string()).combine_chunks().dictionary_encode().take(pa.array(order))
-        elif name not in (ID, KEPT, SKIP_REASON):
-            columns[name] = whole[name].combine_chunks().take(pa.array(order))
-    return pa.table(columns)

@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import TEXT
 from longattn_hf.explore.document_map import map_document
 from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
@@ -92,9 +91,8 @@ class Session:
     def own(self) -> dict[str, Any]:
         """What of the build's selection the page does not change, as arguments of a `Selection`."""
         known = self.corpus.settings
-        choice = ScorerChoice.of(known.get("scorers") or [LONGATTN], known.get("select_by"), known.get("gate") or {})
         chance = {"temperature": known.get("temperature") or 0.0, "seed": known.get("draw_seed") or 0}
-        return {"gate": choice.columns["gate"]} | chance
+        return {"gate": ScorerChoice.of_settings(known).columns["gate"]} | chance
 
     def save_recipe(self, selection: Selection) -> str:
         """Returns the recipe of a selection, and writes it where the session may.

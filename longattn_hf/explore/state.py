@@ -91,7 +91,8 @@ class State:
         first, corpus = session.start(), session.corpus
         ((name, value),) = first.limit.items()
         keep_by = BUILT if _is_by_category(first) else next(kind for kind, of in _LIMIT_OF.items() if of == name)
-        cuts_at = value if isinstance(value, dict) else dict.fromkeys(corpus.categories, float(value))
+        # a build that goes on may have no window of a category yet
+        cuts_at = {name: float(first.limit_of(name)) for name in corpus.categories}
         half = int(corpus.table["num_tokens"].to_numpy().sum()) // (2 * len(corpus.categories))
         return cls(
             score=corpus.scores[0],

@@ -151,7 +151,7 @@ class WindowTexts:
     def _of_build(self) -> RowFiles | None:
         """The build's own windows, where they are still there."""
         if self._running:
-            names = [Path(path).relative_to(self._folder.scores) for path in self._scores.paths]
+            names = [Path(*Path(path).parts[-2:]) for path in self._scores.paths]
             starts = self._scores.starts
         elif self._folder.shards.exists():
             # the scores of a finished build stand in the order of its windows

@@ -16,6 +16,22 @@ _MOST_SOURCES = 200
 SHORT = {DEPENDENCY_STRENGTH: "strength", DISTRIBUTION_UNIFORMITY: "uniformity"}
 
 
+def say_progress(corpus: ScoredCorpus) -> str:
+    """Says how many windows there are, and of a build that goes on how far each scorer is."""
+    if (so_far := corpus.so_far) is None:
+        return f"{len(corpus):,} windows scored."
+    words = f"{len(corpus):,} windows so far"
+    if cut := sum(so_far.windows.values()):
+        words += f", of {cut:,} that are cut"
+    words += "; the build is not finished."
+    scored = {name: count for name, count in so_far.scored.items() if len(so_far.scorers) > 1}
+    if scored:
+        words += f" Scored: {', '.join(f'{count:,} by {name}' for name, count in scored.items())}."
+    if any(count > len(corpus) for count in scored.values()):
+        words += f" Left out are those that lack a score that decides ({', '.join(so_far.deciding)})."
+    return words
+
+
 def cuts(corpus: ScoredCorpus, selected: Selected) -> dict[str, float]:
     """Returns, by category, the threshold that keeps what is kept: the next number below the lowest score kept.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longattn_hf.baselines.by_name import check_name, ranking_column
+from longattn_hf.baselines.by_name import LONGATTN, check_name, ranking_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,11 @@ class ScorerChoice:
             is_sum=isinstance(select_by, Mapping),
             gate=least,
         )
+
+    @classmethod
+    def of_settings(cls, known: Mapping[str, Any]) -> "ScorerChoice":
+        """Reads those settings of a build that are known; LongAttn alone where none is. Raises as `of`."""
+        return cls.of(known.get("scorers") or [LONGATTN], known.get("select_by"), known.get("gate") or {})
 
     @property
     def deciding(self) -> list[str]:

@@ -223,6 +223,11 @@ class BuildConfig:
         return {n: v for n, v in values.items() if n not in (*_SELECTION, *_CARD, *THIS_RUN)}
 
     @property
+    def choosing(self) -> dict[str, Any]:
+        """The settings that may change on a scored corpus: scorers and selection."""
+        return {name: value for name, value in asdict(self).items() if name in _SELECTION}
+
+    @property
     def first_fraction(self) -> float | None:
         """The share of the query rows that all windows are scored from; None for all rows."""
         return FIRST_FRACTION if self.certify and self.row_fraction is None else self.row_fraction

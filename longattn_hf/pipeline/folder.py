@@ -62,7 +62,7 @@ class BuildFolder:
         lock: Held by the first process of the build at work.
         owner: Which process that is.
         traces: What a build that has nothing more to do is known by.
-        ranking: The names of the scorers that rank windows, for `watch`.
+        ranking: How the build at work scores and selects, for those who look on; see `so_far`.
         card_before: The card that the folder had before its first build.
     """
 

@@ -14,7 +14,7 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import ID, KEPT
-from longattn_hf.files import hash_json, write_record, write_text
+from longattn_hf.files import hash_json, write_text
 from longattn_hf.hub.access import check_access
 from longattn_hf.hub.publishing import Publication, publish
 from longattn_hf.model.tokenizer import load_tokenizer_once
@@ -27,8 +27,9 @@ from longattn_hf.pipeline.output import OutputFile, describe_files, plan_files, 
 from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.recipe import added_features, plan_report
 from longattn_hf.pipeline.result import BuildResult
-from longattn_hf.pipeline.scoring import make_scorers, read_all_scores, score_windows
+from longattn_hf.pipeline.scoring import fingerprints_of, make_scorers, read_all_scores, score_windows
 from longattn_hf.pipeline.shards import ScoredShards
+from longattn_hf.pipeline.so_far import write_plan
 from longattn_hf.pipeline.sources import open_sources, pin_sources, read_pins
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.pipeline.traces import describe_inputs, is_untouched, remember
@@ -97,7 +98,7 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
         folder.claim(config.work, overwrite=config.overwrite)
         # those of an earlier run say nothing of this one's
         shutil.rmtree(folder.heartbeats, ignore_errors=True)
-        write_record(folder.ranking, {"scorers": list(config.choice.weights)})
+        write_plan(folder, config, fingerprints_of(scorers))
         pin_sources(config.sources, folder.sources)
     process.wait()
     if not folder.settings.exists():

@@ -79,11 +79,24 @@ def read_facts(path: Path, fingerprint: str | None = None, *, check: bool = True
             digest = _swap_digest(content, _ZEROS)
             if sha256(content).hexdigest().encode() != digest:
                 return None
-        metadata = pq.read_metadata(pa.BufferReader(content) if check else path)
-        facts = json.loads((metadata.metadata or {})[_FACTS]) | {"rows": metadata.num_rows}
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+        facts = facts_in(pq.read_metadata(pa.BufferReader(content) if check else path))
+    except (OSError, pa.ArrowInvalid, ValueError):
         return None
-    return facts if fingerprint in (None, facts.get("fingerprint")) else None
+    return facts if "fingerprint" in facts and fingerprint in (None, facts["fingerprint"]) else None
+
+
+def facts_in(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """Returns the facts in a file's footer, and its `rows`; the latter alone where `write_shard` has not written it.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    return json.loads((metadata.metadata or {}).get(_FACTS, b"{}")) | {"rows": metadata.num_rows}
+
+
+def score_fingerprint(scorer: str, windows: str | None) -> str:
+    """Names everything that the scores of a shard are made from: what scorer, all but its windows, and these."""
+    return hash_json([scorer, windows])
 
 
 def read_shard(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
@@ -159,7 +172,7 @@ class ScoredShards:
 
     def score_fingerprint(self, shard: int, scorer: str) -> str:
         """Names everything that the scores of a shard are made from, `scorer` being all but its windows."""
-        return hash_json([scorer, self.fingerprints[shard]])
+        return score_fingerprint(scorer, self.fingerprints[shard])
 
     def read_scores(self, scorers: Mapping[str, str]) -> pa.Table:
         """Reads the scores of all windows, in the corpus's order.

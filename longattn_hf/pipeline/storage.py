@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _SETTINGS, _CARD_BEFORE = "work/settings.json", "work/card-before.json"
 # what a build goes on from, in the order in which it is made; the lists are small and change their bytes, not their
 # size, shards of one name and size have the same bytes or know that they are of something else
-_LISTS = (_SETTINGS, "work/sources.json", _CARD_BEFORE, "work/shards.parquet")
+_LISTS = (_SETTINGS, "work/sources.json", "work/ranking.json", _CARD_BEFORE, "work/shards.parquet")
 _SHARDS = ("work/windows/*/[!.]*.parquet", "work/scores*/*/[!.]*.parquet")
 _SECONDS_BETWEEN_LOOKS = 2.0
 # and no sooner than after so many times what a look took

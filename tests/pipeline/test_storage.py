@@ -130,7 +130,7 @@ def test_a_build_in_a_store_has_the_bytes_of_a_local_one_and_so_has_another_sele
     held = objects(address)
     assert results(held) == local[0] and result.scored_windows > 100
     assert {name for name in held if name not in local[0]} == {
-        f"work/{name}" for name in ("settings.json", "shards.parquet", "finished.json", "placing.json")
+        f"work/{name}" for name in ("settings.json", "ranking.json", "shards.parquet", "finished.json", "placing.json")
     }, "no lock, and nothing of this machine's"
     assert run(recipe, address).scored_windows == 0 and objects(address) == held
     # a smaller set takes its place, from a machine that has seen nothing of the first, which then has it back
