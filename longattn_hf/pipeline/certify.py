@@ -74,7 +74,7 @@ def certify_cut(
     count, decided = 0, None
     while True:
         if process.index == 0:
-            decided = refinement.plan()
+            decided = refinement.plan(process)
         process.wait()
         if not shards.folder.refinement.exists():
             return count, decided
@@ -161,12 +161,12 @@ class _Refinement:
         self.base: pa.Table | None = None
         self.asked = {name: np.zeros(int(shards.rows.sum()), dtype=bool) for name in self.finer}
 
-    def plan(self) -> Certified | None:
+    def plan(self, process: Process) -> Certified | None:
         """Goes on with what is scored already; writes down what to score next, or returns the end."""
         config, shards = self.config, self.shards
         shards.folder.refinement.unlink(missing_ok=True)
         if self.base is None:
-            self.base = read_all_scores(config, shards, self.scorers)
+            self.base = read_all_scores(config, shards, self.scorers, process=process)
         scored = {name: self._read(name) for name in self.finer}
         added = list(self.scorers[LONGATTN].added_columns)
         while True:

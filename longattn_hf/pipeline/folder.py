@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PLACING = "work/placing.json"
 # the processes of a launcher that was killed take a moment to end, and an owner to say who it is
 _SECONDS_TO_LET_GO = 5.0
+_Each = Callable[[Sequence[Any]], Iterable[Any]]
 #: The card of a dataset while a selection takes another's place: no data of either can be loaded by it.
 BEING_REPLACED = """---
 configs:
@@ -223,31 +224,28 @@ class BuildFolder:
             if folder not in (self.path, self.path / ".") and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def is_finished(self, fingerprint: str) -> bool:
-        """Says whether the folder holds this very build, byte for byte."""
+    def is_finished(self, fingerprint: str, each: _Each = iter) -> bool:
+        """Says whether the folder holds this very build, byte for byte; `each` hands its files out."""
         mark = read_record(self.finished)
+        if mark.get("fingerprint") != fingerprint:
+            return False
         try:
-            return mark.get("fingerprint") == fingerprint and all(
-                hash_file(self.path / name) == digest for name, digest in mark["files"].items()
-            )
+            return all(hash_file(self.path / name) == mark["files"][name] for name in each([*mark["files"]]))
         except OSError:
             return False
 
-    def finish(self, fingerprint: str) -> None:
+    def finish(self, fingerprint: str, each: _Each = iter) -> None:
         """Puts the staged files in the place of an earlier selection's, and marks the end.
 
         A reader finds the old dataset or the new one whole, or a card that says that it is being replaced. A kill at
-        any moment leaves a folder that the same command finishes.
+        any moment leaves a folder that the same command finishes. `each` hands out the staged files to be read.
 
         Raises:
             ValueError: A file is in the way that no build has put there.
             OSError: The folder is full or cannot be written to.
         """
-        staged = {
-            path.relative_to(self.staging).as_posix(): hash_file(path)
-            for path in sorted(self.staging.rglob("*"))
-            if path.is_file()
-        }
+        files = [path for path in sorted(self.staging.rglob("*")) if path.is_file()]
+        staged = {path.relative_to(self.staging).as_posix(): hash_file(path) for path in each(files)}
         placed = self._placed()
         if CARD not in placed and self.card.exists() and not self.card_before.exists():
             write_record(self.card_before, {"card": self.card.read_text(encoding="utf-8")})

@@ -19,7 +19,7 @@ from longattn_hf.columns import (
 )
 from longattn_hf.files import replacing, write_parquet
 from longattn_hf.hub.layout import DATA, SCORES
-from longattn_hf.pipeline.processes import Process
+from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.report.parts import ConfigurationFacts
 
@@ -68,7 +68,14 @@ def _numbered(config: str, folder: str, parts: Sequence[np.ndarray]) -> list[Out
     ]
 
 
-def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: ScoredShards, added: Sequence[str]) -> None:
+def write_selection(
+    files: Sequence[OutputFile],
+    scores: pa.Table,
+    shards: ScoredShards,
+    added: Sequence[str],
+    *,
+    process: Process = ALONE,
+) -> None:
     """Stages the files of scores, and writes down, for all processes, which windows the other files hold.
 
     That is the folder's `selection`: for each of these files a row group with the place and the scores of its windows.
@@ -78,17 +85,19 @@ def write_selection(files: Sequence[OutputFile], scores: pa.Table, shards: Score
         scores: All windows.
         shards: Where they stand.
         added: The columns of `scores` that kept windows get.
+        process: Shows how far it is.
 
     Raises:
         OSError: The folder is full or cannot be written to.
     """
     folder = shards.folder
-    for file in files:
-        if file.config == SCORES:
+    with process.show(folder, "scores written", len(scores), "windows") as progress:
+        for file in (file for file in files if file.config == SCORES):
             # its rows follow one another: nothing is copied
             table = scores.slice(file.rows[0] if len(file.rows) else 0, len(file.rows))
             table = table.drop_columns([name for name in (SKIP_REASON,) if name in table.column_names])
             write_parquet(Dataset(table), folder.staging / file.path, hint=_GO_ON)
+            progress.update(len(file.rows))
     kept = [file for file in files if file.config != SCORES]
     schema = pa.schema([(_SHARD, pa.int64()), (_ROW, pa.int64()), *(scores.schema.field(n) for n in (ID, *added))])
     plan = json.dumps([(file.path, len(file.rows)) for file in kept])
@@ -113,10 +122,15 @@ def write_kept(shards: ScoredShards, *, process: Process) -> None:
     with pq.ParquetFile(folder.selection) as selection:
         files = json.loads(selection.schema_arrow.metadata[_FILES])
         group_of = np.cumsum([count > 0 for _, count in files]) - 1
-        for number in range(process.index, len(files), process.count):
-            path, count = files[number]
-            scores = selection.read_row_group(int(group_of[number])) if count else selection.schema_arrow.empty_table()
-            write_parquet(Dataset(_with_text(scores, shards)), folder.staging / path, hint=_GO_ON)
+        numbers = range(process.index, len(files), process.count)
+        total = sum(files[number][1] for number in numbers)
+        with process.show(folder, "windows written", total, "windows") as progress:
+            for number in numbers:
+                path, count = files[number]
+                group = int(group_of[number])
+                scores = selection.read_row_group(group) if count else selection.schema_arrow.empty_table()
+                write_parquet(Dataset(_with_text(scores, shards)), folder.staging / path, hint=_GO_ON)
+                progress.update(count)
 
 
 def _with_text(scores: pa.Table, shards: ScoredShards) -> pa.Table:

@@ -6,15 +6,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Progress
 
 logger = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
 
 # what launchers tell their processes, as accelerate reads it
 _LAUNCHED = {"LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
@@ -76,7 +78,8 @@ class Process:
             OSError: As `write_shard`.
         """
         units = stage.units(self.count, slice(self.index, None, self.count))
-        with self.show(stage, total := sum(map(stage.size, units))) as progress:
+        total = sum(map(stage.size, units))
+        with self.show(stage.folder, stage.name, total, stage.counted) as progress:
             for unit in units:
                 stage.do(unit, progress.update)
         return total
@@ -86,16 +89,18 @@ class Process:
         if self.index == 0:
             logger.info(line, *values)
 
-    def show(self, stage: Stage, total: int) -> Progress:
-        """Begins to show how far this process is in a stage."""
+    def show(self, folder: BuildFolder, stage: str, total: int, unit: str) -> Progress:
+        """Begins to show how far this process is in a stage, or in one of its parts."""
         return Progress(
-            stage.folder.heartbeats,
-            process=self.index,
-            processes=self.count,
-            stage=stage.name,
-            total=total,
-            unit=stage.counted,
+            folder.heartbeats, process=self.index, processes=self.count, stage=stage, total=total, unit=unit
         )
+
+    def each(self, folder: BuildFolder, stage: str, items: Sequence[_Item], unit: str) -> Iterator[_Item]:
+        """Hands out one item after another, and shows how many of them are done."""
+        with self.show(folder, stage, len(items), unit) as progress:
+            for item in items:
+                yield item
+                progress.update()
 
 
 #: The only process of a build.

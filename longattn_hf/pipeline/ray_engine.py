@@ -75,7 +75,8 @@ class RayCluster(Process):
         kind = "GPU" if stage.runs_models and there.get("GPU") else "CPU"
         workers = self.workers or max(1, int(there.get(kind, 1)))
         units = stage.units(workers, slice(None))
-        with self.show(stage, total := sum(map(stage.size, units))) as progress:
+        total = sum(map(stage.size, units))
+        with self.show(stage.folder, stage.name, total, stage.counted) as progress:
             if units:
                 promise = _Promise(
                     read_record(stage.folder.owner), software_versions(), stage.made_with(), os.getcwd()

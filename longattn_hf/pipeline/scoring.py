@@ -128,10 +128,14 @@ class Scoring:
             write_shard(self.folder.scores_by(name) / file, whole, fingerprint, facts)
 
 
-def read_all_scores(config: BuildConfig, shards: ScoredShards, scorers: Mapping[str, Scorer]) -> pa.Table:
-    """Reads the scores of all scorers; raises as `ScoredShards.read_scores`."""
+def read_all_scores(
+    config: BuildConfig, shards: ScoredShards, scorers: Mapping[str, Scorer], *, process: Process
+) -> pa.Table:
+    """Reads the scores of all scorers, and shows how far it is; raises as `ScoredShards.read_scores`."""
     # the reasons of windows without scores are those of the scorers that decide
-    return shards.read_scores({name: scorers[name].fingerprint for name in [*config.choice.deciding, *scorers]})
+    made_from = {name: scorers[name].fingerprint for name in [*config.choice.deciding, *scorers]}
+    with process.show(shards.folder, "scores read", int(shards.rows.sum()), "windows") as progress:
+        return shards.read_scores(made_from, progress.update)
 
 
 def fingerprints_of(scorers: Mapping[str, Scorer]) -> dict[str, str]:

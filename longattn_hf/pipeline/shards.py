@@ -1,7 +1,7 @@
 """Small Parquet files that are there whole or not at all and know what they were made from, and the list of them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -174,11 +174,12 @@ class ScoredShards:
         """Names everything that the scores of a shard are made from, `scorer` being all but its windows."""
         return score_fingerprint(scorer, self.fingerprints[shard])
 
-    def read_scores(self, scorers: Mapping[str, str]) -> pa.Table:
+    def read_scores(self, scorers: Mapping[str, str], tick: Callable[[int], object] = lambda count: None) -> pa.Table:
         """Reads the scores of all windows, in the corpus's order.
 
         Args:
             scorers: What the scores of each scorer are made from, as in `score_fingerprint`, by its name.
+            tick: Is told how many windows' scores were read since the last call.
 
         Returns:
             The windows' own columns, the scores of all scorers, and `skip_reason`, that of the first scorer that
@@ -191,7 +192,10 @@ class ScoredShards:
         blocks: list[pa.Table] = []
         for start in range(0, len(self.names), _SHARDS_A_BLOCK):
             shards = range(start, min(start + _SHARDS_A_BLOCK, len(self.names)))
-            tables = [self._read_scores_of_all(shard, scorers) for shard in shards]
+            tables = []
+            for shard in shards:
+                tables.append(self._read_scores_of_all(shard, scorers))
+                tick(int(self.rows[shard]))
             blocks.append(pa.concat_tables(tables, promote_options="default").combine_chunks())
         return pa.concat_tables(blocks, promote_options="default")
 

@@ -179,6 +179,32 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys
     assert sys.stderr.getvalue() == ""
 
 
+def test_selecting_and_writing_say_how_far_they_are_as_scoring_does(recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(heartbeat, "_SECONDS_BETWEEN_LINES", 0.0)
+    words = ["build", "--config", str(recipe), "--output_dir", str(tmp_path)]
+    main(words)
+    progress = [re.fullmatch(r"(.+): ([\d,]+) of ([\d,]+) (.+?), .*done at .+", line) for line in told(caplog)]
+    last = {found[1]: tuple(found.groups()[1:]) for found in progress if found}
+    table, report = scores_of(tmp_path), json.loads((tmp_path / "report.json").read_text())
+    examples = {one["id"] for of in report["examples"].values() for one in (*of["highest"], *of["lowest"])}
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "work" not in path.parts]
+    counts = {
+        "windows": (2, "source parts"), "scores": (len(table), "windows"), "scores read": (len(table), "windows"),
+        "scores written": (len(table), "windows"), "windows written": (int(table.kept.sum()), "windows"),
+        "examples": (len(examples), "windows"), "report": (3, "parts"), "files placed": (len(files), "files"),
+    }  # fmt: skip
+    assert last == {stage: (str(count), str(count), unit) for stage, (count, unit) in counts.items()}
+    assert [*last] == [*counts]
+    # a terminal has a bar of each
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    main([*words, "--fraction", "0.25"])
+    assert all(f"{stage}: 100%" in sys.stderr.getvalue() for stage in [*counts][2:])
+    caplog.clear()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    main([*words, "--quiet"])
+    assert sys.stderr.getvalue() == "" and not caplog.records
+
+
 def test_only_the_first_process_tells_what_goes_on(caplog):
     with Output().speaking():
         for index in (0, 1):
