@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
         )
     if first:
         seconds = time.monotonic() - start
-        shown = f"{result}\n\n{folder}: {result.scored_windows} windows scored by this process, {seconds:.0f} s in all"
+        shown = f"{result}\n\n{folder}: {result.scored_windows} windows scored, {seconds:.0f} s in all"
         if not result.is_new:
             shown += "\nNothing was to be done: the folder holds this very build."
         output.show(

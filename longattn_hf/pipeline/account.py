@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from longattn_hf.columns import DOC_HASH, ID, KEPT
+from longattn_hf.pipeline.certify import Certified
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import Process
@@ -23,12 +24,14 @@ class Account:
     Whatever did the work, a shard that is as it was when the build began was made by an earlier run.
 
     Attributes:
-        reused: What was found done of `documents`, `windows` and `scores`.
+        reused: What was found done of `documents`, `windows`, `scores` and, of a certified build, `scores_again`.
+        scored_windows: How many windows were scored, by whichever process.
         changes: What is kept other than before; None as long as nothing is.
     """
 
     def __init__(self, config: BuildConfig, folder: BuildFolder, process: Process) -> None:
         self.reused: dict[str, int] = {}
+        self.scored_windows = 0
         self.changes: Changes | None = None
         self._folder, self._process = folder, process
         scorers = list(config.choice.scorers)
@@ -62,14 +65,21 @@ class Account:
 
     def scored(self, shards: ScoredShards) -> None:
         """Says what was scored, scorer by scorer."""
-        counts = {}
-        for scorer, path in self._scores.items():
-            found, count = self._found_done(path), Counter[bool]()
-            for name, rows in zip(shards.names, shards.rows.tolist(), strict=True):
-                count[name in found] += rows
-            counts[scorer] = count
+        found = {scorer: self._found_done(path) for scorer, path in self._scores.items()}
+        counts = {scorer: Counter[bool]() for scorer in found}
+        for name, rows in zip(shards.names, shards.rows.tolist(), strict=True):
+            for scorer, done in found.items():
+                counts[scorer][name in done] += rows
+            self.scored_windows += 0 if all(name in done for done in found.values()) else rows
         self.reused["scores"] = sum(count[True] for count in counts.values())
         self._process.say("  %s", ", ".join(_say_count(f"scores by {name}", count) for name, count in counts.items()))
+
+    def certified(self, certified: Certified) -> None:
+        """Says what was scored again."""
+        self.scored_windows += certified.scored
+        self.reused["scores_again"] = certified.reused
+        count = Counter({False: certified.scored, True: certified.reused})
+        self._process.say("  %s", _say_count("scores again", count))
 
     def selected(self, table: pa.Table) -> None:
         """Says what is kept, and what of it was before; call it while the earlier selection is in its place."""

@@ -18,7 +18,7 @@ from longattn_hf.baselines.by_name import LONGATTN
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, ID, ROW_FRACTION
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
-from longattn_hf.pipeline.processes import Process
+from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.scoring import fingerprints_of, name_device, read_all_scores, score_some
 from longattn_hf.pipeline.shards import ROWS_AT_ONCE, ScoredShards, read_facts, read_shard, write_shard
 from longattn_hf.report.parts import CertificateFacts, StepFacts
@@ -31,10 +31,19 @@ _SHARD, _ROW, _STEP = "shard", "row", "step"
 
 @dataclass(frozen=True)
 class Certified:
-    """All windows with their finest scores, and how sure the cut is by them."""
+    """All windows with their finest scores, and how sure the cut is by them.
+
+    Attributes:
+        table: The windows.
+        certificate: How sure.
+        scored: How many finer scores this run made, on all processes.
+        reused: How many of those that were needed an earlier run had made.
+    """
 
     table: pa.Table
     certificate: Certificate
+    scored: int
+    reused: int
 
     def describe(self, kept_rows: pa.ChunkedArray) -> dict[str, CertificateFacts]:
         """Returns, by category, from what windows were scored that are kept or not, and how sure that is."""
@@ -54,7 +63,7 @@ class Certified:
 
 def certify_cut(
     config: BuildConfig, shards: ScoredShards, scorers: Mapping[str, Scorer], *, process: Process
-) -> tuple[int, Certified | None]:
+) -> Certified | None:
     """Scores windows again until the cut is as sure as the settings ask for.
 
     Args:
@@ -64,21 +73,21 @@ def certify_cut(
         process: This process.
 
     Returns:
-        How many windows this process scored, and, in the first process, what came of all.
+        In the first process, what came of it.
 
     Raises:
         ValueError: As the scorers, or a shard is damaged.
         OSError: As `write_shard`.
     """
     refinement = _Refinement(config, shards, scorers)
-    count, decided = 0, None
+    decided = None
     while True:
         if process.index == 0:
             decided = refinement.plan(process)
         process.wait()
         if not shards.folder.refinement.exists():
-            return count, decided
-        count += refinement.score(process)
+            return decided
+        refinement.score(process)
         process.wait()
 
 
@@ -160,8 +169,9 @@ class _Refinement:
         }
         self.base: pa.Table | None = None
         self.asked = {name: np.zeros(int(shards.rows.sum()), dtype=bool) for name in self.finer}
+        self.scored = 0
 
-    def plan(self, process: Process) -> Certified | None:
+    def plan(self, process: Process = ALONE) -> Certified | None:
         """Goes on with what is scored already; writes down what to score next, or returns the end."""
         config, shards = self.config, self.shards
         shards.folder.refinement.unlink(missing_ok=True)
@@ -177,7 +187,8 @@ class _Refinement:
             table = join_steps(steps, added)
             certificate = certify(table, config.selection, confidence=config.confidence)
             if not len(certificate.undecided):
-                return Certified(table, certificate)
+                reused = int(sum(asked.sum() for asked in self.asked.values())) - self.scored
+                return Certified(table, certificate, scored=self.scored, reused=reused)
             fractions = next_steps(table, certificate.undecided, certificate.nearly)
             lacking = []
             for step, (name, (fraction, _)) in enumerate(self.finer.items()):
@@ -186,6 +197,7 @@ class _Refinement:
                 there = scored[name][DEPENDENCY_STRENGTH].is_valid().to_numpy()
                 lacking += [(step, row) for row in rows[~there[rows]]]
             if lacking:
+                self.scored += len(lacking)
                 step_of, rows = np.array(lacking, dtype=np.int64).T
                 places = zip((_SHARD, _ROW), shards.locate(rows), strict=True)
                 write_shard(shards.folder.refinement, pa.table({_STEP: step_of} | dict(places)), "")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from longattn_hf.pipeline.folder import BuildFolder
@@ -63,12 +64,15 @@ class Stage(Protocol):
 class Process:
     """Which of how many processes this one is, how to wait until all have come as far, and how they share work.
 
+    `tell` waits likewise, and returns in all processes what the first one gave it.
+
     An engine that launches its own workers derives from it, is the only process of its build, and has another `run`.
     """
 
     index: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
+    tell: Callable[[Any], Any] = lambda value: value
 
     def run(self, stage: Stage) -> int:
         """Does this process's share of a stage; returns how much that was.
@@ -114,6 +118,7 @@ def join_processes() -> Process:
         return ALONE
     import torch
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     if sys.platform == "linux" and {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
         # a launcher that is killed must not leave its processes at work beside the next build
@@ -132,16 +137,21 @@ def join_processes() -> Process:
             "CPU. There, `torchrun --nproc_per_node N` in its place starts N."
         )
 
-    def wait() -> None:
+    def meet(how: Callable[..., Any], *given: Any) -> Any:
         try:
-            state.wait_for_everyone()
+            return how(*given)
         except RuntimeError as error:
             raise ConnectionError(
                 f"Process {state.process_index} ends since another process of this build has ended. Where that one "
                 "says nothing, it was killed, perhaps for lack of memory; the same command goes on."
             ) from error
 
-    return Process(state.process_index, state.num_processes, wait)
+    return Process(
+        state.process_index,
+        state.num_processes,
+        wait=partial(meet, state.wait_for_everyone),
+        tell=lambda value: meet(broadcast_object_list, [value])[0],
+    )
 
 
 def _find_launcher() -> None:

@@ -34,11 +34,12 @@ class BuildResult:
     Attributes:
         folder: Where it is on this machine: `load_dataset(str(folder), category)` reads the kept windows, "scores" all
             scores.
-        scored_windows: How many windows this process scored; 0 where all were found done.
-        reused: What was found done of `documents`, `windows` and `scores`; known to the first process alone, where
-            anything was looked for.
+        scored_windows: How many windows were scored, by whichever process; those that a certified cut had scored
+            again count again, and 0 says that all were found done.
+        reused: What was found done of `documents`, `windows` and `scores`, and of a certified build's `scores_again`;
+            empty where nothing was looked for.
         changes: What is kept other than before; None where no selection was there, or this very one.
-        is_new: Whether the first process found something to do.
+        is_new: Whether there was something to do.
         published: What came of publishing it; None where that was not asked for.
     """
 

@@ -55,8 +55,7 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
         if is_untouched(inputs, folder):
             result = BuildResult(folder=folder.path, scored_windows=0, is_new=False)
         else:
-            result = _build(config, words, folder, process, account)
-            process.wait()
+            result = process.tell(_build(config, words, folder, process, account))
             if process.index == 0:
                 remember(inputs, folder)
     if not config.push_to_hub or process.index:
@@ -66,7 +65,7 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
 
 
 def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Process, account: Account) -> BuildResult:
-    """Runs all stages."""
+    """Runs all stages; what the first process returns holds for all."""
     # settings, models and statistics are refused before anything is read
     scorers = make_scorers(config)
     for scorer in scorers.values():
@@ -90,15 +89,16 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
     account.begin("window")
     shards = _window(config, folder, process, account)
     account.begin("score")
-    scored = score_windows(shards, scorers, process=process)
+    score_windows(shards, scorers, process=process)
     process.wait()
     if process.index == 0:
         account.scored(shards)
     certified = None
     if config.certify:
         account.begin("certify")
-        again, certified = certify_cut(config, shards, scorers, process=process)
-        scored += again
+        certified = certify_cut(config, shards, scorers, process=process)
+        if certified:
+            account.certified(certified)
     account.begin("select")
     decision = None
     if process.index == 0:
@@ -112,7 +112,7 @@ def _build(config: BuildConfig, words: str, folder: BuildFolder, process: Proces
             finish(decision, config, words, shards, scorers, process=process)
     return BuildResult(
         folder=folder.path,
-        scored_windows=scored,
+        scored_windows=account.scored_windows,
         reused=account.reused,
         changes=account.changes,
         is_new=decision is not None,

@@ -156,6 +156,7 @@ def run_rank(config: ScaleConfig) -> None:
         output_dir=str(folder / "out"),
     )
     result = build(settings_of_build, engine=replace(process, wait=wait))
+    marks.append(time.process_time())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     costs = {
         "rank": process.index,

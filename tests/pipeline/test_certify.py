@@ -144,6 +144,7 @@ def test_a_build_that_is_killed_while_it_scores_again_ends_in_the_same_bytes(rec
     finished = run(recipe, output)
     whole = sum(map(len, again(certified[0]).values()))
     assert 0 < half < whole and finished.scored_windows == whole - half
+    assert finished.reused["scores_again"] == half and finished.facts["reused"] == finished.reused
     assert results(output) == results(certified[0]) and again(output) == again(certified[0])
     assert run(recipe, output).scored_windows == 0
 
@@ -158,6 +159,9 @@ def test_another_cut_scores_only_what_it_needs_and_leaves_the_first_as_it_was(re
     assert all(before[name] <= after[name] for name in before)
     more = sum(map(len, after.values())) - sum(map(len, before.values()))
     assert 0 < other.scored_windows == more < len(table(output)) - sum(map(len, before.values()))
+    # what this cut used of the other's
+    exactly = (table(output)["row_fraction"] == 1).sum()
+    assert 0 < other.reused["scores_again"] == exactly - more < sum(map(len, before.values()))
     # a fresh build of this cut is the same, whatever had been scored for the other
     fresh = tmp_path / "fresh"
     run(recipe, fresh, token_budget=tokens // 2)

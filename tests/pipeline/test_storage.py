@@ -204,7 +204,7 @@ def test_what_the_network_kept_from_the_store_is_sent_by_the_same_command(
     # the server begins with nothing
     with serve_s3(monkeypatch):
         main(words)
-        assert f"{address}: 0 windows scored by this process" in capsys.readouterr().out
+        assert f"{address}: 0 windows scored" in capsys.readouterr().out
         assert results(objects(address)) == local[0]
 
 

@@ -69,7 +69,7 @@ def test_a_build_tells_its_stages_what_it_reuses_and_what_another_cut_changes(re
         "4 of 4: writing the dataset, its report and its card",
     ]
     shown = capsys.readouterr()
-    assert f"{tmp_path}: {windows} windows scored by this process" in shown.out and "Nothing" not in shown.out
+    assert f"{tmp_path}: {windows} windows scored" in shown.out and "Nothing" not in shown.out
     for hint in (f"{tmp_path}/report.html", f"{tmp_path}/README.md", f"longattn explore {tmp_path}", "--fraction;"):
         assert hint in shown.err
     # a shard of windows and one of scores are gone, and another cut is asked for
