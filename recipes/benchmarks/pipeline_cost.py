@@ -1,30 +1,47 @@
-"""Whether windowing keeps up with scoring: tokens a core and second, and the share of scoring that is not statistics.
+"""What a build spends its time and memory on, stage by stage, and whether windowing keeps up with scoring.
 
     python -m recipes.benchmarks.pipeline_cost [--documents FILE.parquet] [--gpu_tokens_per_s N]
+    python -m recipes.benchmarks.pipeline_cost --documents book.parquet code.parquet --windows 400 --folder cost
 
-Windowing is timed in CPU seconds of one thread, which other work on the machine hardly touches. One JSON file under
-recipes/results/ holds the figures.
+A build of so many windows is run in a fresh interpreter, which writes down each second what its stage has taken: wall
+time, CPU time, and peak memory, begun anew with each stage. A run that was killed goes on in its folder, and the runs
+add up. Then windowing is timed in CPU seconds of one thread, which other work on the machine hardly touches, and
+scoring beside its statistics alone. One JSON file under recipes/results/ holds the figures.
 """
 
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when tokenizers starts
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments, far_attention
 from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
+from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.demo_corpus import demo_documents
+from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.refusal import Refusal
-from longattn_hf.pipeline.settings import read_command_line, settings
+from longattn_hf.pipeline.run import build
+from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
+from longattn_hf.pipeline.source_config import SourceConfig
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, device_name, read_environment
+from recipes.benchmarks.stage_meter import STAGES, Metered, StageMeter
+
+# documents that are windowed round after round
+_TIMED = 50
 
 
 @settings
@@ -32,49 +49,143 @@ class PipelineCostConfig:
     """Which documents to window and score.
 
     Attributes:
-        documents: A Parquet file with a column `text`; the embedded demo's documents if None.
+        documents: Parquet files with a column `text`, each a category; the embedded demo's documents if none.
         model: As for `LongAttnScorer`.
         window_tokens: The windows' length.
+        windows: How many windows the build has at least, as far as the documents reach.
+        threads: Of the build.
+        folder: Where corpus and build go, and where a killed run goes on; a temporary folder if None.
         rounds: Of windowing, and windows to score; the first of each warms caches, so at least two.
         gpu_tokens_per_s: What a GPU scores, to say how many cores feed it.
+        out: The JSON file to write; recipes/results/pipeline-DEVICE.json if None.
+        build_in: Run as the build in this folder, and write down its cost.
     """
 
-    documents: str | None = None
+    documents: Texts = ()
     model: str = SMALL_MODEL
     window_tokens: int = 8192
+    windows: int = 1000
+    threads: int = 2
+    folder: LocalPath | None = None
     rounds: int = 5
     gpu_tokens_per_s: float | None = None
+    out: LocalPath | None = None
+    build_in: LocalPath | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
             raise ValueError(f"rounds={self.rounds} leaves nothing to time after the first; give at least 2.")
+        if self.windows < 2:
+            raise ValueError(f"windows={self.windows} is no corpus; give at least 2.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Times windowing on one core, and the parts of scoring one window after another."""
+    """Measures a build stage by stage, windowing on one core, and the parts of scoring one window after another."""
     try:
         config = read_command_line(PipelineCostConfig, arguments, description=__doc__)
-        if config.documents:
-            # names the reason where the file cannot be read, which a bare path does not
-            rows = pq.read_table(pa.OSFile(config.documents)).to_pylist()
-        else:
-            rows = list(demo_documents())
-        texts = [row["text"] for row in rows]
-        report = {
+        if config.build_in:
+            run_build(config, config.build_in)
+            return
+        rows = read_documents(config)
+        texts = [row["text"] for row in rows[:_TIMED]]
+        report: dict[str, Any] = {
             "environment": read_environment(torch.device("cpu"), torch.float32, rounds=config.rounds),
             "window_tokens": config.window_tokens,
-            **time_windowing(texts, config),
-            **time_scoring(texts, config),
         }
+        with tempfile.TemporaryDirectory() as temporary:
+            report["build"] = measure_build(rows, config, config.folder or Path(temporary))
+        report |= {**time_windowing(texts, config), **time_scoring(texts, config)}
     except (ValueError, OSError) as error:
         raise Refusal("pipeline_cost", error) from error
     if config.gpu_tokens_per_s:
         report["cores_for_one_gpu"] = config.gpu_tokens_per_s / report["windowing_tokens_per_core_s"]
     name = device_name(torch.device("cpu")).lower().replace(" ", "-")
-    path = RESULTS / f"pipeline-{name}.json"
+    path = config.out or RESULTS / f"pipeline-{name}.json"
     write_json(path, report)
     print(json.dumps(report, indent=1))
     print(f"written to {path}")
+
+
+def read_documents(config: PipelineCostConfig) -> list[dict[str, Any]]:
+    """Reads all documents, with their categories.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    if not config.documents:
+        return list(demo_documents())
+    rows = []
+    for file in config.documents:
+        # names the reason where the file cannot be read, which a bare path does not
+        texts = pq.ParquetFile(pa.OSFile(file)).read(["text"])["text"].to_pylist()
+        rows += [{"category": Path(file).stem, "text": text} for text in texts]
+    return rows
+
+
+def measure_build(rows: Sequence[Mapping[str, Any]], config: PipelineCostConfig, folder: Path) -> dict[str, Any]:
+    """Builds a dataset of the first documents that have so many windows; returns what each stage took."""
+    corpus = folder / "corpus"
+    if not corpus.exists():
+        write_corpus(rows, config, corpus)
+    words = ["--build_in", str(folder), "--model", config.model, "--window_tokens", str(config.window_tokens)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
+    if subprocess.run([sys.executable, "-m", __spec__.name, *words], env=environment).returncode:
+        raise ValueError("The build failed.")
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("cost-*.json"))]
+    facts = {name: _sum_up([run[name] for run in runs if name in run]) for name in STAGES}
+    # each run starts up, and the first as any other
+    facts["start-up"] = runs[0]["start-up"]
+    for kind in ("wall", "cpu"):
+        total = sum(one[f"{kind}_s"] for one in facts.values())
+        for one in facts.values():
+            one[f"{kind}_share"] = round(one[f"{kind}_s"] / total, 4)
+    report = json.loads(BuildFolder(folder / "out").report.read_text())["categories"].values()
+    counted = {name: sum(one[name] for one in report) for name in ("documents", "windows", "kept_windows")}
+    return counted | {"runs": len(runs), "threads": config.threads, "stages": facts}
+
+
+def write_corpus(rows: Sequence[Mapping[str, Any]], config: PipelineCostConfig, folder: Path) -> None:
+    """Writes the first documents that have so many windows, those of all categories in turn; a file a category."""
+    cut = WindowDocuments(tokenizer=config.model, window_tokens=config.window_tokens)
+    by_category: dict[str, list[str]] = {}
+    for row in rows:
+        by_category.setdefault(row["category"], []).append(row["text"])
+    kept: dict[str, list[str]] = {name: [] for name in by_category}
+    count, turn = 0, 0
+    while count < config.windows and turn < max(map(len, by_category.values())):
+        for name, texts in by_category.items():
+            if count < config.windows and turn < len(texts):
+                kept[name].append(texts[turn])
+                count += len(cut({"text": [texts[turn]]})["id"])
+        turn += 1
+    # under another name until all of it is there
+    parts = folder.with_name("corpus-part")
+    for name, texts in kept.items():
+        if texts:
+            parts.mkdir(parents=True, exist_ok=True)
+            Dataset.from_dict({"text": texts}).to_parquet(parts / f"{name}.parquet")
+    parts.rename(folder)
+
+
+def _sum_up(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        key: (max if key == "peak_mb" else sum)([run[key] for run in runs]) for key in ("wall_s", "cpu_s", "peak_mb")
+    }
+
+
+def run_build(config: PipelineCostConfig, folder: Path) -> None:
+    """Builds, and writes down what each stage took."""
+    files = sorted((folder / "corpus").glob("*.parquet"))
+    settings_of_build = BuildConfig(
+        name="pipeline-cost",
+        model=config.model,
+        sources=tuple(SourceConfig(category=file.stem, path="parquet", data_files=str(file)) for file in files),
+        window_tokens=config.window_tokens,
+        fraction=0.5,
+        output_dir=str(folder / "out"),
+    )
+    with StageMeter(folder / f"cost-{len(list(folder.glob('cost-*.json'))):03d}.json") as meter:
+        build(settings_of_build, engine=Metered(meter=meter))
 
 
 def time_windowing(texts: list[str], config: PipelineCostConfig) -> dict[str, float]:
