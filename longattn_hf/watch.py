@@ -36,20 +36,24 @@ PATIENCE = 60.0
 class WatchSettings:
     """Shows a running build's progress again and again, until it is through or the watcher is interrupted.
 
-    Waits where no build has begun.
+    Waits where no build has begun. Where one is finished, says so and ends; with --follow it stays for the next, such
+    as another selection, which needs some seconds to begin.
 
         longattn watch out/longabc-demo-8k
+        longattn watch out/longabc-demo-8k --follow
         longattn watch out/longabc-demo-8k --once
 
     Attributes:
         folder: The build's output folder; one in a store is watched on the machine where the build runs.
         every: Seconds between two looks.
         once: Look once.
+        follow: Stay when the build is finished, for the next in its folder.
     """
 
     folder: str
     every: float = 5.0
     once: bool = False
+    follow: bool = False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,9 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
             read_new_scores(so_far, scores)
             clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
             say(clear + "\n".join([look, "", *progress(so_far), *histograms(so_far, scores)]))
-            if given.once or over:
+            if given.once or over and not given.follow:
                 return
+            if over:
+                say(fold("Waiting for the next build in this folder. Ctrl-C ends this."))
             time.sleep(given.every)
+            while over and is_over(folder):
+                time.sleep(given.every)
             so_far.look()
     except KeyboardInterrupt:
         return

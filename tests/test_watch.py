@@ -229,3 +229,31 @@ def test_a_build_that_has_not_begun_is_waited_for(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "holds no build on this machine yet: waiting for one to begin. Ctrl-C" in " ".join(shown.split())
     assert "through" in shown and shown.count("The build is finished.") == 1
+
+
+def test_a_finished_build_is_left_or_followed_to_the_next(tmp_path, capsys, monkeypatch):
+    folder = BuildFolder(tmp_path)
+    write_scores(folder, "echo", "echo", "book/0.parquet", [2.0, 2.0])
+    folder.finished.write_text("{}")
+    main([str(tmp_path)])
+    assert capsys.readouterr().out.count("The build is finished.") == 1
+    waits = []
+
+    def meanwhile(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            # another build begins, of other documents
+            write_record(folder.owner, {})
+            write_scores(folder, "echo", "echo", "book/0.parquet", [5.0, 5.0, 5.0])
+        elif len(waits) == 3:
+            folder.owner.unlink()
+        elif len(waits) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("longattn_hf.watch.time.sleep", meanwhile)
+    main([str(tmp_path), "--follow"])
+    looks = capsys.readouterr().out.split("Waiting for the next build in this folder.")
+    # said once each time, however long it waits
+    assert len(waits) == 5 and len(looks) == 3 and looks[0].count("The build is finished.") == 1
+    assert "mean 2 " in looks[0] and "3 windows" in looks[1] and "mean 5 " in looks[1] and "mean 2 " not in looks[1]
+    assert "No process has given a sign of life yet." in looks[1]
