@@ -1,0 +1,43 @@
+"""What a benchmark says that the stages of a build take: real builds, of which one was killed."""
+
+import json
+
+import pytest
+
+from recipes.benchmarks.pipeline_cost import PipelineCostConfig, measure_build
+from recipes.benchmarks.stage_meter import STAGES, StageMeter
+from tests.support.recipes import text
+
+ROWS = [{"category": name, "text": text(150, (name, i))} for name in ("book", "code") for i in range(20)]
+
+
+def test_each_stage_has_its_time_and_peak_and_a_killed_run_counts_too(tiny_llama, tmp_path):
+    # what is left of a run that was killed while it cut documents
+    killed = {"start-up": (3.0, 2.0, 100.0), "tokenising": (1000.0, 500.0, 9e9)}
+    killed = {name: dict(zip(("wall_s", "cpu_s", "peak_mb"), facts, strict=True)) for name, facts in killed.items()}
+    (tmp_path / "cost-000.json").write_text(json.dumps(killed))
+    config = PipelineCostConfig(model=str(tiny_llama), window_tokens=128, windows=24, threads=1)
+    found = measure_build(ROWS, config, tmp_path)
+    # documents of both categories in turn, and no more than are needed
+    assert found["windows"] >= 24 > found["windows"] - found["windows"] / found["documents"]
+    assert found["kept_windows"] == pytest.approx(found["windows"] / 2, abs=1) and found["runs"] == 2
+    stages = found["stages"]
+    assert [*stages] == [*STAGES]
+    own = json.loads((tmp_path / "cost-001.json").read_text())
+    assert own.keys() == STAGES.keys() and all(0 < one["cpu_s"] <= one["wall_s"] * 1.5 for one in own.values())
+    assert stages["start-up"]["wall_s"] == 3 and stages["tokenising"]["peak_mb"] == 9e9
+    assert stages["tokenising"]["wall_s"] == pytest.approx(1000 + own["tokenising"]["wall_s"])
+    assert stages["scoring"]["cpu_s"] == own["scoring"]["cpu_s"] and stages["scoring"]["peak_mb"] > 50
+    for kind in ("wall", "cpu"):
+        assert sum(one[f"{kind}_share"] for one in stages.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_stages_peak_is_its_own(tmp_path):
+    with StageMeter(tmp_path / "cost.json") as meter:
+        meter.begin("tokenising")
+        large = bytearray(300 * 2**20)
+        meter.begin("scoring")
+        del large
+        meter.begin("writing")
+    stages = json.loads((tmp_path / "cost.json").read_text())
+    assert stages["tokenising"]["peak_mb"] - stages["writing"]["peak_mb"] > 250
