@@ -49,10 +49,10 @@ def build(config: BuildConfig, *, words: str = "", engine: Process | None = None
     folder = config.build_folder
     # the first process keeps the folder for all
     with folder.owned() if process.index == 0 else nullcontext():
-        # several processes could find different things
-        inputs = describe_inputs(config, words, folder) if process.count == 1 else None
+        inputs = describe_inputs(config, words, folder) if process.index == 0 else None
         account = Account(config, folder, process)
-        if is_untouched(inputs, folder):
+        # several processes could find different things: what the first one does holds
+        if process.tell(is_untouched(inputs, folder)):
             result = BuildResult(folder=folder.path, scored_windows=0, is_new=False)
         else:
             result = process.tell(_build(config, words, folder, process, account))

@@ -16,7 +16,7 @@ from stat import S_ISREG
 import longattn_hf
 from longattn_hf.files import hash_json, read_record, write_record
 from longattn_hf.model.identity import identify
-from longattn_hf.model.location import ModelRef, resolve_model
+from longattn_hf.model.location import ModelRef
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.sources import identify_sources
@@ -27,14 +27,14 @@ _PLACE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ACCELERATE_USE_CPU")
 
 
 def describe_inputs(config: BuildConfig, words: str, folder: BuildFolder) -> str | None:
-    """Names all that a build's files depend on; None where that takes a network, or a file that a setting names."""
+    """Names all that a build's files depend on; None where that cannot be told, or takes a file that a setting names.
+
+    Of a model on the Hub that is its commit, for which the Hub is asked once, unless `revision` is one.
+    """
     settings = config.scorers.values() if isinstance(config.scorers, dict) else ()
     if config.statistics or any(isinstance(value, str) for own in settings for value in (own or {}).values()):
         return None
     try:
-        # what a name on the Hub stands for may be another commit at any moment
-        if not Path(resolve_model(config.model)).expanduser().exists():
-            return None
         model = identify(ModelRef(config.model, config.revision, config.gguf_file))
         sources = identify_sources(config.sources, folder.sources)
     except ValueError:

@@ -318,6 +318,9 @@ def test_two_machines_of_one_process_each_give_the_bytes_of_one_process(undistur
     windows = json.loads((undisturbed_light / "report.json").read_text())["categories"].values()
     assert f"{tmp_path / 'out'}: {sum(one['windows'] for one in windows)} windows scored, " in told[0]
     assert "windows scored" not in told[1]
+    again = start_torchrun(light, tmp_path / "out", "--nproc_per_node", "2", "--master_port", str(free_port()))
+    shown = again.communicate(timeout=240)[0]
+    assert again.returncode == 0 and "Nothing was to be done" in shown and "1 of 4" not in shown, shown
     compare_ignoring_the_command(tmp_path / "out", undisturbed_light)
 
 

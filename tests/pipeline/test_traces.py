@@ -9,8 +9,10 @@ from datasets import Dataset
 
 from longattn_hf.pipeline import run as stages
 from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.traces import describe_inputs
+from tests.model.test_byte_ranges import upload
 from tests.pipeline.test_build import results
 from tests.support.recipes import text, write_recipe
 
@@ -30,8 +32,8 @@ def long_way(monkeypatch):
     return gone
 
 
-def run(recipe, **overrides):
-    return build(load_config(recipe, {"output_dir": str(recipe.parent / "out")} | overrides))
+def run(recipe, engine=None, **overrides):
+    return build(load_config(recipe, {"output_dir": str(recipe.parent / "out")} | overrides), engine=engine)
 
 
 def change_and_hide(path: Path):
@@ -95,6 +97,47 @@ def test_whatever_changed_is_found(recipe, long_way):
         if "documents" in name:
             fresh = run(recipe, output_dir=str(recipe.parent / name))
             assert results(built.folder) == results(fresh.folder), name
+
+
+def test_of_a_model_on_the_hub_one_request_tells_that_nothing_is_to_be_done(recipe, hub, tiny_llama, long_way):
+    upload(hub, tiny_llama, "org/tiny")
+    first = run(recipe, model="org/tiny")
+    hub.log.clear()
+    again = run(recipe, model="org/tiny")
+    assert len(long_way) == 1 and str(again) == str(first)
+    assert [(entry.method, entry.path) for entry in hub.log] == [("HEAD", "/org/tiny/resolve/main/config.json")]
+    # the same commit, which nobody has to be asked for
+    commit = hub.repos["model", "org/tiny"].refs["refs/heads/main"]
+    run(recipe, model="org/tiny", revision=commit, overwrite=True)
+    hub.log.clear()
+    run(recipe, model="org/tiny", revision=commit, overwrite=True)
+    assert len(long_way) == 2 and not hub.log
+    run(recipe, model="org/tiny", overwrite=True)
+    hub.push(hub.repos["model", "org/tiny"], {"notes.txt": b"another commit"})
+    run(recipe, model="org/tiny", overwrite=True)
+    assert len(long_way) == 4
+
+
+def test_what_the_first_of_several_processes_finds_holds_for_all(recipe, long_way):
+    first = run(recipe)
+    told = []
+
+    def tell(found):
+        told.append(found)
+        return True
+
+    assert str(run(recipe, engine=Process(0, 2, tell=tell))) == str(first) and told == [True]
+    assert str(run(recipe, engine=Process(1, 2, tell=tell))) == str(first) and told == [True, False]
+    assert len(long_way) == 1
+
+
+def test_a_build_that_has_nothing_to_do_loads_no_model_library(recipe, run_python):
+    words = ["build", "--config", str(recipe), "--output_dir", str(recipe.parent / "out"), "--scorers", "[longattn]"]
+    program = f"import sys\nfrom longattn_hf.__main__ import main\nmain({words})\nprint(*sys.modules)"
+    assert "Nothing was to be done" not in run_python(program).stdout
+    again = run_python(program).stdout
+    assert "Nothing was to be done" in again
+    assert not {"torch", "transformers", "accelerate", "matplotlib"} & {*again.split()}
 
 
 def test_what_cannot_be_told_without_a_network_or_another_file_goes_the_long_way(recipe, tmp_path):

@@ -8,7 +8,7 @@ from recipes.benchmarks.pipeline_cost import PipelineCostConfig, measure_build
 from recipes.benchmarks.stage_meter import STAGES, StageMeter
 from tests.support.recipes import text
 
-ROWS = [{"category": name, "text": text(150, (name, i))} for name in ("book", "code") for i in range(20)]
+ROWS = [{"category": name, "text": text(150, f"{name}{i}")} for name in ("book", "code") for i in range(20)]
 
 
 def test_each_stage_has_its_time_and_peak_and_a_killed_run_counts_too(tiny_llama, tmp_path):
