@@ -62,8 +62,8 @@ class SelectSettings:
     convention: str | None = None
 
 
-def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping[str, float]]":
-    """Returns all rows, the kept ones, and what ranked them.
+def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping[str, float], dict[str, Any]]":
+    """Returns all rows, the kept ones, what ranked them, and the first file's notes.
 
     Raises:
         ValueError: A setting, a file, a column or a score is not as it should be.
@@ -78,22 +78,22 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     how |= {"temperature": given.temperature, "seed": given.seed}
     Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **limits, **how)
     rows = read_rows(given.files)
+    notes = {file: read_notes([file]) for file in given.files}
+    first = notes[given.files[0]]
     # files without categories are of one
     by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
     if {*RAW_SCORES} <= {*rows.column_names}:
         statistics = ScoreStatistics.load(given.statistics) if given.statistics else None
-        known = {file: scored_with(file, read_notes([file])) for file in given.files}
+        known = {file: scored_with(file, own) for file, own in notes.items()}
         convention = find_convention(known, given.convention, statistics)
         rows = add_long_distance_score(rows, alpha=given.alpha, by=by, convention=convention, statistics=statistics)
-    score = given.score or _default_score(rows, given)
+    score = given.score or _default_score(rows, first)
     kept = select_windows(rows, score=score, by=by, **limits, **how)
-    return rows, kept, score
+    return rows, kept, score, first
 
 
-def _default_score(rows: "Dataset", given: SelectSettings) -> str:
-    from longattn_hf.commands.tables import read_notes
-
-    named = [LONG_DISTANCE_SCORE, *read_notes(given.files).get("scores", [])]
+def _default_score(rows: "Dataset", notes: Mapping[str, Any]) -> str:
+    named = [LONG_DISTANCE_SCORE, *notes.get("scores", [])]
     for name in named:
         if name in rows.column_names:
             return name
@@ -107,13 +107,12 @@ def main(arguments: list[str] | None = None) -> None:
         given = read_command_line(
             SelectSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
         )
-        from longattn_hf.commands.tables import check_output, read_notes, write_rows
+        from longattn_hf.commands.tables import check_output, write_rows
 
         folder, slash, name = "".join(given.files[:1]).rpartition("/")
         with output.speaking():
             path = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
-            rows, kept, score = select_rows(given)
-            notes = read_notes(given.files)
+            rows, kept, score, notes = select_rows(given)
             write_rows(kept, path, notes)
     except (ValueError, OSError) as error:
         raise Refusal("select", error) from error

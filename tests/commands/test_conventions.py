@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf.__main__ import main
+from longattn_hf.commands import tables
 from longattn_hf.commands.tables import read_notes, write_rows
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
@@ -60,6 +61,15 @@ def test_a_selection_reads_scores_as_they_were_made_or_as_it_is_told(tiny_llama,
     assert ASIDE not in caplog.text
     with pytest.raises(SystemExit, match="select: convention='papers' is not known; use one of 'paper'"):
         select(path, "--convention", "papers")
+
+
+def test_a_selection_reads_what_a_file_says_of_itself_once(tmp_path, monkeypatch):
+    path = tmp_path / "scored.parquet"
+    write_rows(Dataset.from_list(APART), str(path), {"scores": ["long_distance_score"]})
+    asked, read = [], tables.read_notes
+    monkeypatch.setattr(tables, "read_notes", lambda files: asked.append(files) or read(files))
+    select(path, "-o", tmp_path / "kept.parquet", "--convention", "paper")
+    assert asked == [[str(path)]] and kept(tmp_path / "kept.parquet")[:] == ["b"]
 
 
 def test_where_nothing_says_the_convention_a_line_says_what_is_taken(tmp_path, caplog):

@@ -19,6 +19,7 @@ from longattn_hf.__main__ import main
 from longattn_hf.pipeline.command_line import read_build
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.settings import read_command_line
+from longattn_hf.selection.cut import LIMITS
 from recipes import render_settings
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,11 @@ def code_cells():
     notebook = json.loads((ROOT / "recipes" / "quickstart.ipynb").read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_names_every_limit():
+    notebook = (ROOT / "recipes" / "quickstart.ipynb").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in notebook for name in LIMITS)
 
 
 @pytest.mark.slow
