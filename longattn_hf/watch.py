@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,12 @@ from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.heartbeat import Heartbeat, read_heartbeats
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import read_command_line, settings
-from longattn_hf.pipeline.so_far import ScoresSoFar, Shard
 from longattn_hf.pipeline.storage import open_folder
 from longattn_hf.pipeline.terminal import clock, fold, lay_out, say
 from longattn_hf.selection.summary import bin_edges
+
+if TYPE_CHECKING:
+    from longattn_hf.pipeline.so_far import ScoresSoFar, Shard
 
 _BARS = " ▁▂▃▄▅▆▇█"
 # what fits beside a name and its numbers
@@ -72,7 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
             )
         while not folder.work.is_dir():
             time.sleep(given.every)
-        so_far, scores = ScoresSoFar(folder), dict[Shard, np.ndarray]()
+        # loads pandas, which help does without
+        from longattn_hf.pipeline.so_far import ScoresSoFar
+
+        so_far, scores = ScoresSoFar(folder), dict["Shard", np.ndarray]()
         while True:
             over = is_over(folder)
             look = describe(read_heartbeats(folder.heartbeats), now=time.time(), host=socket.gethostname(), over=over)
@@ -151,7 +157,7 @@ def _column_of(scorer: str) -> str:
     return DEPENDENCY_STRENGTH if scorer == LONGATTN else ranking_column(scorer)
 
 
-def read_new_scores(so_far: ScoresSoFar, known: dict[Shard, np.ndarray]) -> None:
+def read_new_scores(so_far: "ScoresSoFar", known: "dict[Shard, np.ndarray]") -> None:
     """Adds the scores of the shards that `known` does not have yet, and takes out those that are there no more."""
     there = {shard: scorer for scorer, shards in so_far.scores.items() for shard in shards.values()}
     for gone in known.keys() - there.keys():
@@ -168,7 +174,7 @@ def read_new_scores(so_far: ScoresSoFar, known: dict[Shard, np.ndarray]) -> None
             known[shard] = values.to_numpy()
 
 
-def progress(so_far: ScoresSoFar) -> list[str]:
+def progress(so_far: "ScoresSoFar") -> list[str]:
     """Lays out how many windows each scorer has scored, in this run and before it, those that decide first."""
     cut, scored = sum(so_far.windows.values()), so_far.scored
     if not any(scored.values()):
@@ -181,7 +187,7 @@ def progress(so_far: ScoresSoFar) -> list[str]:
     return [of, *lay_out(rows), ""]
 
 
-def histograms(so_far: ScoresSoFar, scores: Mapping[Shard, np.ndarray]) -> list[str]:
+def histograms(so_far: "ScoresSoFar", scores: "Mapping[Shard, np.ndarray]") -> list[str]:
     """Draws the scores so far of each scorer, a line for each category.
 
     Args:
