@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from longattn_hf.explore import views
 from longattn_hf.explore.compare import compare
 from longattn_hf.explore.listing import ORDERS, show_page
+from longattn_hf.explore.scored_corpus import ALL
 from longattn_hf.explore.session import Session
 from longattn_hf.explore.state import CUT, State, ways_to_keep
 from longattn_hf.method import CONVENTIONS
@@ -37,7 +38,7 @@ _SEARCH_SECONDS = 1.0
 def build_app(session: Session) -> gr.Blocks:
     """Lays the page out and connects it with a session's corpus."""
     start = State.start(session)
-    categories, rank_by = session.corpus.categories, session.corpus.scores
+    rank_by = session.corpus.scores
     several = len(rank_by) > 1
     with gr.Blocks(title=f"{session.corpus.name}: LongAttn explorer", analytics_enabled=False) as app:
         headline = gr.Markdown(_headline(session), elem_id="headline")
@@ -75,7 +76,7 @@ def build_app(session: Session) -> gr.Blocks:
                 with gr.Accordion("By source", open=False):
                     by_source = _component("by-source", "table")
         with gr.Row():
-            category = gr.Dropdown(categories, value=start.category, label="Category", min_width=200)
+            category = gr.Dropdown(session.corpus.lists, value=start.category, label="Category", min_width=200)
             order = gr.Dropdown(list(ORDERS), value=start.order, label="Windows to list", min_width=200)
             words = gr.Textbox(label="Search id, document or source", min_width=200)
         with gr.Row():
@@ -86,7 +87,7 @@ def build_app(session: Session) -> gr.Blocks:
         windows = _component(
             "windows",
             "windows",
-            events=("open", "turn", "unfilter", "more"),
+            events=("open", "turn", "unfilter", "more", "everywhere"),
             server=_serve(excerpts=session.excerpts),
         )
         window = _component(
@@ -153,7 +154,7 @@ def build_app(session: Session) -> gr.Blocks:
                 session.search(words, category).go_on(_SEARCH_SECONDS)
 
         def open_window(event: gr.EventData, *values: Any) -> tuple:
-            return show_window(*values[:-1], event._data["id"])
+            return show_window(*values[:-1], event._data["name"])
 
         def show_window(*values: Any) -> tuple:
             now = State(*values)
@@ -166,14 +167,14 @@ def build_app(session: Session) -> gr.Blocks:
             try:
                 found = session.open_window(now.window, selected)
             except ValueError as error:
-                return {"id": "", "title": "Not here", "text": "", "note": visible(str(error))}, None, gr.skip()
+                return {"name": "", "title": "Not here", "text": "", "note": visible(str(error))}, None, gr.skip()
             return found, now.window, {"query": now.to_query(start)}
 
         def read_again() -> list[dict[str, Any]]:
             session.reload()
             corpus = session.corpus
             scores = gr.update(choices=corpus.scores, visible=len(corpus.scores) > 1)
-            return [gr.update(visible=corpus.running), gr.update(choices=corpus.categories), scores, scores]
+            return [gr.update(visible=corpus.running), gr.update(choices=corpus.lists), scores, scores]
 
         def write_recipe(*values: Any) -> dict[str, str]:
             try:
@@ -197,6 +198,7 @@ def build_app(session: Session) -> gr.Blocks:
         # a filter's change lists the windows
         histograms.bin(_take("category", "filter"), None, [category, conditions], show_progress="hidden")
         windows.unfilter(lambda: "", None, conditions, show_progress="hidden")
+        windows.everywhere(lambda: ALL, None, category, show_progress="hidden")
         comparison.order(_take("order"), None, order, show_progress="hidden")
         windows.turn(_turn_page, state, paged, **_QUIET).then(relist, state, lists, **_QUIET)
         windows.more(search_more, [text, category], show_progress="hidden").then(relist, state, lists, **_QUIET)

@@ -16,7 +16,7 @@ def compare(corpus: ScoredCorpus, selected: Selected, other: Selected, category:
         corpus: The windows.
         selected: The selection looked at.
         other: The one beside it.
-        category: A category.
+        category: A category, or all of them, which have a cut each and no pair.
 
     Returns:
         `lists`: of each way to list windows by both selections how many there are, those that have a score; `pair`:
@@ -30,8 +30,8 @@ def compare(corpus: ScoredCorpus, selected: Selected, other: Selected, category:
         "category": visible(category),
         "lists": lists,
         "pair": [
-            {"label": label, "id": corpus.id_of(rows[at[0]]), "score": float(selected.scores[rows[at[0]]])}
+            {"label": label, "name": corpus.name_of(rows[at[0]]), "score": float(selected.scores[rows[at[0]]])}
             for label, at in pair.items()
-            if len(at)
+            if len(at) and category in corpus.categories
         ],
     }

@@ -20,7 +20,7 @@ def map_document(corpus: ScoredCorpus, selected: Selected, row: int) -> dict[str
         row: A window of the document.
 
     Returns:
-        The document's name, how many windows it has, and of each, in their order, its id, first token, tokens, score
+        The document's name, how many windows it has, and of each, in their order, its name, first token, tokens, score
         (None without one), the share of its category's windows that score lower, and whether it is kept; None where
         the corpus does not say which document a window is of.
     """
@@ -43,7 +43,7 @@ def map_document(corpus: ScoredCorpus, selected: Selected, row: int) -> dict[str
         below = None if score is None else float(np.searchsorted(ordered, score) / max(len(ordered) - 1, 1))
         windows.append(
             {
-                "id": corpus.id_of(one),
+                "name": corpus.name_of(one),
                 "start": int(starts[one]),
                 "tokens": int(tokens[one]),
                 "score": score,

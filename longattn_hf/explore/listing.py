@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from longattn_hf.columns import DOC_ID, ID, KEPT, SOURCE
+from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, SOURCE
 from longattn_hf.explore.conditions import Column, Texts, meet
-from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
+from longattn_hf.explore.scored_corpus import ALL, ScoredCorpus, Selected
 from longattn_hf.explore.texts import TextSearch
 from longattn_hf.explore.views import SHORT, score_columns
 from longattn_hf.pages.page import visible
@@ -39,9 +39,9 @@ class Listed:
     """The windows of a list, in its order.
 
     Attributes:
-        category: The category of all of them.
+        category: Their category, or `ALL`.
         rows: The corpus's rows.
-        ranks: The rank of each by the selection's score in its category, from 1; equal scores share the best.
+        ranks: The rank of each by the selection's score in its own category, from 1; equal scores share the best.
         cut: How many stand above the cut around which the list opens; None where it opens with the first.
         search: The search that has found them, if any.
         filtered: Whether conditions hold others back.
@@ -72,7 +72,8 @@ def find_windows(
         corpus: The windows.
         selected: The selection looked at.
         other: The one beside it.
-        category: A category.
+        category: One of the corpus's `lists`. All categories stand in one order by the score; around the cut, each
+            of them around its own.
         order: One of `ORDERS`.
         words: Only windows whose id, document or source holds this.
         conditions: Only windows that meet these; see `meet`.
@@ -81,20 +82,25 @@ def find_windows(
     Raises:
         ValueError: The conditions are not understood.
     """
+    rank, above_cut = np.full((2, len(corpus)), np.nan)
+    for name in corpus.categories_in(category):
+        among = corpus.by_rank(name, selected.scores)
+        ordered = -selected.scores[among]
+        rank[among] = np.searchsorted(ordered, ordered, side="left") + 1
+        above_cut[among] = selected.kept[among].sum() - np.arange(len(among))
     rows = corpus.by_rank(category, selected.scores)
-    ordered = -selected.scores[rows]
-    ranks = np.searchsorted(ordered, ordered, side="left") + 1
+    if order == "around the cut":
+        rows = rows[np.argsort(-above_cut[rows], kind="stable")]
     shown = corpus.search(words)[rows]
     if filtered := bool(conditions.strip()):
-        shown &= meet(conditions, _columns(corpus, selected, other, rows, ranks))[rows]
+        shown &= meet(conditions, _columns(corpus, selected, other, rank))[rows]
     if search is not None:
         shown &= search.found[rows]
     if order in KEPT_BY:
         here, there = KEPT_BY[order]
         shown &= (selected.kept[rows] == here) & (other.kept[rows] == there)
-    rows, ranks = rows[shown], ranks[shown]
-    if order == "lowest":
-        rows, ranks = rows[::-1], ranks[::-1]
+    rows = rows[shown][:: -1 if order == "lowest" else 1]
+    ranks = rank[rows].astype(np.int64)
     cut = int(selected.kept[rows].sum()) if order == "around the cut" else None
     return Listed(category=category, rows=rows, ranks=ranks, cut=cut, search=search, filtered=filtered)
 
@@ -126,20 +132,22 @@ def show_page(
     names = score_columns(corpus)
     numbers = [selected.scores, *(corpus.table[name].to_numpy() for name in names)]
     tokens = corpus.table["num_tokens"].to_numpy()
-    documents, sources = (Texts(*corpus.codes(name)) for name in (DOC_ID, SOURCE))
+    texts = {"category": CATEGORY} if listed.category not in corpus.categories else {}
+    texts |= {"document": DOC_ID, "source": SOURCE}
+    columns = [Texts(*corpus.codes(name)) for name in texts.values()]
     head = ["window", "score", "rank", *(SHORT.get(name, name.replace("_", " ")) for name in names)]
     note = f"{len(listed.rows):,} windows of {visible(listed.category)}."
     if page not in (None, number):
         note += f" There is no page {page:,}: the {'last' if page > number else 'first'} is {number:,}."
     return {
         "label": "Windows",
-        "head": [*head, "tokens", "kept", "other", "document", "source"],
+        "head": [*head, "tokens", "kept", "other", *texts],
         "numbers": list(range(1, len(head) + 1)),
-        "ids": [corpus.id_of(row) for row in listed.rows[at]],
+        "names": [corpus.name_of(row) for row in listed.rows[at]],
         "rows": [
             [visible(corpus.id_of(row)), _cell(numbers[0][row]), int(rank), *(_cell(v[row]) for v in numbers[1:])]
             + [int(tokens[row]), "yes" if selected.kept[row] else "no", "yes" if other.kept[row] else "no"]
-            + [_name(documents, row), _name(sources, row)]
+            + [_name(one, row) for one in columns]
             for row, rank in zip(listed.rows[at], listed.ranks[at], strict=True)
         ],
         "note": note,
@@ -147,6 +155,7 @@ def show_page(
         "pages": len(starts),
         "search": listed.search.to_data() if listed.search else None,
         "filtered": listed.filtered,
+        "everywhere": ALL if ALL in corpus.lists and listed.category != ALL else "",
     }
 
 
@@ -182,12 +191,8 @@ def export_windows(corpus: ScoredCorpus, selected: Selected, other: Selected, li
     return sink.getvalue()
 
 
-def _columns(
-    corpus: ScoredCorpus, selected: Selected, other: Selected, rows: np.ndarray, ranks: np.ndarray
-) -> dict[str, Column]:
+def _columns(corpus: ScoredCorpus, selected: Selected, other: Selected, rank: np.ndarray) -> dict[str, Column]:
     """What can be asked about, under the names in the list and those of the columns."""
-    rank = np.full(len(corpus), np.nan)
-    rank[rows] = ranks
     columns: dict[str, Column] = {
         "score": selected.scores,
         "rank": rank,

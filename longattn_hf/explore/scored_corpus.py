@@ -27,6 +27,9 @@ from longattn_hf.report.parts import LONGATTN_SCORES
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 
+#: What stands in the place of a category for all of them together, unless one is called so.
+ALL = "all categories"
+
 
 @dataclass(frozen=True)
 class Selected:
@@ -56,6 +59,7 @@ class ScoredCorpus:
         revision: str | None = None,
         token: str | None = None,
         statistics: str | Path | None = None,
+        convention: str | None = None,
     ) -> None:
         """Reads the numbers of all windows.
 
@@ -65,9 +69,11 @@ class ScoredCorpus:
             revision: The dataset's branch, tag or commit.
             token: For private datasets.
             statistics: The `statistics.json` on whose scale the build put its scores, where it was another build's.
+            convention: How to read LongAttn's scores in files that no build wrote; as they say, else as the paper, if
+                None.
 
         Raises:
-            ValueError: There are no scored windows, or `statistics` is needed.
+            ValueError: There are no scored windows, `statistics` is needed, or the build was of another convention.
         """
         self._files, root = open_folder(folder, revision, token)
         self._folder = BuildFolder(root)
@@ -107,16 +113,21 @@ class ScoredCorpus:
             )
         self.settings["statistics"] = str(statistics) if statistics else None
         self.statistics = ScoreStatistics.load(statistics) if statistics else None
+        if convention not in (None, known := self.settings.get("convention", convention)):
+            raise ValueError(
+                f"The windows of {folder} were scored as {known!r}, and convention={convention} is for files that do "
+                "not say; the page compares with it as 'Other selection'."
+            )
         longattn = [LONG_DISTANCE_SCORE] if {*RAW_SCORES} <= {*whole.column_names} else []
         if longattn and "convention" not in self.settings:
             # files that no build wrote say for themselves what they were scored with
-            known = {
+            told = {
                 path: scored_with(path, notes_in(table.schema))
                 for path, table in zip(self._paths, tables, strict=True)
                 if len(table)
             }
-            convention = find_convention(known, statistics=self.statistics)
-            self.settings |= next(iter(known.values())) | {"convention": convention}
+            convention = find_convention(told, convention, self.statistics)
+            self.settings |= next(iter(told.values())) | {"convention": convention}
         first = [self.report.ranked_by] if self.report else []
         if self.so_far:
             first, others = self._rank_so_far(self.so_far)
@@ -152,6 +163,15 @@ class ScoredCorpus:
         """The categories, in the order of their names."""
         return sorted(self.table[CATEGORY].chunk(0).dictionary.to_pylist())
 
+    @cached_property
+    def lists(self) -> list[str]:
+        """What may be listed: the windows of each category, and of several those of `ALL` together."""
+        return self.categories + [ALL] * (len(self.categories) > 1 and ALL not in self.categories)
+
+    def categories_in(self, category: str) -> list[str]:
+        """Returns a category, or those of `ALL`."""
+        return [category] if category in self.categories else self.categories
+
     def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
         """Returns a text column as int `[N]` codes (-1 for null) and the texts that they stand for."""
         if column not in self._codes:
@@ -160,16 +180,16 @@ class ScoredCorpus:
         return self._codes[column]
 
     def rows_of(self, category: str) -> np.ndarray:
-        """Returns the rows of a category."""
+        """Returns the rows of a category, or of `ALL`."""
         codes, names = self.codes(CATEGORY)
-        return np.flatnonzero(codes == names.index(category))
+        return np.flatnonzero(np.isin(codes, [names.index(name) for name in self.categories_in(category)]))
 
     def category_of(self, row: int) -> str:
         """Returns a window's category."""
         return self.table[CATEGORY][row].as_py()
 
     def by_rank(self, category: str, scores: np.ndarray) -> np.ndarray:
-        """Returns the rows of a category that have a score, the highest first, ties in the order of their ids."""
+        """Returns the rows of a category, or of `ALL`, that have a score, the highest first, ties by their ids."""
         rows = self.rows_of(category)
         rows = rows[~np.isnan(scores[rows])]
         return rows[np.argsort(-scores[rows], kind="stable")]
@@ -183,16 +203,29 @@ class ScoredCorpus:
         """Returns a window's id."""
         return str(self._ids[row])
 
-    def row_of(self, window_id: str) -> int:
+    def name_of(self, row: int) -> str:
+        """Returns what `row_of` finds just this window by: its id, and of the second of equal ids `#2` behind it."""
+        name, number = self.id_of(row), row - int(np.searchsorted(self._ids, self._ids[row])) + 1
+        return name if number == 1 and self.row_of(name) == row else f"{name}#{number}"
+
+    def row_of(self, name: str) -> int:
         """Returns the row of a window.
 
+        Args:
+            name: Its id, which is that of the first of several; or as `name_of` has it.
+
         Raises:
-            ValueError: There is none of that id.
+            ValueError: There is none.
         """
-        row = int(np.searchsorted(self._ids, window_id))
-        if row == len(self) or self._ids[row] != window_id:
-            raise ValueError(f"There is no window {window_id!r}.")
-        return row
+        window_id, _, number = name.rpartition("#")
+        if number.isdecimal() and int(number) and len(rows := self._rows_with(window_id)) >= int(number):
+            return rows[int(number) - 1]
+        if not (rows := self._rows_with(name)):
+            raise ValueError(f"There is no window {name!r}.")
+        return rows[0]
+
+    def _rows_with(self, window_id: str) -> range:
+        return range(*(int(np.searchsorted(self._ids, window_id, side=side)) for side in ("left", "right")))
 
     def select(self, selection: Selection) -> Selected:
         """Scores and selects all windows, as `add_long_distance_score` and `select_windows` do.
@@ -245,9 +278,9 @@ class ScoredCorpus:
         return WindowTexts(self._files, self._folder, scores, self._ids, running=self.running, kept=kept)
 
     def search_texts(self, words: str, category: str) -> TextSearch:
-        """Begins a search through the texts of a category."""
-        rows = self.rows_of(category)
-        return TextSearch(self.texts, words, category, rows, np.zeros(len(self), dtype=bool))
+        """Begins a search through the texts of a category, or of `ALL`."""
+        rows, among = self.rows_of(category), self.categories_in(category)
+        return TextSearch(self.texts, words, category, among, rows, np.zeros(len(self), dtype=bool))
 
     def _read(self, path: Path) -> bytes | None:
         return self._files.cat_file(path.as_posix()) if self._files.exists(path.as_posix()) else None

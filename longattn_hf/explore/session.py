@@ -33,6 +33,7 @@ class Session:
         folder: As in `ScoredCorpus`.
         revision: As in `ScoredCorpus`.
         statistics: As in `ScoredCorpus`.
+        convention: As in `ScoredCorpus`.
         model: The model of the token view; that of the build if None.
         recipe: The file that "Save as recipe" writes; None shows the recipe only.
 
@@ -46,23 +47,27 @@ class Session:
         *,
         revision: str | None = None,
         statistics: str | None = None,
+        convention: str | None = None,
         model: str | None = None,
         recipe: Path | None = None,
     ) -> None:
-        self._open = lambda: ScoredCorpus(folder, revision=revision, statistics=statistics)
+        how = {"revision": revision, "statistics": statistics, "convention": convention}
+        self._open = lambda: ScoredCorpus(folder, **how)
         self._model, self.recipe = model, recipe
         self._selected: dict[str, Selected] = {}
         self._searches: dict[tuple[str, str], TextSearch] = {}
         self._selecting, self._searching, self._looking = Lock(), Lock(), Lock()
-        self.reload()
         # a view holds the window's queries and keys, some hundred megabytes for a long one
         self._view = lru_cache(maxsize=2)(self._explain)
+        self.reload()
 
     def reload(self) -> None:
         """Reads the corpus again, for a build that goes on."""
         self.corpus = self._open()
         self._selected.clear()
         self._searches.clear()
+        # another window may have the name by now
+        self._view.cache_clear()
 
     def select(self, selection: Selection) -> Selected:
         """Returns what a selection makes of the windows, of the last few without computing it again."""
@@ -106,7 +111,7 @@ class Session:
         return text
 
     def search(self, words: str, category: str) -> TextSearch:
-        """Returns the search for words through a category's texts, as far as it has got; the last few are kept."""
+        """Returns the search for words through the texts of a list, as far as it has got; the last few are kept."""
         key = (words.strip(), category)
         with self._searching:
             if key not in self._searches:
@@ -115,25 +120,25 @@ class Session:
                 self._searches[key] = self.corpus.search_texts(*key)
             return self._searches[key]
 
-    def open_window(self, window_id: str, selection: Selection | None = None) -> dict[str, Any]:
+    def open_window(self, name: str, selection: Selection | None = None) -> dict[str, Any]:
         """Returns what the page shows of a window at once: its text, and why it has its score.
 
         Args:
-            window_id: The window.
+            name: The window's; see `ScoredCorpus.name_of`.
             selection: The selection that it stands in; the build's own if None.
 
         Raises:
             ValueError: There is no such window.
         """
-        row = self.corpus.row_of(window_id)
+        row = self.corpus.row_of(name)
         selection = selection or self.start()
         try:
             window, note = self.corpus.read_window(row), ""
         except (ValueError, OSError) as error:
             window, note = {TEXT: ""}, visible(str(error))
         return {
-            "id": window_id,
-            "title": visible(f"{window.get('source') or 'Window'} · {window_id}"),
+            "name": name,
+            "title": visible(f"{window.get('source') or 'Window'} · {name}"),
             "text": visible(window[TEXT]),
             "note": note,
             "tokenCount": self.corpus.table["num_tokens"][row].as_py(),
@@ -141,15 +146,15 @@ class Session:
             "document": map_document(self.corpus, self.select(selection), row),
         }
 
-    def look(self, window_id: str) -> dict[str, Any]:
+    def look(self, name: str) -> dict[str, Any]:
         """Returns a window's token view, or a note why there is none; one at a time is computed."""
         try:
             # a click asks for what is not listed
-            return self.view(window_id).to_data(listed_rows=24)
+            return self.view(name).to_data(listed_rows=24)
         except (ValueError, OSError) as error:
             return {"note": visible(f"Only the text can be shown: {error}")}
 
-    def view(self, window_id: str) -> TokenView:
+    def view(self, name: str) -> TokenView:
         """Returns a window's token view; those of the last two are kept.
 
         Raises:
@@ -157,25 +162,25 @@ class Session:
             ValueError: There is no such window, no text, or no model.
         """
         with self._looking:
-            return self._view(window_id)
+            return self._view(name)
 
-    def texts(self, window_ids: Sequence[str]) -> list[str]:
-        """Returns the texts of a few windows of one category, to be shown; in place of one, that it is not here."""
-        return ["This text is not here." if text is None else visible(text) for text in self._read(window_ids)]
+    def texts(self, names: Sequence[str]) -> list[str]:
+        """Returns the texts of a few windows, to be shown; in place of one, that it is not here."""
+        return ["This text is not here." if text is None else visible(text) for text in self._read(names)]
 
-    def excerpts(self, window_ids: Sequence[str], words: str) -> list[list[str]]:
+    def excerpts(self, names: Sequence[str], words: str) -> list[list[str]]:
         """Returns a line of each window's text: what stands before the words, the words, and what stands behind.
 
         Args:
-            window_ids: The windows, all of one category.
+            names: The windows'; see `ScoredCorpus.name_of`.
             words: What to show of a text; its beginning where they are none or not in it.
         """
-        texts = self._read(window_ids)
+        texts = self._read(names)
         return [["", "", "not here"] if text is None else _excerpt(text, words.strip()) for text in texts]
 
-    def _read(self, window_ids: Sequence[str]) -> list[str | None]:
-        rows = [self.corpus.row_of(one) for one in window_ids]
-        return self.corpus.texts.read_some(rows, self.corpus.category_of(rows[0])) if rows else []
+    def _read(self, names: Sequence[str]) -> list[str | None]:
+        rows = [self.corpus.row_of(one) for one in names]
+        return self.corpus.texts.read_some(rows, [self.corpus.category_of(row) for row in rows])
 
     def _place(self, row: int, selection: Selection) -> dict[str, Any]:
         """Returns why a window is kept or not, and the windows of its category before and behind it by rank."""
@@ -200,16 +205,16 @@ class Session:
         before, behind = order[max(at - 1, 0) : at], order[at + 1 : at + 2]
         return {
             "why": standing.sentences() if standing else [],
-            "previous": corpus.id_of(before[0]) if before else None,
-            "next": corpus.id_of(behind[0]) if behind else None,
+            "previous": corpus.name_of(before[0]) if before else None,
+            "next": corpus.name_of(behind[0]) if behind else None,
         }
 
-    def far_tokens(self, window_id: str, position: int) -> list[tuple[int, float]]:
+    def far_tokens(self, name: str, position: int) -> list[tuple[int, float]]:
         """Returns the `(position, attention)` of the far tokens that a token of an opened window attends to most."""
-        return [(far.position, far.attention) for far in self.view(window_id).top_far(position, 5)]
+        return [(far.position, far.attention) for far in self.view(name).top_far(position, 5)]
 
-    def _explain(self, window_id: str) -> TokenView:
-        return explain(self.corpus.read_window(self.corpus.row_of(window_id)), self._scorer())
+    def _explain(self, name: str) -> TokenView:
+        return explain(self.corpus.read_window(self.corpus.row_of(name)), self._scorer())
 
     def _scorer(self) -> LongAttnScorer:
         known = self.corpus.settings

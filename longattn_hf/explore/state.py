@@ -57,13 +57,13 @@ class State:
         other_score: What ranks the windows of the other selection.
         other_alpha: Its alpha.
         other_convention: Its convention.
-        category: The category whose windows are listed.
+        category: Whose windows are listed: a category's, or those of all.
         order: One of `ORDERS`.
         words: What an id, document or source has to hold.
         conditions: The filter; see `meet`.
         text: What a window's text has to hold.
         paged: The page that was turned to, beside the list that it is a page of.
-        window: The opened window's id.
+        window: The opened window's name, which is its id where no other has that.
     """
 
     score: str
@@ -220,7 +220,7 @@ def _is_by_category(selection: Selection) -> bool:
 def _readers(session: Session) -> dict[str, Callable[[str], Any]]:
     scores = _choice(session.corpus.scores)
     return {
-        "category": _choice(session.corpus.categories),
+        "category": _choice(session.corpus.lists),
         "score": scores,
         "alpha": _number,
         "keep": _choice(ways_to_keep(session)),

@@ -76,11 +76,11 @@ class WindowTexts:
         """
         return self._read(row, category, (ID, TEXT, INPUT_IDS, SOURCE, CATEGORY), {})
 
-    def read_some(self, rows: Sequence[int], category: str) -> list[str | None]:
-        """Reads the texts of a few windows of a category, None where one is not there or its file is damaged."""
+    def read_some(self, rows: Sequence[int], categories: Sequence[str]) -> list[str | None]:
+        """Reads the texts of a few windows, each of a category; None where one is not there or its file is damaged."""
         texts: list[str | None] = []
         groups: dict[tuple[str, int], pa.Table] = {}
-        for row in rows:
+        for row, category in zip(rows, categories, strict=True):
             try:
                 texts.append(self._read(row, category, (ID, TEXT), groups)[TEXT])
             except (OSError, ValueError):
@@ -95,19 +95,21 @@ class WindowTexts:
                 return window
         raise ValueError(_ELSEWHERE)
 
-    def search(self, words: str, rows: np.ndarray, category: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def search(
+        self, words: str, rows: np.ndarray, categories: Sequence[str]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields, some texts at a time, the rows that were read and those of them that hold `words`, in any case.
 
         A file that is missing or damaged is left out; so are texts that stand nowhere.
 
         Args:
             words: What to look for.
-            rows: The windows to search, all of one category.
-            category: That category.
+            rows: The windows to search.
+            categories: Their categories.
         """
         left = np.zeros(len(self._ids), dtype=bool)
         left[rows] = True
-        for files in self._by_preference(category):
+        for files in self._by_preference(*categories):
             for path, start, end in zip(files.paths, files.starts[:-1], files.starts[1:], strict=True):
                 if not left[files.rows[start:end]].any():
                     continue
@@ -140,12 +142,13 @@ class WindowTexts:
                 holds = pc.match_substring(batch[TEXT].cast(pa.large_string()), words, ignore_case=True)
                 yield these[right], holds.fill_null(False).to_numpy(zero_copy_only=False)[right]
 
-    def _by_preference(self, category: str) -> Iterator[RowFiles]:
+    def _by_preference(self, *categories: str) -> Iterator[RowFiles]:
         if self._of_build:
             yield self._of_build
         yield self._scores
-        if category in self._kept:
-            yield self._published(category)
+        for category in categories:
+            if category in self._kept:
+                yield self._published(category)
 
     @cached_property
     def _of_build(self) -> RowFiles | None:
@@ -186,13 +189,14 @@ class WindowTexts:
 
 @dataclass
 class TextSearch:
-    """A search through the texts of a category that goes on where it stopped.
+    """A search through texts that goes on where it stopped.
 
     Attributes:
         texts: Where the texts are.
         words: What is looked for.
-        category: Whose texts.
-        rows: The windows of it, those to search first in front.
+        category: Whose texts; see `ScoredCorpus.lists`.
+        among: Its categories.
+        rows: The windows of these, those to search first in front.
         found: Of each window of the corpus, whether its text holds the words; bool.
         searched: How many were read.
         ended: Whether there are no more.
@@ -201,6 +205,7 @@ class TextSearch:
     texts: WindowTexts
     words: str
     category: str
+    among: Sequence[str]
     rows: np.ndarray
     found: np.ndarray
     searched: int = 0
@@ -211,7 +216,7 @@ class TextSearch:
     def go_on(self, seconds: float) -> None:
         """Searches some more texts, for about so long."""
         with self._lock:
-            self._steps = self._steps or self.texts.search(self.words, self.rows, self.category)
+            self._steps = self._steps or self.texts.search(self.words, self.rows, self.among)
             end = time.monotonic() + seconds
             for read, holding in self._steps:
                 self.searched += len(read)

@@ -14,7 +14,7 @@ Object.assign(LongAttn.explorer, {
     root.reading ??= false;
     const draw = async () => {
       root.reading = true;
-      const read = await server.read_pair([data.pair.map((one) => one.id)]).catch(() => []);
+      const read = await server.read_pair([data.pair.map((one) => one.name)]).catch(() => []);
       texts.replaceChildren(...data.pair.map((one, at) => this.beside(one, read[at] ?? "", send)));
     };
     read.addEventListener("click", draw);
@@ -29,8 +29,8 @@ Object.assign(LongAttn.explorer, {
 
   beside(one, text, send) {
     const { make, short } = LongAttn;
-    const open = make("button", { type: "button", class: "la-link", "aria-label": `Open the ${one.label.toLowerCase()}` }, one.id.slice(0, 12));
-    open.addEventListener("click", () => send("open", { id: one.id }));
+    const open = make("button", { type: "button", class: "la-link", "aria-label": `Open the ${one.label.toLowerCase()}` }, one.name.slice(0, 12));
+    open.addEventListener("click", () => send("open", { name: one.name }));
     return make("section", { "aria-label": one.label }, make("h3", {}, `${one.label}: ${short(one.score)} `, open),
       make("pre", { class: "la-text", tabindex: 0, role: "region", "aria-label": `Text of the ${one.label.toLowerCase()}` }, text));
   },

@@ -65,10 +65,10 @@ LongAttn.explorer = {
   // the text at once, and its shading when the attention is there
   window(root, data, send, server) {
     const { make, count } = LongAttn;
-    this.mark(data.id);
-    const walk = (label, id) => {
-      const button = make("button", { type: "button", disabled: id ? null : "", "aria-label": label.replace(/[^\w ]/g, "").trim() }, label);
-      button.addEventListener("click", () => send("open", { id }));
+    this.mark(data.name);
+    const walk = (label, name) => {
+      const button = make("button", { type: "button", disabled: name ? null : "", "aria-label": label.replace(/[^\w ]/g, "").trim() }, label);
+      button.addEventListener("click", () => send("open", { name }));
       return button;
     };
     const body = make("div", {});
@@ -97,7 +97,7 @@ LongAttn.explorer = {
       const text = body.querySelector(".la-text"), reading = text === document.activeElement;
       const place = text.scrollTop / Math.max(text.scrollHeight, 1);
       LongAttn.tokenView(body, { ...view, title: data.title, why: [...data.why, ...view.why] },
-        (position) => server.far_tokens([data.id, position]));
+        (position) => server.far_tokens([data.name, position]));
       const shaded = body.querySelector(".la-text");
       if (place > 0) shaded.scrollTop = place * shaded.scrollHeight;
       if (reading) shaded.focus({ preventScroll: true });
@@ -111,7 +111,7 @@ LongAttn.explorer = {
     root.looking = true;
     while (root.opened?.draw) {
       const asked = root.opened;
-      const view = await server.look([asked.id]).catch(() => ({ note: "Only the text can be shown: the explorer does not answer." }));
+      const view = await server.look([asked.name]).catch(() => ({ note: "Only the text can be shown: the explorer does not answer." }));
       asked.draw(view);
       if (root.opened === asked) break;
     }
@@ -119,10 +119,10 @@ LongAttn.explorer = {
   },
 
   // marks the opened window's row in the list
-  mark(id) {
-    this.opened = id;
+  mark(name) {
+    this.opened = name;
     for (const row of document.querySelectorAll("#windows tbody tr")) {
-      const here = Boolean(id) && row.querySelector("button")?.dataset.id === id;
+      const here = Boolean(name) && row.querySelector("button")?.dataset.name === name;
       row.classList.toggle("la-opened", here);
       here ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
     }
@@ -147,12 +147,12 @@ LongAttn.explorer = {
     windows.forEach((one, at) => {
       const label = `Tokens ${count(one.start)} to ${count(one.start + one.tokens - 1)}: score ${short(one.score)}` +
         `${one.below === null ? "" : `, above ${Math.round(100 * one.below)}% of its category`}, ${one.kept ? "kept" : "dropped"}`;
-      const here = one.id === data.id;
+      const here = one.name === data.name;
       const bar = make("rect", { class: `la-map-window ${one.kept ? "la-map-kept" : ""} ${here ? "la-map-here" : ""}`, role: "button", tabindex: 0,
         "aria-label": label, "aria-current": here ? "true" : null, x: x(one.start), y: lanes[at] * lane + 3,
         width: Math.max(x(one.start + one.tokens) - x(one.start) - 1, 2), height: lane - 6,
         style: `fill: rgba(var(--la-shade), ${(0.12 + 0.75 * (one.below ?? 0)).toFixed(2)})` });
-      const go = () => send("open", { id: one.id });
+      const go = () => send("open", { name: one.name });
       bar.addEventListener("click", go);
       bar.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;

@@ -8,10 +8,10 @@ Object.assign(LongAttn.explorer, {
       node.addEventListener("click", act);
       return node;
     };
-    const cells = (data.ids || []).map(() => make("span", { class: "la-excerpt" }, "\u2026"));
+    const cells = (data.names || []).map(() => make("span", { class: "la-excerpt" }, "\u2026"));
     const rows = data.rows.map((row, at) => {
-      const open = make("button", { type: "button", class: "la-link", "aria-label": `Open window ${row[0]}`, "data-id": data.ids[at] }, row[0].slice(0, 12));
-      open.addEventListener("click", () => send("open", { id: data.ids[at] }));
+      const open = make("button", { type: "button", class: "la-link", "aria-label": `Open window ${row[0]}`, "data-name": data.names[at] }, row[0].slice(0, 12));
+      open.addEventListener("click", () => send("open", { name: data.names[at] }));
       return [open, ...row.slice(1, -2), cells[at], ...row.slice(-2)];
     });
     const tools = make("div", { class: "la-tools" });
@@ -25,7 +25,7 @@ Object.assign(LongAttn.explorer, {
     if (data.filtered) tools.append(button("Take the filter off", () => send("unfilter", {})));
     if (rows.length) tools.append("Take along: ", ...["csv", "parquet"].map((form) =>
       make("a", { href: `export/windows.${form}${data.query ? `?${data.query}` : ""}`, download: `windows.${form}` }, form === "csv" ? "CSV" : "Parquet")));
-    this.redraw(root, make("h2", {}, data.label), this.searching(root, data.search, send, button),
+    this.redraw(root, make("h2", {}, data.label), this.searching(root, data, send, button),
       LongAttn.table({ ...data, head: [...data.head.slice(0, -2), "text", ...data.head.slice(-2)], rows }), tools,
       make("p", { class: "la-note", role: "status" }, data.note || ""));
     this.mark(data.opened || this.opened);
@@ -34,13 +34,13 @@ Object.assign(LongAttn.explorer, {
 
   async fill(cells, data, server) {
     if (!cells.length) return;
-    const excerpts = await server.excerpts([data.ids, data.search?.words || ""]).catch(() => []);
+    const excerpts = await server.excerpts([data.names, data.search?.words || ""]).catch(() => []);
     excerpts.forEach(([before, words, behind], at) =>
       cells[at].replaceChildren(before, words ? LongAttn.make("mark", {}, words) : "", behind));
   },
 
   // a search goes on by itself for ten steps of a second, or until it has found plenty; then a button takes it up again
-  searching(root, search, send, button) {
+  searching(root, { search, everywhere }, send, button) {
     const { make, count } = LongAttn;
     if (!search) return "";
     const name = search.words, one = JSON.stringify([name, search.category]);
@@ -58,7 +58,8 @@ Object.assign(LongAttn.explorer, {
       going || search.ended ? "" : button("Search on", () => {
         root.steps = 10;
         send("more", {});
-      }));
+      }),
+      everywhere ? button(`Search ${everywhere}`, () => send("everywhere", {})) : "");
   },
 
   link(root, data) {

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from longattn_hf.explore.__main__ import main
+from longattn_hf.explore.scored_corpus import ALL
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.refusal import Refusal
@@ -149,7 +150,7 @@ def test_a_window_says_why_it_has_its_score_and_leads_to_the_next_rank(explorer,
 def test_a_window_s_text_is_there_before_its_attention(explorer):
     page, session = explorer.page, explorer.session
     last = page.locator("#windows .la-link").last
-    opened = last.get_attribute("data-id")
+    opened = last.get_attribute("data-name")
     # the attention waits for a lock that only the test gives back
     with session._looking:
         last.click()
@@ -158,17 +159,17 @@ def test_a_window_s_text_is_there_before_its_attention(explorer):
         assert text.inner_text() == session.open_window(opened)["text"].rstrip("\n")
         page.get_by_text("Computing where the attention of 96 tokens goes").wait_for()
         assert page.get_by_role("progressbar", name="Computing the attention").is_visible()
-        assert page.locator("#windows [aria-current] .la-link").get_attribute("data-id") == opened
+        assert page.locator("#windows [aria-current] .la-link").get_attribute("data-name") == opened
         # another one's text comes at once too, and the first one's attention never takes its place
         other = page.locator("#windows .la-link").first
         other.click()
-        page.locator("#window h2", has_text=other.get_attribute("data-id")).wait_for(timeout=BADLY_WAITED)
+        page.locator("#window h2", has_text=other.get_attribute("data-name")).wait_for(timeout=BADLY_WAITED)
     page.locator("#window [role=listbox]").wait_for(timeout=BADLY_WAITED)
     assert page.locator("#window progress").count() == text.count() == 0
-    assert page.locator("#window h2", has_text=other.get_attribute("data-id")).count() == 1
+    assert page.locator("#window h2", has_text=other.get_attribute("data-name")).count() == 1
 
 
-def test_texts_are_searched_and_the_place_is_marked(explorer, explored):
+def test_texts_are_searched_and_the_place_is_marked(explorer, explored, browser):
     page, whole = explorer.page, explored[1]
     page.get_by_label("Search the texts").fill("WINDOW 12 of")
     page.get_by_label("Search the texts").press("Enter")
@@ -177,6 +178,37 @@ def test_texts_are_searched_and_the_place_is_marked(explorer, explored):
     explorer.wait_for_list(holding)
     page.get_by_text(f"\u201cWINDOW 12 of\u201d: 1 found in {len(arxiv)} of {len(arxiv)} texts.").wait_for()
     page.locator("#windows mark", has_text="window 12 of").wait_for()
+    # those of all categories, from the keyboard
+    page.get_by_label("Search the texts").fill("window 1")
+    page.get_by_label("Search the texts").press("Enter")
+    page.get_by_text("\u201cwindow 1\u201d:").wait_for()
+    page.get_by_role("button", name="Search all categories").press("Enter")
+    ranked = sorted(
+        add_long_distance_score(whole, alpha=0.5), key=lambda row: (-row["long_distance_score"], row["id"])
+    )
+    found = [row for row in ranked if "window 1" in row["text"]]
+    assert {row["category"] for row in found} == {*CATEGORIES} and len(found) <= 20
+    explorer.wait_for_list([row["id"] for row in found])
+    page.get_by_text(f"{len(found)} found in {len(whole)} of {len(whole)} texts.").wait_for()
+    page.get_by_text(f"{len(found)} windows of all categories.").wait_for()
+    assert page.get_by_role("combobox", name="Category").input_value() == ALL
+    heads = page.locator("#windows th").all_inner_texts()
+    cells = page.locator(f"#windows tbody td:nth-child({heads.index('category') + 1})").all_inner_texts()
+    assert cells == [row["category"] for row in found]
+    page.locator("#windows mark", has_text="window 1").nth(len(found) - 1).wait_for()
+    assert page.get_by_role("button", name="Search all categories").count() == 0
+    # and by a link, also where a filter is put to them
+    page.get_by_role("textbox", name="Filter").fill("category = book")
+    books = [row["id"] for row in found if row["category"] == "book"]
+    explorer.wait_for_list(books)
+    again = Explorer(browser, page.url)
+    again.wait_for_list(books)
+    again.page.get_by_text(f"{len(books)} windows of all categories.").wait_for()
+    assert again.wrong == []
+    again.page.close()
+    page.get_by_role("textbox", name="Filter").fill("")
+    page.get_by_role("combobox", name="Category").click()
+    page.get_by_role("option", name="arxiv", exact=True).click()
     page.get_by_label("Search the texts").fill("")
     page.get_by_label("Search the texts").press("Enter")
     page.get_by_text(f"{len(arxiv)} windows of arxiv").wait_for()
@@ -242,7 +274,7 @@ def test_the_address_leads_back_and_says_what_of_it_is_refused(explorer, browser
     again.wait_for_counts(before, columns=(1, 2, 3, 4, 5, 6))
     again.wait_for_list(shown)
     again.page.locator("#window h2", has_text=shown[3]).wait_for(timeout=BADLY_WAITED)
-    assert again.page.locator("#windows [aria-current] .la-link").get_attribute("data-id") == shown[3]
+    assert again.page.locator("#windows [aria-current] .la-link").get_attribute("data-name") == shown[3]
     assert again.page.get_by_role("textbox", name="Filter").input_value() == "kept = yes"
     # in the dark, on a telephone's screen, nothing makes the page wider than it is
     wide, has = again.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
@@ -331,7 +363,7 @@ def test_nothing_is_asked_of_another_machine_and_no_script_fails(explorer):
 def test_a_window_whose_model_is_missing_shows_its_text(explored, tmp_path):
     session = Session(explored[0], model=str(tmp_path / "nowhere"))
     shown = session.open_window(session.corpus.id_of(0))
-    assert "Only the text can be shown" in session.look(shown["id"])["note"] and "<script>" in shown["text"]
+    assert "Only the text can be shown" in session.look(shown["name"])["note"] and "<script>" in shown["text"]
     assert "\x1b" not in json.dumps(shown)
 
 

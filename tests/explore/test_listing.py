@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from longattn_hf.explore.compare import compare
 from longattn_hf.explore.document_map import map_document
 from longattn_hf.explore.listing import ORDERS, export_windows, find_windows, show_page
-from longattn_hf.explore.scored_corpus import ScoredCorpus, Selected
+from longattn_hf.explore.scored_corpus import ALL, ScoredCorpus, Selected
 from longattn_hf.explore.session import Session
 from longattn_hf.explore.state import State
 from longattn_hf.explore.views import describe_histograms
@@ -53,8 +54,8 @@ def test_pages_hold_the_list_from_the_first_to_the_last_window(build, corpus, pa
         listed = find_windows(corpus, *pair, category="book", order=order)
         all_pages = pages(corpus, pair, listed, 6)
         wanted = [row["id"] for row in book][:: -1 if order == "lowest" else 1]
-        assert [one for page in all_pages for one in page["ids"]] == wanted
-        assert max(len(page["ids"]) for page in all_pages) == 6
+        assert [one for page in all_pages for one in page["names"]] == wanted
+        assert max(len(page["names"]) for page in all_pages) == 6
     # the page that opens has half of its windows on each side of the cut
     opening = show_page(corpus, *pair, listed, count=6)
     assert [row[opening["head"].index("kept")] for row in opening["rows"]] == ["yes"] * 3 + ["no"] * 3
@@ -62,7 +63,7 @@ def test_pages_hold_the_list_from_the_first_to_the_last_window(build, corpus, pa
     assert beyond["page"] == beyond["pages"] == len(all_pages)
     assert beyond["note"].endswith(f"There is no page 99: the last is {len(all_pages)}.")
     none = show_page(corpus, *pair, find_windows(corpus, *pair, category="book", words="nothing"), 2)
-    assert (none["ids"], none["page"], none["pages"]) == ([], 1, 1) and none["note"].startswith("0 windows of book.")
+    assert (none["names"], none["page"], none["pages"]) == ([], 1, 1) and none["note"].startswith("0 windows of book.")
 
 
 def test_a_row_says_rank_document_and_source_and_equal_scores_share_a_rank(build, corpus, pair):
@@ -93,6 +94,81 @@ def test_filters_ask_about_every_column(build, corpus, pair):
     assert ids(f"window = {arxiv[5]['id']}", category="arxiv") == {arxiv[5]["id"]}
     quarters = [ids("", category="arxiv", order=order) for order in ORDERS[3:]]
     assert sum(map(len, quarters)) == len(arxiv) and set().union(*quarters) == {row["id"] for row in arxiv}
+
+
+def test_all_categories_are_one_list_in_which_each_has_its_own_ranks_and_its_own_cut(build, corpus, pair):
+    by_category = {name: [row for row in build[1] if row["category"] == name] for name in CATEGORIES}
+    rank = {row["id"]: at for rows in by_category.values() for at, row in enumerate(rows, 1)}
+    kept = {name: sum(row["kept"] for row in rows) for name, rows in by_category.items()}
+    assert corpus.lists == [*CATEGORIES, ALL] and kept["arxiv"] != kept["book"]
+
+    def listed(**how):
+        found = find_windows(corpus, *pair, category=ALL, **how)
+        shown = [page for page in pages(corpus, pair, found, 7)]
+        cells = [dict(zip(page["head"], row, strict=True)) for page in shown for row in page["rows"]]
+        names = [name for page in shown for name in page["names"]]
+        assert [one["rank"] for one in cells] == [rank[name] for name in names]
+        return names, [one["category"] for one in cells], shown[0]["note"]
+
+    names, categories, note = listed()
+    assert names == [row["id"] for row in build[1]] and note == f"{len(names)} windows of all categories."
+    assert categories == [row["category"] for row in build[1]]
+    assert listed(order="lowest")[0] == names[::-1]
+    assert listed(conditions="category = book and rank <= 3")[0] == [row["id"] for row in by_category["book"][:3]]
+    here, there = ({corpus.id_of(row) for row in np.flatnonzero(one.kept)} for one in pair)
+    assert listed(order="only in this selection")[0] == [name for name in names if name in here - there]
+    # first the windows that all categories keep, the last of them at each one's cut
+    around = [(rank[row["id"]] - kept[row["category"]], -row["long_distance_score"], row["id"]) for row in build[1]]
+    found = find_windows(corpus, *pair, category=ALL, order="around the cut")
+    assert [corpus.id_of(row) for row in found.rows] == [name for *_, name in sorted(around)]
+    assert found.cut == len(here) and pair[0].kept[found.rows[: found.cut]].all()
+    assert compare(corpus, *pair, ALL)["pair"] == []
+    assert compare(corpus, *pair, ALL)["lists"]["in both selections"] == len(here & there)
+
+
+def test_a_category_that_is_called_as_all_are_is_listed_alone(tmp_path):
+    for categories in ([ALL, "b"], ["b", "b"]):
+        scores = dict.fromkeys(("dependency_strength", "distribution_uniformity", "map_variance"), [0.0, 1.0])
+        rows = scores | {"id": ["x", "y"], "num_tokens": [8, 8], "category": categories}
+        Dataset.from_dict(rows).to_parquet(tmp_path / "one.parquet")
+        corpus = ScoredCorpus(tmp_path)
+        assert corpus.lists == corpus.categories == sorted({*categories})
+        assert all(len(corpus.rows_of(name)) == categories.count(name) for name in categories)
+
+
+def test_windows_of_equal_ids_have_names_of_their_own(tmp_path):
+    ids = ["a", "b", "a", "a#2", "a", "c#1", "d#2", "d", "e#x"]
+    scores = {name: np.linspace(0, 1, len(ids)) for name in ("dependency_strength", "distribution_uniformity")}
+    rows = scores | {
+        "id": ids,
+        "map_variance": np.ones(9),
+        "num_tokens": [8] * 9,
+        "text": [f"of row {n}" for n in range(9)],
+    }
+    Dataset.from_dict(rows).to_parquet(tmp_path / "one.parquet")
+    session = Session(tmp_path)
+    corpus = session.corpus
+    names = [corpus.name_of(row) for row in range(9)]
+    assert names == ["a", "a#2", "a#3", "a#2#1", "b", "c#1", "d", "d#2", "e#x"]
+    assert [corpus.row_of(name) for name in names] == list(range(9))
+    start = State.start(session)
+    selected, other = map(session.select, start.selections(session))
+    page = show_page(corpus, selected, other, start.find(session, selected, other))
+    assert page["names"] == [names[row] for row in np.argsort(-selected.scores, kind="stable")]
+    texts = {name: session.open_window(name)["text"] for name in page["names"]}
+    assert [texts[name] for name in page["names"]] == [f"of row {n}" for n in range(8, -1, -1)]
+    assert [excerpt[-1] for excerpt in session.excerpts(page["names"], "")] == list(texts.values())
+    state, refused = start.follow(dict(parse_qsl(replace(start, window="a#3").to_query(start))), session)
+    assert session.open_window(state.window)["text"] == "of row 4" and not refused
+    # by ranks one comes to each of them
+    walked, name = [], page["names"][0]
+    while name:
+        walked.append(name)
+        name = session.open_window(name)["next"]
+    assert walked == page["names"]
+    for name in ("a#4", "a#0", "#1", "", "b#2"):
+        with pytest.raises(ValueError, match="There is no window"):
+            corpus.row_of(name)
 
 
 def test_the_windows_of_a_bin_are_those_that_the_histogram_counts(corpus, pair):
@@ -141,8 +217,8 @@ def test_texts_are_searched_wherever_they_stand_and_what_was_searched_is_said(tm
     shutil.copytree(tmp_path / "out", tmp_path / "alone", ignore=shutil.ignore_patterns("work"))
     for name in ("out", "running", "alone"):
         corpus = ScoredCorpus(tmp_path / name)
-        for category in CATEGORIES:
-            inside = [row for row in whole if row["category"] == category]
+        for category in (*CATEGORIES, ALL):
+            inside = [row for row in whole if category in (row["category"], ALL)]
             # a published dataset has the texts of kept windows only
             here = [row for row in inside if row["kept"] or name != "alone"]
             for words in ("WINDOW 3 OF", "window 31 of", "("):
@@ -189,7 +265,7 @@ def test_a_document_map_has_all_windows_of_the_document_in_their_order(build, co
         mine = sorted((one for one in build[1] if one["doc_id"] == own["doc_id"]), key=lambda one: one["start_token"])
         assert mapped["name"] == own["doc_id"] and mapped["all"] == len(mine)
         for one, window in zip(mine, mapped["windows"], strict=True):
-            assert (window["id"], window["start"], window["tokens"]) == (
+            assert (window["name"], window["start"], window["tokens"]) == (
                 one["id"],
                 one["start_token"],
                 one["num_tokens"],
@@ -223,7 +299,7 @@ def test_a_link_leads_back_to_every_state(session):
             "text": "far back é\u202e",
             "window": "x",
         },
-        {"keep_by": "total budget", "budget": 1000},
+        {"keep_by": "total budget", "budget": 1000, "category": ALL},
     ]
     for change in [*changes, dict(ChainMap(*changes[2:], *changes))]:
         state = replace(start, **change)
@@ -255,7 +331,7 @@ def test_the_page_starts_with_what_the_build_s_limit_keeps(tmp_path, limit):
         ({"tokens": "-3"}, "tokens=-3 is no whole number from 0 up."),
         ({"list_page": "1.5"}, "page=1.5 is no whole number"),
         ({"list_page": "1e400"}, "page=1e400 is no number."),
-        ({"category": "books"}, "category=books is none of arxiv, book. Did you mean 'book'?"),
+        ({"category": "books"}, "category=books is none of arxiv, book, all categories. Did you mean 'book'?"),
         ({"score": "loss"}, "score=loss is none of long_distance_score."),
         ({"keep": "all"}, "keep=all is none of fraction, token budget, total budget, cut"),
         ({"overlap": "1"}, "overlap=1 is none of yes, no"),

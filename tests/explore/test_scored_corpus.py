@@ -207,7 +207,7 @@ def test_windows_are_listed_from_both_ends_around_the_cut_and_by_search(build):
     def listed(order, words="", count=6):
         listed = find_windows(corpus, mine, other, category="book", order=order, words=words)
         found = show_page(corpus, mine, other, listed, count=count)
-        return [corpus.row_of(name) for name in found["ids"]], found
+        return [corpus.row_of(name) for name in found["names"]], found
 
     scores = np.sort(mine.scores[corpus.rows_of("book")])
     assert mine.scores[listed("highest")[0]].tolist() == scores[::-1][:6].tolist()

@@ -4,6 +4,7 @@ import random
 import re
 from functools import cache
 
+from longattn_hf.explore.scored_corpus import ALL
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from tests.support.explorer_page import BADLY_WAITED, Explorer, count_kept
 from tests.support.scored_build import CATEGORIES
@@ -92,11 +93,12 @@ class Walk:
         here, there, rows = set(here["id"]), set(there["id"]), []
         scored = self.scored(self.values["alpha"]).select_columns(["id", "category", "long_distance_score"])
         for row in scored.to_list():
-            if row["category"] == self.category:
-                rows.append({"id": row["id"], "score": row["long_distance_score"], "kept": row["id"] in here})
+            if self.category in (row["category"], ALL):
+                score = row["long_distance_score"]
+                rows.append({"id": row["id"], "of": row["category"], "score": score, "kept": row["id"] in here})
         rows.sort(key=lambda row: (-row["score"], row["id"]))
         for row in rows:
-            row["rank"] = 1 + sum(other["score"] > row["score"] for other in rows)
+            row["rank"] = 1 + sum(other["score"] > row["score"] for other in rows if other["of"] == row["of"])
         if match := BIN.fullmatch(self.filter):
             low, high = float(match[1]), float(match[3])
             meets = lambda row: low <= row["score"] < high or (match[2] == "<=" and row["score"] == high)  # noqa: E731
@@ -137,10 +139,11 @@ def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer
             walk.values[what] = chance.choice(choices[what])
             fresh.set_number(labels[what], walk.values[what])
         elif what == "page":
-            # a list of forty has two pages
+            # a list of forty has two pages, that of all categories four
             if pages and len(pages) > 1:
-                number = 3 - walk.page(pages)
-                page.get_by_role("button", name="Next page" if number > 1 else "Previous page").click()
+                shown = walk.page(pages)
+                number = chance.choice([one for one in (shown - 1, shown + 1) if 1 <= one <= len(pages)])
+                page.get_by_role("button", name="Next page" if number > shown else "Previous page").click()
                 walk.turned = (walk.list, number)
         elif what == "bin":
             if walk.is_valid:
@@ -158,7 +161,7 @@ def test_what_the_page_says_is_what_select_windows_keeps_in_every_state(explorer
             walk.filter = chance.choice(list(FILTERS))
             page.get_by_role("textbox", name="Filter").fill(walk.filter)
         elif what == "category":
-            walk.category = chance.choice(CATEGORIES)
+            walk.category = chance.choice([*CATEGORIES, ALL])
             choose("Category", walk.category)
         else:
             walk.order = chance.choice(["highest", "lowest", *COMPARED])

@@ -51,8 +51,8 @@ class Explorer:
         field.press("Tab")
 
     def listed(self):
-        """The ids of the list's rows."""
-        return self.page.locator("#windows .la-link").evaluate_all("(links) => links.map((link) => link.dataset.id)")
+        """The names of the list's rows, which are ids where no two windows have one."""
+        return self.page.locator("#windows .la-link").evaluate_all("(links) => links.map((link) => link.dataset.name)")
 
     def wait_for_list(self, wanted):
         for _ in range(100):
