@@ -22,6 +22,8 @@ class ExploreSettings:
         folder: A build's output folder, finished or not, here or in a store, or a dataset's id on the Hub.
         revision: The dataset's branch, tag or commit.
         statistics: The statistics.json on whose scale the build put its scores.
+        convention: How LongAttn's scores of files that no build wrote are read: paper, reference_code or
+            reference_code_causal; as they were scored if not given, where they say.
         model: The model of the token view; the build's own by default.
         recipe: The file that 'Save as recipe' writes; NAME-selected.yaml by default.
         host: 0.0.0.0 lets other machines look too.
@@ -32,6 +34,7 @@ class ExploreSettings:
     folder: str
     revision: str | None = None
     statistics: str | None = None
+    convention: str | None = None
     model: str | None = None
     recipe: LocalPath | None = None
     host: str = "127.0.0.1"
@@ -62,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
                 given.folder,
                 revision=given.revision,
                 statistics=given.statistics,
+                convention=given.convention,
                 model=given.model,
                 recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
             )

@@ -83,8 +83,8 @@ def find_convention(
     convention = given or next(iter(names.values()), "paper")
     if given is None and (silent := [file for file, name in of_file.items() if name is None]):
         logger.warning(
-            "%s: nothing says in which convention it was scored, so it is read as %r; select and explain take another "
-            "by --convention.",
+            "%s: nothing says in which convention it was scored, so it is read as %r; select, explain and explore "
+            "take another by --convention.",
             ", ".join(silent),
             convention,
         )

@@ -3,19 +3,23 @@
 import json
 import logging
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf.__main__ import main
 from longattn_hf.commands import tables
 from longattn_hf.commands.tables import read_notes, write_rows
+from longattn_hf.explore.scored_corpus import ScoredCorpus
 from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.run import build
 from longattn_hf.selection.select import add_long_distance_score, select_windows
 from longattn_hf.selection.standardisation import ScoreStatistics
 from tests.support.recipes import text, write_recipe
+from tests.support.scored_build import write_build
 
 # Z-scores of strengths and uniformities: 1 and -1 of a, -1 and 1 of b; on the scale from least to largest, strengths
 # and variances: 1 and 0 of a, 0 and 1 of b. With alpha 2 the paper's scores are -1 of a and 1 of b, and the released
@@ -80,6 +84,25 @@ def test_where_nothing_says_the_convention_a_line_says_what_is_taken(tmp_path, c
         caplog.clear()
         select(tmp_path / "scored.jsonl", "-o", tmp_path / "kept.parquet", "--convention", "reference_code")
         assert not caplog.text and kept(tmp_path / "kept.parquet")[:] == ["a"]
+
+
+def test_the_explorer_reads_files_that_say_nothing_as_it_is_told(tmp_path, caplog):
+    Dataset.from_list(APART).to_parquet(tmp_path / "scored.parquet")
+    with caplog.at_level(logging.WARNING):
+        corpus = ScoredCorpus(tmp_path)
+        assert ASIDE in caplog.text and corpus.convention == "paper"
+        caplog.clear()
+        corpus = ScoredCorpus(tmp_path, convention="reference_code")
+        assert not caplog.text and corpus.convention == "reference_code"
+    session = Session(tmp_path, convention="reference_code")
+    selected = session.select(replace(session.start(), alpha=2.0))
+    assert [session.corpus.id_of(row) for row in np.flatnonzero(selected.kept)] == ["a"]
+    with pytest.raises(ValueError, match="convention='papers' is not known"):
+        ScoredCorpus(tmp_path, convention="papers")
+    write_build(tmp_path / "out")
+    with pytest.raises(ValueError, match="were scored as 'paper', and convention=reference_code is for files that do"):
+        ScoredCorpus(tmp_path / "out", convention="reference_code")
+    assert ScoredCorpus(tmp_path / "out", convention="paper").convention == "paper"
 
 
 def test_scores_of_several_conventions_are_refused_and_so_is_another_s_scale(tiny_llama, tmp_path):
