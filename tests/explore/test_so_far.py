@@ -3,6 +3,7 @@
 import shutil
 from urllib.parse import parse_qsl
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -115,6 +116,16 @@ def test_longattn_that_only_gates_is_read_beside_the_score_that_ranks(recipe, ki
         f"{len(windows) + alone:,} by gzip, {len(windows):,} by longattn. Left out are those that lack a score that "
         "decides (gzip, longattn)."
     )
+
+
+def test_one_in_a_store_is_looked_at_from_anywhere(recipe, killed):
+    begin(recipe, killed, scorers=["length", "gzip"], fraction=0.5, **SUM)
+    here, address = Session(killed.path), "memory://far/out"
+    fsspec.filesystem("memory").put(str(killed.path), "/far/out", recursive=True)
+    there = Session(address)
+    assert there.corpus.running and shown(there) == shown(here)
+    name = min(shown(there))
+    assert there.open_window(name) == here.open_window(name) and there.open_window(name)["text"]
 
 
 def test_scores_that_an_earlier_run_has_left_are_not_taken_for_those_asked_for(recipe, tmp_path):
