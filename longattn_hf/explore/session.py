@@ -23,7 +23,8 @@ from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.cut import LIMITS, Selection
 
 # characters of an excerpt before and behind the words
-_BEFORE, _BEHIND = 50, 130
+# few before, so that a narrow column shows the words too
+_BEFORE, _BEHIND = 24, 130
 
 
 class Session:

@@ -253,7 +253,7 @@ def test_an_excerpt_shows_the_words_in_their_place(tmp_path):
     rows |= {"id": ["a", "b", "c"], "map_variance": np.ones(3), "num_tokens": [8] * 3, "text": texts}
     Dataset.from_dict(rows).to_parquet(tmp_path / "one.parquet")
     excerpts = Session(tmp_path).excerpts(["a", "b", "c"], " FAR ")
-    assert excerpts[0] == ["…" + "x" * 49 + " ", "Far", " back " + "y" * 123 + "…"]
+    assert excerpts[0] == ["…" + "x" * 23 + " ", "Far", " back " + "y" * 123 + "…"]
     assert excerpts[1] == ["", "", "short text"]
     assert excerpts[2] == ["\u241b ", "far", " " + "z" * 129 + "…"]
 
