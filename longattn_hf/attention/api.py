@@ -68,7 +68,7 @@ def far_attention(
         ValueError: If an argument's type, shape or value is not as above.
     """
     num_tokens = k.shape[-2] if k.ndim else 0
-    _validate(q, k, min_distance=min_distance, scale=scale, positions=None, lengths=lengths)
+    validate(q, k, min_distance=min_distance, scale=scale, positions=None, lengths=lengths)
     # the rows before have no far key
     first = min(min_distance, num_tokens)
     positions = torch.arange(first, num_tokens, device=q.device)
@@ -120,7 +120,7 @@ def far_rows(
     Raises:
         ValueError: If an argument's type, shape or value is not as above.
     """
-    _validate(q, k, min_distance=min_distance, scale=scale, positions=positions, lengths=lengths)
+    validate(q, k, min_distance=min_distance, scale=scale, positions=positions, lengths=lengths)
     if positions is None:
         positions = torch.arange(k.shape[2], device=q.device)
     mass_BHR, energy_BHR, _ = _run(
@@ -225,7 +225,7 @@ def _run(
     return mass_BHR, energy_BHR, name
 
 
-def _validate(
+def validate(
     q: Tensor,
     k: Tensor,
     *,

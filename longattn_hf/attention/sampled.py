@@ -1,31 +1,29 @@
-"""Far sums from a sample of the query rows: unbiased, with a standard error, for a fraction of the cost.
+"""Far sums from a sample of the map's rows: unbiased, with a standard error, for a fraction of the cost.
 
-The rows read exactly are one drawn at random from each run of `1 / row_fraction` consecutive rows. On their own they
-say little, for rows differ by their token far more than windows differ from each other. So every row is first guessed
-from a few keys, at some percent of the map's cost: the guess is summed over all rows, and the sampled rows estimate
-only what it misses (the difference estimator of survey sampling: Sarndal, Swensson and Wretman 1992, section 6.3). How
-far to trust the guess is learned from the other half of the sample, so the estimate is unbiased however poor it is.
+Every row of every head is first guessed from a few keys. The guess is summed over all, and the rows read exactly
+estimate only what it misses (the difference estimator of survey sampling: Sarndal, Swensson and Wretman 1992, section
+6.3). A few rows of a few heads hold most of that, for energy comes in peaks, so a row's chance of being read goes by
+how much the guess is expected to miss in it (section 3.6.2); its weight is the inverse of its chance, so that the
+estimate is unbiased however poor the guess. Each head has rows of its own.
 
-Shape suffixes: B batch, H key head, G query heads of a key head, Q all query heads, R sampled rows, F rows with a far
-key, T keys; in the guess R rows of a block, S chosen keys, L nearest keys of a block, P pilot rows, D head size.
+Shape suffixes: B batch, H key head, Q query heads, T keys, F rows with a far key, P pilot rows, R rows read of a key
+head's query heads, D head size; a cell is a row of a head: C all cells of a window, head after head, N drawn ones.
 """
 
-import math
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from longattn_hf.attention.api import FarAttention, Impl, far_rows, pick_impl
-from longattn_hf.attention.blockwise import run_on_all_threads
+from longattn_hf.attention.api import FarAttention, Impl, far_rows, pick_impl, validate
+from longattn_hf.attention.guess import Guess, guess_rows
 
-# rows that show which keys carry the energy
-_PILOT_ROWS = 64
-# each row's nearest keys, which take most of its near mass, are never guessed
-_LOCAL_KEYS = 64
+# the share of a cell's chance that is the same for all, which bounds the weights of cells thought to miss nothing
+_EVEN = 0.3
+# how the energy's error grows with the energy guessed
+_POWER = 0.75
+# what the mass's variance counts beside the uniformity's, each in units of its own mean
+_MASS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +34,26 @@ class SampledAttention:
         far: The estimated sums, as `far_attention` returns them; `far.far_energy` may be a little below zero.
         dependency_strength_error: [B] float64, the standard error of the dependency strength's mean over heads.
         distribution_uniformity_error: [B] float64, that of the distribution uniformity.
-        num_rows: The rows read exactly.
+        num_rows: [B] int64, the rows read exactly, each of one head.
     """
 
     far: FarAttention
     dependency_strength_error: Tensor
     distribution_uniformity_error: Tensor
-    num_rows: int
+    num_rows: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The cells of a window to read exactly.
+
+    Attributes:
+        cells_N: int64, ascending places among all cells, head after head; one may be drawn twice.
+        chances_N: float64, how often each is drawn on average; 1 for those that are always.
+    """
+
+    cells_N: Tensor
+    chances_N: Tensor
 
 
 def sampled_far_attention(
@@ -62,12 +73,11 @@ def sampled_far_attention(
         q: [B, HQ, T, D] queries after position embedding.
         k: [B, HK, T, D] keys after position embedding.
         min_distance: As in `far_attention`.
-        row_fraction: The share of the rows to read exactly, in (0, 1]; the inverse is rounded to whole rows.
-        seed: Of the drawing; windows of one length share the rows drawn.
+        row_fraction: The share of all heads' rows to read exactly, in (0, 1].
+        seed: Of the drawing.
         scale: As in `far_attention`.
         impl: What reads the sampled rows, as in `far_attention`.
-        guess_keys: About how many keys guess the other rows; 0 reads the sampled rows alone. The guess's accuracy
-            depends on this number and little on the window's length.
+        guess_keys: As in `guess_rows`; 0 reads the sampled rows alone.
 
     Returns:
         The estimates. The mean over all drawings is the exact sum; the uniformity's has a bias far below its error,
@@ -76,216 +86,150 @@ def sampled_far_attention(
     Raises:
         ValueError: If `row_fraction` is not in (0, 1], or as in `far_attention`.
     """
-    num_tokens = k.shape[2]
-    positions_R, sizes_R = sample_rows(num_tokens, min_distance, row_fraction, seed=seed)
-    positions_R, sizes_R = positions_R.to(q.device), sizes_R.to(q.device)
-    exact = far_rows(q[:, :, positions_R], k, min_distance=min_distance, scale=scale, positions=positions_R, impl=impl)
-    sums_2BQ, errors_2B = estimate_sums(
-        torch.stack(exact),
-        guess_rows(q, k, min_distance=min_distance, scale=scale, guess_keys=guess_keys),
-        positions_R,
-        sizes_R,
-        num_tokens=num_tokens,
-        min_distance=min_distance,
-    )
+    if not 0 < row_fraction <= 1:
+        raise ValueError(f"row_fraction must be above 0 and at most 1, not {row_fraction!r}")
+    validate(q, k, min_distance=min_distance, scale=scale, positions=None, lengths=None)
+    shape = {"num_tokens": k.shape[2], "min_distance": min_distance}
+    sums, errors, num_rows = [], [], []
+    for q_QTD, k_HTD in zip(q, k, strict=True):
+        guess = guess_rows(q_QTD, k_HTD, min_distance=min_distance, scale=scale, guess_keys=guess_keys)
+        # on the CPU, where a sum does not depend on the run
+        guess = guess and Guess(guess.sums_2QF.cpu(), guess.pilots_P, guess.exact_2QP.cpu())
+        drawn = draw_cells(expect_misses(guess, len(q_QTD), **shape), row_fraction, seed=seed)
+        exact_2N = _read(q_QTD, k_HTD, drawn.cells_N, min_distance=min_distance, scale=scale, impl=impl)
+        sums_2Q, errors_2 = estimate_sums(exact_2N.cpu(), guess, drawn, len(q_QTD), **shape)
+        sums.append(sums_2Q)
+        errors.append(errors_2)
+        num_rows.append(len(drawn.cells_N))
+    sums_2BQ, errors_2B = torch.stack(sums, 1).to(q.device), torch.stack(errors, 1).to(q.device)
     return SampledAttention(
         far=FarAttention(sums_2BQ[0], sums_2BQ[1], pick_impl(impl, q.device)),
         dependency_strength_error=errors_2B[0],
         distribution_uniformity_error=errors_2B[1],
-        num_rows=len(positions_R),
+        num_rows=torch.tensor(num_rows),
     )
 
 
-def guess_rows(
-    q: Tensor, k: Tensor, *, min_distance: int, scale: float | None = None, guess_keys: int = 512
-) -> Tensor | None:
-    """Guesses mass and energy of every row with a far key; arguments are those of `sampled_far_attention`.
+def expect_misses(guess: Guess | None, num_heads: int, *, num_tokens: int, min_distance: int) -> Tensor:
+    """Says how much the guess is expected to miss in each cell, in proportion: float64 [C], all above 0.
 
-    Returns:
-        float32 [2, B, HQ, F], or None where the window is too short for a guess to pay.
+    In proportion to a power of the energy guessed, and to the spread of a yes or no with the mass guessed as its
+    chance; how large that is in each head, the pilots say.
     """
-    if not (0 < guess_keys < k.shape[2] and _LOCAL_KEYS <= min_distance < k.shape[2]):
-        return None
-    return _guess_all(q, k, min_distance, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, guess_keys)
+    if guess is None:
+        return torch.ones(num_heads * max(num_tokens - min_distance, 0), dtype=torch.float64)
+    mass_QF, energy_QF = guess_2QF = guess.sums_2QF.double()
+    floor_Q1 = 1e-3 * energy_QF.mean(-1, keepdim=True) + 1e-300
+    likely_2QF = torch.stack([(mass_QF * (1 - mass_QF)).clamp_min(1e-9).sqrt(), (energy_QF + floor_Q1) ** _POWER])
+    missed_2QP = guess.exact_2QP.double() - guess_2QF[..., guess.pilots_P]
+    changes_2QP = _changes(missed_2QP, mass_QF.sum(-1, keepdim=True), num_heads, num_tokens, min_distance)
+    scales_2Q1 = (changes_2QP / likely_2QF[..., guess.pilots_P]).square().mean(-1, keepdim=True).sqrt()
+    sizes_2C = (scales_2Q1 * likely_2QF).flatten(1)
+    sizes_2C /= sizes_2C.mean(-1, keepdim=True)
+    # 0 / 0 where all is guessed as it is; and what is not finite shows in the sums
+    strength_C, uniformity_C = sizes_2C.nan_to_num_(0, 0, 0)
+    size_C = (_MASS * strength_C.square() + uniformity_C.square()).sqrt()
+    mean = size_C.mean()
+    return _EVEN * mean + (1 - _EVEN) * size_C if mean > 0 else torch.ones_like(size_C)
+
+
+def draw_cells(sizes_C: Tensor, row_fraction: float, *, seed: int) -> Drawn:
+    """Draws cells with chances in proportion to their sizes, those that would come out above 1 for sure.
+
+    The cells, one after the other and each as long as its chance, make a line; a point is drawn from each unit of it.
+    """
+    count = max(1, round(len(sizes_C) * row_fraction)) if len(sizes_C) else 0
+    sure_C = torch.full(sizes_C.shape, count == len(sizes_C))
+    while not sure_C.all():
+        rest_C = sizes_C.masked_fill(sure_C, 0)
+        chances_C = rest_C * ((count - sure_C.sum()) / rest_C.sum())
+        if not (more_C := chances_C >= 1).any():
+            break
+        sure_C |= more_C
+    cells_N = sure_C.nonzero().flatten()
+    chances_N = torch.ones(len(cells_N), dtype=torch.float64)
+    if (points := count - len(cells_N)) > 0:
+        line_C = chances_C.cumsum(0)
+        chance = torch.rand(points, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        at = (torch.arange(points) + chance) * (line_C[-1] / points)
+        drawn = torch.searchsorted(line_C, at, right=True).clamp_max(int((~sure_C).nonzero()[-1]))
+        cells_N, order = torch.cat([cells_N, drawn]).sort(stable=True)
+        chances_N = torch.cat([chances_N, chances_C[drawn]])[order]
+    return Drawn(cells_N, chances_N)
 
 
 def estimate_sums(
-    exact_2BQR: Tensor,
-    guess_2BQF: Tensor | None,
-    positions_R: Tensor,
-    sizes_R: Tensor,
-    *,
-    num_tokens: int,
-    min_distance: int,
+    exact_2N: Tensor, guess: Guess | None, drawn: Drawn, num_heads: int, *, num_tokens: int, min_distance: int
 ) -> tuple[Tensor, Tensor]:
-    """Estimates the far sums from a sample of the rows.
+    """Estimates a window's far sums.
 
     Args:
-        exact_2BQR: [2, B, HQ, R] mass and energy of the rows drawn.
-        guess_2BQF: What `guess_rows` returns.
-        positions_R: As `sample_rows` returns them.
-        sizes_R: Likewise.
+        exact_2N: [2, N] mass and energy of the cells drawn.
+        guess: What `guess_rows` returns.
+        drawn: What `draw_cells` returns.
+        num_heads: HQ.
         num_tokens: The window's length.
         min_distance: As in `far_attention`.
 
     Returns:
-        float64 [2, B, HQ] mass and energy, and [2, B] the standard errors of strength and uniformity, of the means
-        over the heads.
+        float64 [2, HQ] mass and energy, and [2] the standard errors of strength and uniformity, of the means over the
+        heads.
     """
-    exact_2BQR = exact_2BQR.double()
-    sums_2BQ, missed_2BQR = (exact_2BQR * sizes_R).sum(-1), exact_2BQR
-    if guess_2BQF is not None:
-        guess_2BQF = guess_2BQF.double()
-        guess_2BQR = guess_2BQF[..., positions_R - min_distance]
-        run = int(sizes_R.max())
-        runs_2BQR = pad(guess_2BQF, (0, run * len(sizes_R) - guess_2BQF.shape[-1])).unflatten(-1, (-1, run)).sum(-1)
-        trust_2BQR = _trust(exact_2BQR, guess_2BQR)
-        sums_2BQ = sums_2BQ + (trust_2BQR * (runs_2BQR - guess_2BQR * sizes_R)).sum(-1)
-        # neighbours are compared below, so here they share one factor
-        missed_2BQR = exact_2BQR - trust_2BQR.mean(-1, keepdim=True) * guess_2BQR
+    missed_2N, sums_2Q = exact_2N.double(), torch.zeros(2, num_heads, dtype=torch.float64)
+    if guess is not None:
+        guess_2QF = guess.sums_2QF.double()
+        missed_2N, sums_2Q = missed_2N - guess_2QF.flatten(1)[:, drawn.cells_N], guess_2QF.sum(-1)
+    head_N = drawn.cells_N // max(num_tokens - min_distance, 1)
+    sums_2Q = sums_2Q.index_add(1, head_N, missed_2N / drawn.chances_N)
+    changes_2N = _changes(missed_2N, sums_2Q[0, head_N], num_heads, num_tokens, min_distance)
+    return sums_2Q, _standard_errors(changes_2N, drawn.chances_N)
+
+
+def _changes(missed_2X: Tensor, mass_X: Tensor, num_heads: int, num_tokens: int, min_distance: int) -> Tensor:
+    """[2, ...] by how much what is missed in a cell changes strength and uniformity, the means over the heads.
+
+    To first order, for the uniformity is not linear in the mass, of which `mass_X` is the head's sum.
+    """
     block = max(num_tokens - min_distance, 1) ** 2
-    # the uniformity's derivatives by mass and energy, for it is not linear in the mass
-    uniformity_BQR = (2 * sums_2BQ[0, ..., None] / block * missed_2BQR[0] - missed_2BQR[1]) / block
-    strength_error_B = _standard_error(missed_2BQR[0].mean(1), sizes_R) / num_tokens
-    return sums_2BQ, torch.stack([strength_error_B, _standard_error(uniformity_BQR.mean(1), sizes_R)])
+    uniformity_X = (2 * mass_X / block * missed_2X[0] - missed_2X[1]) / block
+    return torch.stack([missed_2X[0] / num_tokens, uniformity_X]) / num_heads
 
 
-def sample_rows(num_tokens: int, min_distance: int, row_fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Draws one row from each run of `1 / row_fraction` consecutive rows that have a far key.
+def _standard_errors(changes_2N: Tensor, chances_N: Tensor) -> Tensor:
+    """The standard errors of sums over all cells, from the differences between neighbouring draws.
 
-    Returns:
-        int64 [R] the rows' positions, ascending, and float64 [R] how many rows each stands for.
-
-    Raises:
-        ValueError: If `row_fraction` is not in (0, 1].
+    Neighbours are taken for draws from cells alike; where these differ in truth, the error comes out too large.
     """
-    if not 0 < row_fraction <= 1:
-        raise ValueError(f"row_fraction must be above 0 and at most 1, not {row_fraction!r}")
-    run = round(1 / row_fraction)
-    starts = torch.arange(min(min_distance, num_tokens), num_tokens, run)
-    sizes = (num_tokens - starts).clamp_max(run)
-    chance = torch.rand(len(starts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return starts + (chance * sizes).long(), sizes.double()
+    free_N = chances_N < 1
+    weighted_2N, unread_N = (changes_2N / chances_N)[:, free_N], (1 - chances_N)[free_N]
+    if not len(unread_N):
+        return weighted_2N.new_zeros(len(weighted_2N))
+    pairs = len(unread_N) - 1
+    squares_2 = (weighted_2N.diff(dim=-1).square() * (unread_N[1:] + unread_N[:-1]) / 4).sum(-1)
+    # of a single draw nothing is known: 0 / 0
+    return (squares_2 * len(unread_N) / pairs).sqrt() if pairs else torch.full_like(squares_2, torch.nan)
 
 
-def _standard_error(sampled_BR: Tensor, sizes_R: Tensor) -> Tensor:
-    """The standard error of the sum over all rows, from the differences between neighbouring runs' draws.
-
-    Neighbours are taken for draws from rows alike; where the runs differ in truth, the error comes out too large.
-    """
-    variance_B = sampled_BR.diff(dim=-1).square().mean(-1) / 2
-    # a run of one row is known for sure, and so without any differences is the sum over no more than such runs
-    unknown = (sizes_R * (sizes_R - 1)).sum()
-    return (variance_B * unknown).sqrt() if unknown > 0 else torch.zeros_like(variance_B)
-
-
-def _trust(exact_R: Tensor, guess_R: Tensor) -> Tensor:
-    """The factor on each run's guess, [..., R]: the slope of exact on guess among every second run, of the others."""
-    slopes = []
-    for half in (1, 0):
-        exact, guess = exact_R[..., half::2].diff(dim=-1), guess_R[..., half::2].diff(dim=-1)
-        spread = guess.square().sum(-1)
-        slopes.append(torch.where(spread > 0, (exact * guess).sum(-1) / spread, 0.0))
-    even = torch.arange(exact_R.shape[-1], device=exact_R.device) % 2 == 0
-    return torch.where(even, slopes[0][..., None], slopes[1][..., None])
-
-
-def _guess_all(q_BQTD: Tensor, k_BHTD: Tensor, min_distance: int, scale: float, num_keys: int) -> Tensor:
-    """Guesses every row with a far key: [2, B, HQ, F] float32, mass and energy."""
-    q_BHGFD = q_BQTD.unflatten(1, (k_BHTD.shape[1], -1))[..., min_distance:, :]
-    guess_2BHGF = torch.empty(2, *q_BHGFD.shape[:-1], device=q_BHGFD.device)
-    # small enough for a core's cache, large enough for a GPU
-    step = 128 if q_BHGFD.device.type == "cpu" else 1024
-    for b, q_HGFD in enumerate(q_BHGFD):
-        for h, q_GFD in enumerate(q_HGFD):
-            guess = _Guess(q_GFD.float() * (scale * math.log2(math.e)), k_BHTD[b, h].float(), min_distance, num_keys)
-            starts = iter(range(0, q_GFD.shape[1], step))
-
-            def work(b: int = b, h: int = h, guess: _Guess = guess, starts: Iterator = starts) -> None:
-                for start in starts:
-                    rows = slice(start, min(start + step, guess.q_GFD.shape[1]))
-                    guess_2BHGF[:, b, h, :, rows] = guess.of(rows)
-
-            run_on_all_threads(work, q_BHGFD.device)
-    return guess_2BHGF.flatten(2, 3)
-
-
-class _Guess:
-    """A key head's guess: a row takes its nearest keys as they are; chosen keys with weights stand for the others.
-
-    q holds the factor to base-2 logits.
-    """
-
-    def __init__(self, q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> None:
-        self.q_GFD, self.k_TD, self.min_distance = q_GFD, k_TD, min_distance
-        self.chosen_S, self.weights_S = _choose_keys(q_GFD, k_TD, min_distance, num_keys)
-        self.chosen, self.k_SD = self.chosen_S.tolist(), k_TD[self.chosen_S]
-
-    def of(self, rows: slice) -> Tensor:
-        """[2, G, R] mass and energy of some of the rows with a far key."""
-        q_GRD = self.q_GFD[:, rows]
-        # one product of all heads' rows, which is faster than a batch of heads
-        q_ND, heads_and_rows = q_GRD.flatten(0, 1), q_GRD.shape[:2]
-        first, last = self.min_distance + rows.start, self.min_distance + rows.stop - 1
-        nearest = first - _LOCAL_KEYS + 1
-        near_GRL = (q_ND @ self.k_TD[nearest : last + 1].T).unflatten(0, heads_and_rows)
-        positions = torch.arange(nearest, last + 1, device=q_GRD.device, dtype=q_GRD.dtype)
-        behind_RL = positions[_LOCAL_KEYS - 1 :, None] - positions
-        # -inf outside of a row's nearest keys, +inf within; ten times faster than masked_fill_
-        torch.minimum(near_GRL, _within(behind_RL, _LOCAL_KEYS), out=near_GRL)
-        away_NS = q_ND @ self.k_SD[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T
-        away_GRS = away_NS.unflatten(0, heads_and_rows)
-        # keys beyond a row's sight count here: where one drowns all that the row sees, or its square, the guess is 0
-        largest_GR1 = near_GRL.amax(-1, keepdim=True)
-        if away_GRS.shape[-1]:
-            largest_GR1 = torch.maximum(largest_GR1, away_GRS.amax(-1, keepdim=True))
-        total_GR = near_GRL.sub_(largest_GR1).exp2_().sum(-1)
-        away_GRS = self._reached(away_GRS.sub_(largest_GR1).exp2_(), first, last, _LOCAL_KEYS)
-        total_GR += away_GRS @ self.weights_S[: away_GRS.shape[-1]]
-        far_GRS = self._reached(away_GRS, first, last, self.min_distance)
-        mass_GR = far_GRS @ self.weights_S[: far_GRS.shape[-1]] / total_GR
-        squared_GR = total_GR.square()
-        energy_GR = far_GRS.square_() @ self.weights_S[: far_GRS.shape[-1]] / squared_GR
-        return torch.stack([mass_GR, energy_GR]).masked_fill_(squared_GR == 0, 0)
-
-    def _reached(self, away_GRS: Tensor, first: int, last: int, distance: int) -> Tensor:
-        """The columns of the keys that lie `distance` or more behind some row of first to last, 0 in nearer rows."""
-        of_all, of_some = (bisect_right(self.chosen, row - distance) for row in (first, last))
-        reach_R1 = torch.arange(first, last + 1, device=away_GRS.device)[:, None] - distance
-        away_GRS[..., of_all:of_some] *= self.chosen_S[of_all:of_some] <= reach_R1
-        return away_GRS[..., :of_some]
-
-
-def _within(behind: Tensor, distance: int) -> Tensor:
-    """+inf where 0 <= behind < distance, -inf elsewhere, for whole numbers."""
-    return torch.minimum(behind + 0.5, distance - 0.5 - behind) * torch.inf
-
-
-def _choose_keys(q_GFD: Tensor, k_TD: Tensor, min_distance: int, num_keys: int) -> tuple[Tensor, Tensor]:
-    """Chooses keys to stand for all, [S] ascending, and their weights, [S].
-
-    Half of a key's chance is the even one, and half goes by the root mean square of its energy in a few rows looked
-    at in full, which is best for a sum of energies; its weight is the inverse of its chance. The choice is evenly
-    spaced rather than random, so that the guess depends on nothing but q and k.
-    """
-    num_far, num_tokens = q_GFD.shape[1], len(k_TD)
-    pilots = torch.linspace(0, num_far - 1, min(_PILOT_ROWS, num_far)).long().tolist()
-    squares_PT = k_TD.new_zeros(len(pilots), num_tokens)
-    at = iter(range(len(pilots)))
-
-    def work() -> None:
-        for p in at:
-            logits_GN = q_GFD[:, pilots[p]] @ k_TD[: pilots[p] + min_distance + 1].T
-            map_GN = (logits_GN * math.log(2)).softmax(-1)
-            squares_PT[p, : pilots[p] + 1] = map_GN[:, : pilots[p] + 1].square_().square_().sum(0)
-
-    run_on_all_threads(work, k_TD.device)
-    # 0 for the last keys, whose 0 / 0 is no importance
-    reached_T = (torch.tensor(pilots)[:, None] >= torch.arange(num_tokens)).sum(0)
-    importance_T = (squares_PT.sum(0, dtype=torch.float64) / reached_T.to(k_TD.device)).sqrt().nan_to_num(nan=0)
-    even = num_keys / num_tokens
-    chance_T = 0.5 * even * (1 + importance_T / importance_T.mean().clamp_min(1e-300))
-    chance_T = chance_T.clamp_max(1)
-    steps_T = torch.floor(chance_T.cumsum(0) + 0.5)
-    chosen_S = (steps_T.diff(prepend=steps_T.new_zeros(1)) > 0).nonzero().flatten()
-    return chosen_S, (1 / chance_T[chosen_S]).float()
+def _read(
+    q_QTD: Tensor, k_HTD: Tensor, cells_N: Tensor, *, min_distance: int, scale: float | None, impl: Impl
+) -> Tensor:
+    """[2, N] mass and energy of some cells of a window."""
+    num_far = max(q_QTD.shape[1] - min_distance, 1)
+    # ascending rows, of all the query heads of a key head together
+    order_N = (cells_N % num_far).argsort(stable=True)
+    heads_N, positions_N = (cells_N // num_far)[order_N], (cells_N % num_far)[order_N] + min_distance
+    exact_2N = q_QTD.new_empty(2, len(cells_N), dtype=torch.promote_types(q_QTD.dtype, torch.float32))
+    for h, k_TD in enumerate(k_HTD):
+        mine_N = heads_N // (len(q_QTD) // len(k_HTD)) == h
+        positions_R = positions_N[mine_N].to(q_QTD.device)
+        q_RD = q_QTD[heads_N[mine_N].to(q_QTD.device), positions_R]
+        sums = far_rows(
+            q_RD[None, None],
+            k_TD[None, None],
+            min_distance=min_distance,
+            scale=scale,
+            positions=positions_R,
+            impl=impl,
+        )
+        exact_2N[:, order_N[mine_N].to(q_QTD.device)] = torch.stack(sums)[:, 0, 0]
+    return exact_2N

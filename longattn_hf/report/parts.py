@@ -80,6 +80,12 @@ class CertificateFacts:
     wrong: float
     moved: float
 
+    @property
+    def mostly_exact(self) -> bool:
+        """Whether most windows were read whole, so that exact scores of all would have cost about as much or less."""
+        counts = {step.row_fraction: step.kept + step.dropped for step in self.steps}
+        return 2 * counts.get(1.0, 0) > sum(counts.values())
+
 
 @fact_type
 class SourceFacts:

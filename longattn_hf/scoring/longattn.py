@@ -57,7 +57,7 @@ class LongAttnScorer(ModelScorer):
         device: As torch names it; if None, this process's GPU where there is one.
         impl: The attention implementation; see `longattn_hf.far_attention`.
         add_bos: Put the BOS token before the window, once; if None, as the model's tokenizer does.
-        row_fraction: Read only this share of the query rows, drawn at random, and add each score's standard error in
+        row_fraction: Read only this share of the heads' rows, drawn at random, and add each score's standard error in
             `dependency_strength_standard_error` and `distribution_uniformity_standard_error`; None reads all, exactly.
         seed: Of that drawing.
         per_head: Add `dependency_strength_per_head` and `distribution_uniformity_per_head`, lists over the heads.
@@ -119,7 +119,14 @@ class LongAttnScorer(ModelScorer):
         self.pick_impl(torch.device("cpu"))
 
     def _bytes_scored_with(self) -> Any:
-        return [self.load_layer().identity, identify_tokenizer(self.tokenizer_ref)]
+        return [self.load_layer().identity, identify_tokenizer(self.tokenizer_ref), *self._drawn_by()]
+
+    def _other_bytes(self) -> Any:
+        return [super()._other_bytes(), *self._drawn_by()]
+
+    def _drawn_by(self) -> list[str]:
+        """Names how rows are drawn, which exact scores do not depend on; changed where that changes."""
+        return ["cells by what their guess misses"] if self.row_fraction is not None else []
 
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""

@@ -1,10 +1,11 @@
 """How sure a cut by sampled scores is, and which windows have to be scored more exactly before it is sure.
 
 A sampled score comes with a standard error. A window that lies many of them away from the cut is decided; the others
-are scored again from more rows, at last from all, until the chance that any is on the wrong side is small enough. Two
-things can put a window on the wrong side. Its own error is settled window by window. The error of the category's scale
-moves all windows together, so that windows of unequal make-up change places; it shrinks with the number of windows,
-and where that is small, the windows that it comes from are scored again too.
+are scored again from more rows, at last from all, until the chance that any is on the wrong side is small enough; at
+once from all where most windows of a category would be in the end. Two things can put a window on the wrong side. Its
+own error is settled window by window. The error of the category's scale moves all windows together, so that windows of
+unequal make-up change places; it shrinks with the number of windows, and where that is small, those that it comes from
+are scored again too.
 """
 
 import math
@@ -131,8 +132,12 @@ def certify(
             todo = np.concatenate([todo, more])
             # half an error is a quarter of its square
             almost = np.concatenate([almost, np.full(len(more), share > 0.25)])
+        exact = int((own[rows] == 0).sum())
         # what these show of the errors' size, the next ones need not be scored for
-        most = max(_FIRST, 3 * int((own[rows] == 0).sum()))
+        most = max(_FIRST, 3 * exact)
+        if exact and 2 * (exact + (~almost).sum()) > len(rows):
+            # where most end up exact, a step in between and rounds cost more than they save
+            most, almost = len(todo), np.zeros(len(todo), dtype=bool)
         undecided.append(todo[:most])
         nearly.append(almost[:most])
     return Certificate(categories=categories, undecided=np.concatenate(undecided), nearly=np.concatenate(nearly))

@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import pyarrow as pa
 import torch
 
 from longattn_hf.attention.api import FarAttention, far_rows
-from longattn_hf.attention.sampled import estimate_sums, guess_rows, sample_rows
+from longattn_hf.attention.guess import Guess, guess_rows
+from longattn_hf.attention.sampled import draw_cells, estimate_sums, expect_misses
 from longattn_hf.columns import CATEGORY, KEPT, STANDARD_ERROR
 from longattn_hf.files import write_json
 from longattn_hf.model.first_layer import FirstLayer
@@ -138,45 +139,51 @@ def draw_windows(config: CertifiedCutConfig) -> dict[str, list[np.ndarray]]:
     return windows
 
 
-def read_rows(config: CertifiedCutConfig, layer: FirstLayer, category: str, number: int, ids: np.ndarray) -> Path:
-    """Reads and guesses all rows of a window, once: float32 [2, 2, HQ, F], exact and guess, mass and energy."""
-    path = config.folder / f"{config.window_tokens}" / f"{category}-{number:03d}.npy"
-    if path.exists():
-        return path
+@dataclass(frozen=True)
+class Read:
+    """A window, read once: the file of all its rows' sums, float32 [2, HQ, F] mass and energy, and their guess."""
+
+    path: Path
+    guess: Guess
+
+
+def read_rows(config: CertifiedCutConfig, layer: FirstLayer, category: str, number: int, ids: np.ndarray) -> Read:
+    """Reads all rows of a window, unless that was done before, and guesses them."""
+    path = config.folder / f"{config.window_tokens}" / f"{category}-{number:03d}-exact.npy"
     far = config.window_tokens // 4
     with torch.inference_mode():
         q, k, scale = layer.query_key(torch.from_numpy(ids)[None].long())
-        positions = torch.arange(far, config.window_tokens)
-        exact = far_rows(q[:, :, far:], k, min_distance=far, scale=scale, positions=positions)
-        guess = guess_rows(q, k, min_distance=far, scale=scale)
-    assert guess is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        np.save(file, torch.stack([torch.stack(exact), guess])[:, :, 0].numpy())
-    path.with_suffix(".tmp").rename(path)
-    return path
+        guess = guess_rows(q[0], k[0], min_distance=far, scale=scale)
+        assert guess is not None
+        if not path.exists():
+            positions = torch.arange(far, config.window_tokens)
+            exact = far_rows(q[:, :, far:], k, min_distance=far, scale=scale, positions=positions)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path.with_suffix(".tmp"), "wb") as file:
+                np.save(file, torch.stack(exact)[:, 0].numpy())
+            path.with_suffix(".tmp").rename(path)
+    return Read(path, guess)
 
 
-def draw_steps(config: CertifiedCutConfig, read: Mapping[str, list[Path]]) -> dict[int, list[tuple[float, pa.Table]]]:
+def draw_steps(config: CertifiedCutConfig, read: Mapping[str, list[Read]]) -> dict[int, list[tuple[float, pa.Table]]]:
     """Returns, by seed, all windows' scores in every step, as one drawing gives them; the last ones are exact."""
     tokens, far = config.window_tokens, config.window_tokens // 4
     fractions = (config.row_fraction, NEXT_FRACTION)
-    drawn = {s: [sample_rows(tokens, far, fraction, seed=s) for fraction in fractions] for s in range(config.seeds)}
-    rows: dict[int, list[list[dict[str, Any]]]] = {seed: [[], [], []] for seed in drawn}
-    for category, paths in read.items():
-        for path in paths:
-            exact, guess = torch.from_numpy(np.load(path)).double()[:, :, None]
-            whole = exact.sum(-1), torch.zeros(2, 1)
-            for seed, samples in drawn.items():
-                estimates = [
-                    estimate_sums(exact[..., at - far], guess, at, sizes, num_tokens=tokens, min_distance=far)
-                    for at, sizes in samples
-                ]
-                for step, (sums, errors) in zip(rows[seed], [*estimates, whole], strict=True):
-                    scores = map_scores(FarAttention(*sums, "blockwise"), tokens, far)
+    rows: dict[int, list[list[dict[str, Any]]]] = {seed: [[], [], []] for seed in range(config.seeds)}
+    for category, windows in read.items():
+        for window in windows:
+            exact = torch.from_numpy(np.load(window.path))
+            shape: dict[str, int] = {"num_heads": exact.shape[1], "num_tokens": tokens, "min_distance": far}
+            sizes = expect_misses(window.guess, **shape)
+            whole = exact.sum(-1, dtype=torch.float64), torch.zeros(2)
+            for seed, steps in rows.items():
+                drawn = [draw_cells(sizes, fraction, seed=seed) for fraction in fractions]
+                estimates = [estimate_sums(exact.flatten(1)[:, d.cells_N], window.guess, d, **shape) for d in drawn]
+                for step, (sums, errors) in zip(steps, [*estimates, whole], strict=True):
+                    scores = map_scores(FarAttention(*sums[:, None], "blockwise"), tokens, far)
                     row = {name: float(of_heads.mean()) for name, of_heads in scores.items()}
-                    row |= dict(zip(_ERRORS, errors[:, 0].tolist(), strict=True))
-                    step.append({"id": path.stem, CATEGORY: category, "num_tokens": tokens} | row)
+                    row |= dict(zip(_ERRORS, errors.tolist(), strict=True))
+                    step.append({"id": window.path.stem, CATEGORY: category, "num_tokens": tokens} | row)
     return {
         seed: [(f, pa.Table.from_pylist(step)) for f, step in zip((*fractions, 1.0), steps, strict=True)]
         for seed, steps in rows.items()

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from longattn_hf.attention import far_attention, far_rows
+from longattn_hf.attention.guess import Guess, guess_rows
 from longattn_hf.attention.sampled import (
-    _choose_keys,
-    _guess_all,
-    _standard_error,
-    _trust,
-    sample_rows,
+    Drawn,
+    _standard_errors,
+    draw_cells,
+    estimate_sums,
+    expect_misses,
     sampled_far_attention,
 )
 from tests.support.attention_ladder import draw
@@ -35,16 +36,48 @@ def estimates(guess_keys, seeds=200):
     ]
 
 
-def test_each_run_of_rows_gives_one_row_that_stands_for_it():
-    positions, sizes = sample_rows(103, 20, 1 / 8, seed=3)
-    assert (positions - 20).div(8, rounding_mode="floor").tolist() == list(range(11))
-    assert sizes.tolist() == [8] * 10 + [3] and positions.max() < 103
-    again, _ = sample_rows(103, 20, 1 / 8, seed=3)
-    other, _ = sample_rows(103, 20, 1 / 8, seed=4)
-    assert torch.equal(positions, again) and not torch.equal(positions, other)
-    # every row of a run is drawn, the short run's too
-    drawn = torch.stack([sample_rows(103, 20, 1 / 8, seed=seed)[0] for seed in range(300)])
-    assert sorted(drawn.flatten().unique().tolist()) == list(range(20, 103))
+def test_cells_are_drawn_in_proportion_to_their_sizes_and_the_largest_for_sure():
+    sizes = torch.tensor([1.0, 1, 2, 4, 50, 2, 20, 3, 3], dtype=torch.float64)
+    # of three cells 50 is 1.7 by its share, and of the two that are left 20 is 1.1; the others share one
+    chances = torch.tensor([1, 1, 2, 4, 16, 2, 16, 3, 3]) / 16
+    drawn = [draw_cells(sizes, 1 / 3, seed=seed) for seed in range(2000)]
+    counts = torch.stack([one.cells_N for one in drawn]).flatten().bincount(minlength=9) / len(drawn)
+    # a frequency of 1/4 in 2,000 drawings is known to .01
+    torch.testing.assert_close(counts, chances.float(), rtol=0, atol=0.04)
+    assert counts[4] == counts[6] == 1
+    for one in drawn:
+        assert len(one.cells_N) == 3 and (one.cells_N.diff() >= 0).all()
+        torch.testing.assert_close(one.chances_N, chances[one.cells_N].double())
+
+
+def test_each_unit_of_the_line_of_chances_gives_one_cell_and_a_seed_always_the_same():
+    ones = torch.ones(803, dtype=torch.float64)
+    drawn = draw_cells(ones, 1 / 8, seed=3)
+    assert len(drawn.cells_N) == 100 and (drawn.chances_N == 100 / 803).all()
+    assert (drawn.cells_N * 100 // 803 - torch.arange(100)).abs().max() <= 1
+    assert torch.equal(drawn.cells_N, draw_cells(ones, 1 / 8, seed=3).cells_N)
+    assert not torch.equal(drawn.cells_N, draw_cells(ones, 1 / 8, seed=4).cells_N)
+    found = torch.stack([draw_cells(ones, 1 / 8, seed=seed).cells_N for seed in range(100)])
+    assert found.flatten().unique().tolist() == list(range(803))
+
+
+def test_what_a_guess_is_expected_to_miss_goes_by_what_it_misses_in_the_pilots():
+    guess = guess_rows(Q[0], K[0], min_distance=FAR, guess_keys=100)
+    sizes = expect_misses(guess, 4, num_tokens=TOKENS, min_distance=FAR).numpy()
+    sums, exact = guess.sums_2QF.double().numpy(), guess.exact_2QP.double().numpy()
+    mass, energy = sums
+    missed, block = exact - sums[..., guess.pilots_P], (TOKENS - FAR) ** 2
+    likely = np.stack(
+        [np.sqrt(np.maximum(mass * (1 - mass), 1e-9)), (energy + energy.mean(1, keepdims=True) / 1000) ** 0.75]
+    )
+    changes = np.stack([missed[0], 2 * mass.sum(1, keepdims=True) / block * missed[0] - missed[1]])
+    rms = np.sqrt(((changes / likely[..., guess.pilots_P]) ** 2).mean(-1, keepdims=True))
+    strength, uniformity = (part / part.mean() for part in rms * likely)
+    expected = np.sqrt(0.3 * strength**2 + uniformity**2)
+    expected = 0.3 * expected.mean() + 0.7 * expected
+    np.testing.assert_allclose(sizes / sizes.mean(), expected.flatten() / expected.mean(), rtol=1e-4)
+    perfect = Guess(guess.sums_2QF, guess.pilots_P, guess.sums_2QF[..., guess.pilots_P])
+    assert expect_misses(perfect, 4, num_tokens=TOKENS, min_distance=FAR).tolist() == [1] * 4 * (TOKENS - FAR)
 
 
 @pytest.mark.parametrize("guess_keys", [0, 100])
@@ -52,7 +85,7 @@ def test_all_rows_give_the_exact_sums_without_error(guess_keys):
     all_rows = sampled_far_attention(Q, K, min_distance=FAR, row_fraction=1.0, guess_keys=guess_keys)
     torch.testing.assert_close(all_rows.far.far_mass, EXACT.far_mass, rtol=1e-6, atol=0)
     torch.testing.assert_close(all_rows.far.far_energy, EXACT.far_energy, rtol=1e-6, atol=0)
-    assert all_rows.num_rows == TOKENS - FAR and all_rows.far.impl == "blockwise"
+    assert all_rows.num_rows.tolist() == [4 * (TOKENS - FAR)] * 2 and all_rows.far.impl == "blockwise"
     assert not all_rows.dependency_strength_error.any() and not all_rows.distribution_uniformity_error.any()
 
 
@@ -70,41 +103,53 @@ def test_estimates_are_unbiased_and_their_errors_are_as_large_as_said(guess_keys
         assert (said > 0.85 * spread).all() and (said < 1.6 * spread).all()
 
 
-def test_without_a_guess_the_estimate_and_its_errors_are_those_of_survey_sampling():
-    found = sampled_far_attention(Q, K, min_distance=FAR, row_fraction=1 / RUN, seed=5, guess_keys=0)
-    positions, sizes = (x.numpy() for x in sample_rows(TOKENS, FAR, 1 / RUN, seed=5))
-    mass, energy = (x.double().numpy()[:, :, positions] for x in far_rows(Q, K, min_distance=FAR))
-    np.testing.assert_allclose(found.far.far_mass, (mass * sizes).sum(-1), rtol=1e-5)
-    np.testing.assert_allclose(found.far.far_energy, (energy * sizes).sum(-1), rtol=1e-5)
-    # how much the mean over heads would change if one row of each score did: U = (M^2 / block - E) / block
-    block, total = (TOKENS - FAR) ** 2, (mass * sizes).sum(-1, keepdims=True)
-    changes = {
-        "dependency_strength_error": mass.mean(1) / TOKENS,
-        "distribution_uniformity_error": ((2 * total * mass / block - energy) / block).mean(1),
-    }
-    # a row of a run of s stands for s - 1 that were not read, with the variance of its neighbours
-    unread = (sizes * (sizes - 1)).sum()
-    for name, rows in changes.items():
-        variance = (np.diff(rows, axis=1) ** 2).mean(1) / 2
-        np.testing.assert_allclose(getattr(found, name), np.sqrt(variance * unread), rtol=1e-4)
-    assert found.num_rows == len(positions)
+def test_an_estimate_adds_what_the_cells_drawn_miss_over_their_chances():
+    generator = torch.Generator().manual_seed(0)
+    sums, exact = torch.rand(2, 2, 3, generator=generator), torch.rand(2, 4, generator=generator)
+    drawn = Drawn(torch.tensor([0, 2, 2, 4]), torch.tensor([0.5, 0.25, 0.25, 1.0], dtype=torch.float64))
+    guess = Guess(sums, torch.tensor([0]), sums[..., :1])
+    found, errors = estimate_sums(exact, guess, drawn, 2, num_tokens=5, min_distance=2)
+    missed = (exact - sums.flatten(1)[:, drawn.cells_N]).double()
+    first = sums[:, 0].double().sum(-1) + 2 * missed[:, 0] + 4 * missed[:, 1] + 4 * missed[:, 2]
+    torch.testing.assert_close(found, torch.stack([first, sums[:, 1].double().sum(-1) + missed[:, 3]], 1))
+    # how much the means over both heads change: U = (M^2 / 9 - E) / 9
+    changes = torch.stack([missed[0] / 5, (2 * found[0, [0, 0, 0, 1]] / 9 * missed[0] - missed[1]) / 9]) / 2
+    torch.testing.assert_close(errors, _standard_errors(changes, drawn.chances_N))
+    alone, _ = estimate_sums(exact, None, drawn, 2, num_tokens=5, min_distance=2)
+    exact = exact.double()
+    both = torch.stack([2 * exact[:, 0] + 4 * exact[:, 1] + 4 * exact[:, 2], exact[:, 3]], 1)
+    torch.testing.assert_close(alone, both)
 
 
 def test_an_error_is_worked_out_as_by_hand():
-    # the differences are 2, -1 and 0, 4: half their mean squares are 5/4 and 4; 12 + 12 + 2 is what was not read
-    rows, sizes = torch.tensor([[1.0, 3, 2], [5, 5, 9]]), torch.tensor([4.0, 4, 2])
-    expected = torch.tensor([math.sqrt(26 * 5 / 4), math.sqrt(26 * 4)])
-    torch.testing.assert_close(_standard_error(rows, sizes), expected)
-    assert _standard_error(rows, torch.ones(3)).tolist() == [0, 0]
+    # over their chances 2, 6, 4 and, for sure, 7; the differences are 4 and -2, and 3/4 and 1/2 of three not read
+    chances = torch.tensor([0.5, 0.25, 0.25, 1.0], dtype=torch.float64)
+    changes = torch.tensor([[1.0, 1.5, 1, 7], [1, 0.5, 0.5, -3]], dtype=torch.float64)
+    expected = (16 * (0.5 + 0.75) / 4 + 4 * (0.75 + 0.75) / 4) * 3 / 2
+    torch.testing.assert_close(_standard_errors(changes, chances), torch.tensor([expected, 0]).sqrt().double())
+    assert _standard_errors(changes, torch.ones(4)).tolist() == [0, 0]
+    assert _standard_errors(changes[:, :1], chances[:1]).isnan().all()
 
 
-def test_a_run_trusts_the_guess_as_far_as_the_runs_that_are_not_its_neighbours_bear_it_out():
-    guess = torch.tensor([1.0, 5, 2, 7, 4, 6, 9])
-    # what the even runs hold says how far the odd ones trust, and a constant says nothing
-    exact = torch.where(torch.arange(7) % 2 == 0, 3 * guess + 11, 0.5 * guess - 2)
-    torch.testing.assert_close(_trust(exact, guess), torch.tensor([0.5, 3, 0.5, 3, 0.5, 3, 0.5]))
-    both = torch.stack([exact, torch.ones(7)])
-    assert _trust(both, torch.stack([guess, torch.ones(7)]))[1].tolist() == [0] * 7
+def test_where_a_guess_is_useless_the_estimate_is_unbiased_and_knows_its_error():
+    """Each row attends to a far key of its own, and most rows to one that does not guess."""
+    generator = torch.Generator().manual_seed(0)
+    k = torch.nn.functional.normalize(torch.randn(1, 1, TOKENS, 32, generator=generator), dim=-1)
+    picked = (torch.rand(TOKENS, generator=generator) * (torch.arange(TOKENS) - FAR).clamp_min(0)).long()
+    q = 30 * k[:, :, picked]
+    exact = far_attention(q, k, min_distance=FAR, scale=1.0)
+    guess = guess_rows(q[0], k[0], min_distance=FAR, scale=1.0, guess_keys=100)
+    missed = torch.stack(far_rows(q, k, min_distance=FAR, scale=1.0))[:, 0, 0, FAR:] - guess.sums_2QF[:, 0]
+    assert (missed[1] > 0.5).float().mean() > 0.5
+    drawn = [
+        sampled_far_attention(q, k, min_distance=FAR, row_fraction=1 / RUN, seed=seed, scale=1.0, guess_keys=100)
+        for seed in range(200)
+    ]
+    for at, name in enumerate(("dependency_strength_error", "distribution_uniformity_error")):
+        found = torch.stack([scores(one.far)[at] for one in drawn])
+        said = torch.stack([getattr(one, name) for one in drawn]).square().mean().sqrt()
+        assert (found.mean() - scores(exact)[at]).abs() < 4 * found.std() / math.sqrt(200)
+        assert 0.85 * found.std() < said < 1.6 * found.std()
 
 
 @pytest.mark.parametrize(("min_distance", "guess_keys"), [(64, 100), (64, TOKENS - 1)])
@@ -118,48 +163,6 @@ def test_a_guess_takes_part_where_it_saves_work_and_the_nearest_keys_are_near(mi
     assert not torch.equal(mass(min_distance=min_distance, guess_keys=guess_keys), alone(min_distance))
     assert torch.equal(mass(min_distance=min_distance - 1, guess_keys=guess_keys), alone(min_distance - 1))
     assert torch.equal(mass(min_distance=min_distance, guess_keys=TOKENS), alone(min_distance))
-
-
-@pytest.mark.parametrize("min_distance", [64, 65, 300, TOKENS - 2])
-def test_a_guess_from_every_key_is_the_map_itself(min_distance):
-    # with so many keys to choose, each is chosen for sure and stands for itself
-    guess = _guess_all(Q, K, min_distance, 0.2, 10 * TOKENS)
-    exact = torch.stack(far_rows(Q, K, min_distance=min_distance, scale=0.2))[..., min_distance:]
-    torch.testing.assert_close(guess, exact, rtol=1e-4, atol=1e-12)
-    # logits of hundreds: a key after the row may leave next to nothing of what the row sees
-    mass, energy = _guess_all(30 * Q, K, min_distance, 0.2, 10 * TOKENS)
-    exact_mass, _ = far_rows(30 * Q, K, min_distance=min_distance, scale=0.2)
-    assert ((mass - exact_mass[..., min_distance:]).abs() < 1e-3).float().mean() > 0.99
-    assert (energy >= 0).all() and (energy <= mass + 1e-6).all()
-
-
-@pytest.mark.parametrize(("far_rows_", "min_distance"), [(200, 80), (40, 64)])
-def test_a_keys_chance_is_half_even_and_half_by_the_energy_that_some_rows_give_it(far_rows_, min_distance):
-    tokens, num_keys = far_rows_ + min_distance, 30
-    q, k = draw(heads=3, tokens=far_rows_, head_size=8, gain=2.0)[0][0], draw(tokens=tokens, head_size=8)[1][0, 0]
-    chosen, weights = _choose_keys(q, k, min_distance, num_keys)
-    # up to 64 rows, from the first to the last, are read in full
-    pilots = [int(at) for at in np.linspace(0, far_rows_ - 1, min(64, far_rows_))]
-    fourth, seen = np.zeros(tokens), np.zeros(tokens)
-    for row in pilots:
-        logits = q[:, row].double().numpy() @ k[: row + min_distance + 1].double().numpy().T
-        weight = 2.0**logits
-        fourth[: row + 1] += ((weight / weight.sum(1, keepdims=True)) ** 4).sum(0)[: row + 1]
-        seen[: row + 1] += 1
-    importance = np.sqrt(fourth / np.maximum(seen, 1))
-    chance = np.minimum(1, num_keys / tokens / 2 * (1 + importance / importance.mean()))
-    counted = np.floor(np.cumsum(chance) + 0.5)
-    expected = np.flatnonzero(np.diff(counted, prepend=0))
-    assert chosen.tolist() == expected.tolist() and 0.7 * num_keys < len(chosen) <= num_keys
-    np.testing.assert_allclose(weights, 1 / chance[expected], rtol=1e-4)
-
-
-def test_keys_that_no_row_attends_to_are_chosen_evenly():
-    # each row's own key takes all: the others' energies are below float32
-    q = torch.full((1, 50, 1), 1000.0)
-    chosen, weights = _choose_keys(q, torch.linspace(0, 1000, 200)[:, None], 150, 50)
-    # half of 50 of 200 keys: one in eight, the first where chances of an eighth have come to a half
-    assert chosen.tolist() == list(range(3, 200, 8)) and weights.tolist() == [8.0] * 25
 
 
 def test_a_guess_from_few_keys_leaves_less_to_chance():
@@ -198,14 +201,14 @@ def test_a_window_does_not_feel_its_neighbours_in_the_batch():
 def test_without_far_rows_the_sums_are_zero(tokens):
     q, k = draw(tokens=tokens)
     found = sampled_far_attention(q, k, min_distance=tokens, row_fraction=1 / 4)
-    assert found.far.far_mass.item() == found.far.far_energy.item() == found.num_rows == 0
+    assert found.far.far_mass.item() == found.far.far_energy.item() == found.num_rows.item() == 0
     assert found.dependency_strength_error.item() == 0
 
 
 def test_a_single_run_has_no_known_error():
     q, k = draw(tokens=100)
     found = sampled_far_attention(q, k, min_distance=90, row_fraction=1 / 16)
-    assert found.num_rows == 1 and found.dependency_strength_error.isnan().all()
+    assert found.num_rows.item() == 1 and found.dependency_strength_error.isnan().all()
 
 
 @pytest.mark.parametrize("guess_keys", [0, 100])

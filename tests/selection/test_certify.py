@@ -187,6 +187,21 @@ def test_steps_are_put_together_and_errors_grow_to_what_they_turn_out_to_be():
     assert next_steps(table, np.array([3, 4, 4]), np.array([True, True, False])).tolist() == [1, 0.25, 1]
 
 
+def test_where_most_windows_end_up_exact_the_others_are_scored_exactly_at_once():
+    strengths, selection = np.linspace(-2, 2, 40), Selection(fraction=0.5, statistics=PLAIN)
+
+    def undecided(error, exact=()):
+        certificate = certify(scored(strengths, [0 if at in exact else error for at in range(40)]), selection)
+        return certificate.undecided.tolist(), certificate.nearly
+
+    # eight show how large errors are, also where they leave hardly any decided; and a sample does for some
+    assert len(undecided(0.8)[0]) == len(undecided(0.15, exact=(0, 39))[0]) == 8
+    assert undecided(0.15, exact=(0, 39))[1].any()
+    # then all that are not, though twelve would be next
+    again, nearly = undecided(0.8, exact=(0, 1, 38, 39))
+    assert len(again) > 20 and not nearly.any()
+
+
 def test_an_error_that_is_not_known_is_as_good_as_none():
     table = scored([0.0, 5.0, 9.0], [0.1, None, 0.1])
     for selection in (Selection(fraction=0.5), Selection(threshold=1.0)):
