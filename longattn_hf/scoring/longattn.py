@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Llama-3.1's first layer is what the paper scores with; LONGATTN_MODEL names another model for `longattn_score`.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
 _PAPERS_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
+# how `row_fraction` draws rows; another name whenever that changes, so that sampled scores are made again
+_DRAWN_BY = "cells by what their guess misses"
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,11 @@ class LongAttnScorer(ModelScorer):
         self.pick_impl(torch.device("cpu"))
 
     def _bytes_scored_with(self) -> Any:
-        return [self.load_layer().identity, identify_tokenizer(self.tokenizer_ref), *self._drawn_by()]
+        return [self.load_layer().identity, self._other_bytes()]
 
     def _other_bytes(self) -> Any:
-        return [super()._other_bytes(), *self._drawn_by()]
-
-    def _drawn_by(self) -> list[str]:
-        """Names how rows are drawn, which exact scores do not depend on; changed where that changes."""
-        return ["cells by what their guess misses"] if self.row_fraction is not None else []
+        other = super()._other_bytes()
+        return other if self.row_fraction is None else [other, _DRAWN_BY]
 
     def load_layer(self, rank: int | None = None) -> FirstLayer:
         """Returns the model's first layer on this process's device, loading it on the first call."""

@@ -20,9 +20,9 @@ from longattn_hf.selection.standardisation import get_numbers, group_rows
 FIRST_FRACTION, NEXT_FRACTION = 1 / 16, 1 / 4
 #: The scores that samples estimate with a standard error.
 ESTIMATED = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
-# errors turn out up to 1.6 times as large as they claim where few rows hold most of the energy; this is taken for what
-# four windows have shown, until windows that are scored twice show better
-_EXPECTED_RATIO, _EXPECTED_COUNT = 1.5, 4
+# errors turn out up to 1.25 times as large as they claim where few rows hold most of what is missed; this is taken for
+# what four windows have shown, until windows that are scored twice show better
+_EXPECTED_RATIO, _EXPECTED_COUNT = 1.25, 4
 
 
 def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by: str | None = CATEGORY) -> pa.Table:

@@ -154,7 +154,7 @@ def test_another_cut_scores_only_what_it_needs_and_leaves_the_first_as_it_was(re
     shutil.copytree(certified[0], output)
     before = again(output)
     tokens = int(table(output).query("category == 'book'")["num_tokens"].sum())
-    other = run(recipe, output, token_budget=tokens // 2)
+    other = run(recipe, output, token_budget=tokens // 2, confidence=0.9)
     after = again(output)
     assert all(before[name] <= after[name] for name in before)
     more = sum(map(len, after.values())) - sum(map(len, before.values()))
@@ -164,7 +164,7 @@ def test_another_cut_scores_only_what_it_needs_and_leaves_the_first_as_it_was(re
     assert 0 < other.reused["scores_again"] == exactly - more < sum(map(len, before.values()))
     # a fresh build of this cut is the same, whatever had been scored for the other
     fresh = tmp_path / "fresh"
-    run(recipe, fresh, token_budget=tokens // 2)
+    run(recipe, fresh, token_budget=tokens // 2, confidence=0.9)
     assert results(fresh) == results(output)
     assert run(recipe, output).scored_windows == 0 and results(output) == results(certified[0])
 
@@ -177,6 +177,14 @@ def test_a_higher_confidence_scores_more_and_keeps_what_exact_scores_keep(recipe
     assert result.scored_windows > 0
     assert (windows["kept"] == exact["kept"]).all()
     assert sum(facts.wrong for facts in result.report.certificate.values()) <= 0.01
+    # where that is most windows, the card says that exact scores would have done
+    card, whole = (
+        (output / "README.md").read_text(),
+        (windows["row_fraction"] == 1).groupby(windows["category"]).mean(),
+    )
+    assert whole.max() > 0.5
+    for category in CATEGORIES:
+        assert (f"Most windows of `{category}` were read whole" in card) == (whole[category] > 0.5)
 
 
 def test_processes_share_what_is_scored_again(recipe, certified, tmp_path):

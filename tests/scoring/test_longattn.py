@@ -381,6 +381,17 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
     np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
 
 
+def test_sampled_scores_alone_are_known_by_how_their_rows_are_drawn(tiny_llama, monkeypatch):
+    def known_by():
+        scorers = [LongAttnScorer(str(tiny_llama), row_fraction=fraction) for fraction in (None, 0.25)]
+        return [(scorer.fingerprint, Hasher.hash(scorer)) for scorer in scorers]
+
+    exact, sampled = known_by()
+    monkeypatch.setattr("longattn_hf.scoring.longattn._DRAWN_BY", "lot")
+    same, other = known_by()
+    assert same == exact and other[0] != sampled[0] and other[1] != sampled[1]
+
+
 def test_rounded_probabilities_cannot_be_sampled_and_need_the_whole_map():
     for convention, impl in (("paper", "blockwise"), ("reference_code", "reference")):
         assert LongAttnScorer("m", convention=convention).pick_impl(torch.device("cpu")) == impl

@@ -177,13 +177,13 @@ def test_steps_are_put_together_and_errors_grow_to_what_they_turn_out_to_be():
     table = join_steps([(1 / 16, first), (1 / 4, quarter), (1.0, exact)], [*RAW, *ERRORS])
     assert table[RAW[0]].to_pylist() == [1.3, 2.1, 3.2, 4.1, 5.0, None]
     assert table["row_fraction"].to_pylist() == [1, 1, 1, 0.25, 0.0625, None]
-    # the ratios are 3, 1 and 2 beside the four of 1.5 that are expected, and then 2 beside four of those
-    of_first = math.sqrt((4 * 2.25 + 14) / 7)
+    # the ratios are 3, 1 and 2 beside the four of 1.25 that are expected, and then 2 beside four of those
+    of_first = math.sqrt((4 * 1.25**2 + 14) / 7)
     of_quarter = math.sqrt((4 * of_first**2 + 4) / 5)
     errors = [0, 0, 0, 0.05 * of_quarter, 0.1 * of_first, None]
     assert table[ERRORS[0]].to_pylist()[:5] == pytest.approx(errors[:5]) and table[ERRORS[0]].to_pylist()[5] is None
     untouched = join_steps([(1 / 16, first), (1.0, step(nothing, None))], [*RAW, *ERRORS])
-    assert untouched[ERRORS[1]].to_pylist()[:5] == pytest.approx([0.15] * 5)
+    assert untouched[ERRORS[1]].to_pylist()[:5] == pytest.approx([0.125] * 5)
     assert next_steps(table, np.array([3, 4, 4]), np.array([True, True, False])).tolist() == [1, 0.25, 1]
 
 
