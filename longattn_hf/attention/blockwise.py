@@ -22,6 +22,8 @@ from torch.nn.functional import pad
 # a tile's rows (of all query heads of a key head) and keys; products of other than whole _UNITs are slower
 _TILE_ON_CPU = (768, 768)
 _TILE_ELSEWHERE = (4096, 8192)
+# positions from a block's first row to its last
+_SPAN_ON_CPU = 1024
 _UNIT = 64
 
 
@@ -44,6 +46,11 @@ def far_rows(
     energy_BHGR = torch.zeros_like(mass_BHGR)
     tile_rows, tile_keys = _TILE_ON_CPU if q_BHRD.device.type == "cpu" else _TILE_ELSEWHERE
     block_rows = max(_UNIT, tile_rows // q_BHGRD.shape[2] // _UNIT * _UNIT)
+
+    if q_BHRD.device.type == "cpu" and len(positions_R):
+        # of rows far apart a block computes much that the first ones do not see, so it takes fewer
+        near = _SPAN_ON_CPU * len(positions_R) // (int(positions_R[-1] - positions_R[0]) + 1)
+        block_rows = min(block_rows, max(_UNIT, near // _UNIT * _UNIT))
 
     # rows too early to have a far key, and rows of padding, stay 0
     start = int(torch.searchsorted(positions_R, min_distance))
