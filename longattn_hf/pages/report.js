@@ -138,7 +138,7 @@ LongAttn.report = (root, sourcesRoot, data) => {
     const bar = (row) => make("span", { class: "la-weight", role: "presentation", style: `width: ${(8 * row[3] / (row[2] || 1)).toFixed(2)}em` });
     sources.replaceChildren(
       make("p", { class: "la-note", "aria-live": "polite" }, `${count(rows.length)} of ${count(data.sources.length)} sources`),
-      LongAttn.table({ label: "Sources", head: ["source", "category", "windows", "kept", "share kept", ""], numbers: [2, 3, 4],
+      LongAttn.table({ label: "Sources", head: ["source", "category", "windows", "kept", "share kept", "as a bar"], numbers: [2, 3, 4],
         rows: rows.slice(0, 500).map((row) =>
           [...row, row[2] ? `${((100 * row[3]) / row[2]).toFixed(0)} %` : "-", bar(row)]) }));
   };

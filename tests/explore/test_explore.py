@@ -3,7 +3,6 @@ import json
 import re
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +13,7 @@ from longattn_hf.explore.session import Session
 from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.selection.select import add_long_distance_score, select_windows
+from tests.support.accessibility import violations
 from tests.support.explorer_page import BADLY_WAITED, Explorer, counts
 from tests.support.scored_build import CATEGORIES, NASTY
 
@@ -326,11 +326,10 @@ def test_two_selections_are_lists_and_the_windows_at_the_cut_stand_side_by_side(
 
 
 def test_axe_finds_nothing_in_the_page(explorer):
-    package = pytest.importorskip("axe_playwright_python", reason="no axe: pip install axe-playwright-python")
+    if not explorer.page.locator("#window [role=listbox]").count():
+        explorer.page.locator("#windows .la-link").first.click()
     explorer.page.locator("#window [role=listbox]").wait_for(timeout=BADLY_WAITED)
-    explorer.page.evaluate(Path(package.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = explorer.page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
-    assert [(one["impact"], one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert violations(explorer.page) == []
 
 
 def test_a_documents_markup_is_shown_as_text(explorer):

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from longattn_hf.report.facts import Report
+from tests.support.accessibility import violations
 from tests.support.reports import example_report
 
 pytest.importorskip("markdown_it", reason="no markdown-it-py: pip install 'longattn_hf[build]'")
@@ -112,6 +113,7 @@ def test_the_page_opens_from_disk_asks_for_nothing_and_all_follows_its_cut(score
     mine = scores.filter(pa.compute.equal(scores["category"], name))
     values = np.sort(mine["long_distance_score"].drop_null().to_numpy())
     facts = REPORT["categories"][name]
+    assert violations(page) == []
     as_built = f"{facts['kept_windows']} kept ({facts['kept_tokens']:,} tokens)"
     assert as_built in legend.inner_text()
     heights = bars.evaluate_all("bars => bars.map((bar) => Number(bar.getAttribute('height')))")
