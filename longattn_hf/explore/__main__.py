@@ -16,10 +16,12 @@ class ExploreSettings:
     """Opens the explorer of a build or a published dataset in a browser.
 
         longattn explore out/longabc-demo-8k
+        longattn explore scored.parquet
         longattn explore OWNER/NAME --port 7861 --no_browser
 
     Attributes:
-        folder: A build's output folder, finished or not, here or in a store, or a dataset's id on the Hub.
+        folder: A build's output folder or one of Parquet files with scores, here or in a store, such a file, or a
+            dataset's id on the Hub.
         revision: The dataset's branch, tag or commit.
         statistics: The statistics.json on whose scale the build put its scores.
         convention: How LongAttn's scores of files that no build wrote are read: paper, reference_code or

@@ -27,11 +27,18 @@ _OWN = (ID, *STRINGS, "start_token", "num_tokens")
 
 
 def open_folder(folder: str | Path, revision: str | None, token: str | None) -> tuple[AbstractFileSystem, str]:
-    """Returns where a folder or a dataset on the Hub is, and its path there; raises as the Hub's client."""
+    """Returns where a folder, a Parquet file or a dataset on the Hub is, and its path there.
+
+    Raises:
+        ValueError: It is none of these, or as the Hub's client.
+    """
     if is_address(str(folder)):
         return Store(str(folder)).opened
-    if Path(folder).is_dir():
+    if Path(folder).is_dir() or (Path(folder).is_file() and Path(folder).suffix == ".parquet"):
         return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
+    if Path(folder).exists() or Path(folder).is_absolute() or Path(folder).suffix in (".parquet", ".jsonl", ".json"):
+        there = "is neither a folder nor a Parquet file" if Path(folder).exists() else "is not there"
+        raise ValueError(f"{folder} {there}. Give a build's folder, a Parquet file of scores, or a dataset's id.")
     # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
     api = HfApi(token=token)
     with bounded_timeouts(60.0):
@@ -64,14 +71,15 @@ class ScoreFiles:
 
         Args:
             files: Where it is.
-            folder: A build's, or one of any Parquet files.
+            folder: A build's, one of any Parquet files, or such a file.
             others: The columns of scores beside LongAttn's.
 
         Raises:
             ValueError: It is of a build that goes on, and no window has all scores that decide.
         """
         columns = (*RAW_SCORES, KEPT, SKIP_REASON, *others)
-        paths = _list(files, folder.published_scores, "*.parquet")
+        paths = [folder.path.as_posix()] if files.isfile(folder.path.as_posix()) else []
+        paths = paths or _list(files, folder.published_scores, "*.parquet")
         if not paths:
             so_far = ScoresSoFar(folder, files)
             # what an earlier run has left is no file of scores of its own
@@ -121,13 +129,22 @@ def _list(files: AbstractFileSystem, folder: Path, pattern: str) -> list[str]:
 
 
 def _read_numbers(files: AbstractFileSystem, path: str, columns: Sequence[str], scores: set[str]) -> pa.Table:
-    """Reads a window's own columns and others; nothing where there is no id or none of `scores`."""
+    """Reads a window's own columns and others; nothing where there is none of `scores`.
+
+    Where there are no ids, the rows' numbers are the ids.
+
+    Raises:
+        ValueError: It has scores, and does not say how long the windows are.
+    """
     with files.open(path, "rb") as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         present = [name for name in dict.fromkeys((*_OWN, *columns)) if name in parquet.schema_arrow.names]
-        if ID not in present or not scores & {*present}:
+        if not scores & {*present}:
             return pa.table({ID: pa.array([], pa.string())})
-        return parquet.read(present)
+        if "num_tokens" not in present:
+            raise ValueError(f"{path} has no column num_tokens, the windows' lengths; `longattn score` adds it.")
+        table = parquet.read(present)
+        return table if ID in present else table.append_column(ID, pa.array(map(str, range(len(table))), pa.string()))
 
 
 def put_in_order(whole: pa.Table, order: np.ndarray) -> pa.Table:

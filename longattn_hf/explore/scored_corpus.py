@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from longattn_hf.baselines.by_name import ranking_column
+from longattn_hf.baselines.by_name import SCORERS, ranking_column
 from longattn_hf.columns import CATEGORY, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE, SOURCE
 from longattn_hf.explore.score_files import STRINGS, ScoreFiles, open_folder, put_in_order
 from longattn_hf.explore.texts import RowFiles, TextSearch, WindowTexts
@@ -64,8 +64,8 @@ class ScoredCorpus:
         """Reads the numbers of all windows.
 
         Args:
-            folder: A build's output folder or a folder of Parquet files with score columns, here or in a store, or a
-                dataset's Hub id.
+            folder: A build's output folder or a folder of Parquet files with score columns, here or in a store, such
+                a file, here, or a dataset's Hub id.
             revision: The dataset's branch, tag or commit.
             token: For private datasets.
             statistics: The `statistics.json` on whose scale the build put its scores, where it was another build's.
@@ -80,7 +80,9 @@ class ScoredCorpus:
         self.name = str(folder).rstrip("/").split("/")[-1] if Path(folder).exists() else str(folder)
         report = self._read(self._folder.report)
         self.report = Report.from_json(report) if report else None
-        others = [name for name in self.report.scores if name not in LONGATTN_SCORES] if self.report else []
+        # files that no build wrote may have the scores of any scorer
+        others = self.report.scores if self.report else [ranking_column(name) for name in SCORERS]
+        others = [name for name in others if name not in LONGATTN_SCORES]
         found = ScoreFiles.read(self._files, self._folder, others)
         self._paths, tables, self.so_far = found.paths, found.tables, found.so_far
         if not sum(len(table) for table in tables):
@@ -131,7 +133,8 @@ class ScoredCorpus:
         first = [self.report.ranked_by] if self.report else []
         if self.so_far:
             first, others = self._rank_so_far(self.so_far)
-        self.scores = list(dict.fromkeys((*first, *longattn, *others)))
+        there = [name for name in others if name in self.table.column_names]
+        self.scores = list(dict.fromkeys((*first, *longattn, *there)))
 
     def _rank_so_far(self, so_far: ScoresSoFar) -> tuple[list[str], list[str]]:
         """Returns the column that ranks the windows of a build that goes on, made if it is a sum, and all others."""

@@ -91,7 +91,8 @@ class WindowTexts:
         for files in self._by_preference(category):
             place = files.place(row)
             window = self._read_row(*place, columns, groups) if place else {}
-            if window.get(ID) == self._ids[row] and window.get(TEXT) is not None:
+            # ids are shown as texts, and a file without any has its rows' numbers
+            if str(window.get(ID, self._ids[row])) == self._ids[row] and window.get(TEXT) is not None:
                 return window
         raise ValueError(_ELSEWHERE)
 
@@ -126,7 +127,8 @@ class WindowTexts:
         if not self._files.exists(path):
             return
         parquet = open_parquet(self._files, path)
-        if not {ID, TEXT} <= {*parquet.schema_arrow.names}:
+        names = [name for name in (ID, TEXT) if name in parquet.schema_arrow.names]
+        if TEXT not in names:
             return
         start = 0
         for group in range(parquet.num_row_groups):
@@ -135,10 +137,12 @@ class WindowTexts:
             if not left[group_rows].any():
                 continue
             at = 0
-            for batch in parquet.iter_batches(_AT_ONCE, row_groups=[group], columns=[ID, TEXT]):
+            for batch in parquet.iter_batches(_AT_ONCE, row_groups=[group], columns=names):
                 these, at = group_rows[at : at + len(batch)], at + len(batch)
-                right = batch[ID].to_numpy(zero_copy_only=False) == self._ids[these]
-                right &= left[these] & batch[TEXT].is_valid().to_numpy(zero_copy_only=False)
+                right = left[these]
+                if ID in names:
+                    right &= batch[ID].to_numpy(zero_copy_only=False).astype(str) == self._ids[these]
+                right &= batch[TEXT].is_valid().to_numpy(zero_copy_only=False)
                 holds = pc.match_substring(batch[TEXT].cast(pa.large_string()), words, ignore_case=True)
                 yield these[right], holds.fill_null(False).to_numpy(zero_copy_only=False)[right]
 

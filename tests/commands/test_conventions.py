@@ -87,7 +87,7 @@ def test_where_nothing_says_the_convention_a_line_says_what_is_taken(tmp_path, c
 
 
 def test_the_explorer_reads_files_that_say_nothing_as_it_is_told(tmp_path, caplog):
-    Dataset.from_list(APART).to_parquet(tmp_path / "scored.parquet")
+    Dataset.from_list([row | {"num_tokens": 64} for row in APART]).to_parquet(tmp_path / "scored.parquet")
     with caplog.at_level(logging.WARNING):
         corpus = ScoredCorpus(tmp_path)
         assert ASIDE in caplog.text and corpus.convention == "paper"

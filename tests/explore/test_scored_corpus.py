@@ -11,6 +11,8 @@ from huggingface_hub import HfApi
 
 from longattn_hf.explore.listing import find_windows, show_page
 from longattn_hf.explore.scored_corpus import ScoredCorpus
+from longattn_hf.explore.session import Session
+from longattn_hf.explore.state import State
 from longattn_hf.explore.views import (
     cuts,
     describe_categories,
@@ -258,3 +260,44 @@ def test_a_dataset_that_is_not_there_is_said_to_be_so(hub, clock):
     hub.fault("GET", "/api/datasets/me/there$", status=302, body=b"", headers=circle, times=None)
     with pytest.raises(ValueError, match="the server's redirects have no end"):
         ScoredCorpus("me/there")
+
+
+@pytest.mark.parametrize("ids", [None, "numbers", "texts"])
+def test_a_file_of_any_scorers_is_opened_whatever_its_ids(tmp_path, ids):
+    texts = [f"text {n} of " + "many words " * (n % 4) for n in range(9)]
+    Dataset.from_dict({"text": texts, "echo": [0.5] * 9}).to_parquet(tmp_path / "short.parquet")
+    with pytest.raises(ValueError, match="short.parquet has no column num_tokens, the windows' lengths"):
+        Session(tmp_path / "short.parquet")
+    (tmp_path / "short.parquet").unlink()
+    scores = {
+        "num_tokens": [4] * 9,
+        "echo": [float(n * 7 % 9) for n in range(9)],
+        "far_gain": [float(n % 9) for n in range(9)],
+    }
+    names = {None: list(range(9)), "numbers": [10 * n for n in range(9)], "texts": [f"id-{n}" for n in range(9)]}[ids]
+    Dataset.from_dict({"text": texts, **scores, **({"id": names} if ids else {})}).to_parquet(tmp_path / "s.parquet")
+    for opened in (tmp_path / "s.parquet", tmp_path):
+        session = Session(opened)
+        assert session.corpus.scores == ["echo", "far_gain"] and session.corpus.categories == ["all"]
+        state = replace(State.start(session), score="far_gain", fraction=0.3)
+        selected, other = map(session.select, state.selections(session))
+        page = show_page(session.corpus, selected, other, state.find(session, selected, other), 1)
+        best = [str(names[n]) for n in range(8, -1, -1)]
+        assert page["names"] == best and [row[0] for row in page["rows"]] == best
+        assert [session.corpus.id_of(row) for row in np.flatnonzero(selected.kept)] == sorted(best[:3])
+        assert session.open_window(best[2], state.selections(session)[0])["text"] == texts[6]
+        assert [excerpt[-1] for excerpt in session.excerpts(best[:2], "")] == [texts[8], texts[7]]
+        search = session.search("TEXT 4", "all")
+        search.go_on(10)
+        assert np.flatnonzero(search.found).tolist() == [session.corpus.row_of(str(names[4]))]
+
+
+def test_what_is_no_corpus_is_said_to_be_so_without_asking_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs.jsonl").write_text("{}")
+    for path in (tmp_path / "docs.jsonl", "docs.jsonl"):
+        with pytest.raises(ValueError, match="docs.jsonl is neither a folder nor a Parquet file"):
+            ScoredCorpus(path)
+    for path in (tmp_path / "nowhere", "scored.parquet"):
+        with pytest.raises(ValueError, match="(nowhere|scored.parquet) is not there. Give a build's folder"):
+            ScoredCorpus(path)
