@@ -10,7 +10,8 @@ Object.assign(LongAttn.explorer, {
       return open;
     };
     const texts = make("div", { class: "la-pair" });
-    const read = make("button", { type: "button", "aria-label": "Read the pair" }, "Read the lowest kept beside the highest dropped");
+    const words = "Read the lowest kept beside the highest dropped";
+    const read = make("button", { type: "button", "aria-label": words }, words);
     root.reading ??= false;
     const draw = async () => {
       root.reading = true;

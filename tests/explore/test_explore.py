@@ -313,7 +313,7 @@ def test_two_selections_are_lists_and_the_windows_at_the_cut_stand_side_by_side(
     only = [row["id"] for row in ranked if row["id"] in here - there]
     page.get_by_role("button", name=f"List those only in this selection: {len(only)}").click()
     explorer.wait_for_list(only)
-    page.get_by_role("button", name="Read the pair").click()
+    page.get_by_role("button", name="Read the lowest kept beside the highest dropped").click()
     last = max(at for at, row in enumerate(ranked) if row["id"] in here)
     pair = {"lowest kept": ranked[last], "highest dropped": ranked[last + 1]}
     for label, row in pair.items():
