@@ -150,5 +150,5 @@ def plot_gold(report: Mapping[str, Any], path: Path) -> None:
         right.bar(categories, shares, bottom=base, label=name)
         base = base + shares
     right.set_title("share of the gain", fontsize=9)
-    right.legend(fontsize=6)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=len(CLASSES), fontsize=6)
     figure.savefig(path, metadata={"Software": None})
