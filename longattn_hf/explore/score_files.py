@@ -34,10 +34,11 @@ def open_folder(folder: str | Path, revision: str | None, token: str | None) -> 
     """
     if is_address(str(folder)):
         return Store(str(folder)).opened
-    if Path(folder).is_dir() or (Path(folder).is_file() and Path(folder).suffix == ".parquet"):
-        return fsspec.filesystem("file"), Path(folder).resolve().as_posix()
-    if Path(folder).exists() or Path(folder).is_absolute() or Path(folder).suffix in (".parquet", ".jsonl", ".json"):
-        there = "is neither a folder nor a Parquet file" if Path(folder).exists() else "is not there"
+    path = Path(folder)
+    if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
+        return fsspec.filesystem("file"), path.resolve().as_posix()
+    if path.exists() or path.is_absolute() or path.suffix in (".parquet", ".jsonl", ".json"):
+        there = "is neither a folder nor a Parquet file" if path.exists() else "is not there"
         raise ValueError(f"{folder} {there}. Give a build's folder, a Parquet file of scores, or a dataset's id.")
     # pinned, so that a window's text is that of its scores even if somebody publishes meanwhile
     api = HfApi(token=token)
@@ -78,7 +79,9 @@ class ScoreFiles:
             ValueError: It is of a build that goes on, and no window has all scores that decide.
         """
         columns = (*RAW_SCORES, KEPT, SKIP_REASON, *others)
-        paths = [folder.path.as_posix()] if files.isfile(folder.path.as_posix()) else []
+        one = folder.path.as_posix()
+        # a folder may be called so too
+        paths = [one] if folder.path.suffix == ".parquet" and files.isfile(one) else []
         paths = paths or _list(files, folder.published_scores, "*.parquet")
         if not paths:
             so_far = ScoresSoFar(folder, files)
@@ -144,7 +147,15 @@ def _read_numbers(files: AbstractFileSystem, path: str, columns: Sequence[str], 
         if "num_tokens" not in present:
             raise ValueError(f"{path} has no column num_tokens, the windows' lengths; `longattn score` adds it.")
         table = parquet.read(present)
-        return table if ID in present else table.append_column(ID, pa.array(map(str, range(len(table))), pa.string()))
+        return with_ids(table if ID in present else table.append_column(ID, pa.array(range(len(table)))))
+
+
+def with_ids(table: pa.Table) -> pa.Table:
+    """Makes the ids of a table plain texts, as they are shown, whatever type they have; a null one is `None`."""
+    if ID not in table.column_names:
+        return table
+    texts = table[ID].cast(pa.large_string()).cast(pa.string()).fill_null("None")
+    return table.set_column(table.column_names.index(ID), ID, texts)
 
 
 def put_in_order(whole: pa.Table, order: np.ndarray) -> pa.Table:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from longattn_hf.columns import CATEGORY, ID, INPUT_IDS, SOURCE, TEXT
+from longattn_hf.explore.score_files import with_ids
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.shards import ScoredShards
 
@@ -91,8 +92,8 @@ class WindowTexts:
         for files in self._by_preference(category):
             place = files.place(row)
             window = self._read_row(*place, columns, groups) if place else {}
-            # ids are shown as texts, and a file without any has its rows' numbers
-            if str(window.get(ID, self._ids[row])) == self._ids[row] and window.get(TEXT) is not None:
+            # a file without ids has its rows' numbers in their place
+            if window.get(ID, self._ids[row]) == self._ids[row] and window.get(TEXT) is not None:
                 return window
         raise ValueError(_ELSEWHERE)
 
@@ -141,7 +142,8 @@ class WindowTexts:
                 these, at = group_rows[at : at + len(batch)], at + len(batch)
                 right = left[these]
                 if ID in names:
-                    right &= batch[ID].to_numpy(zero_copy_only=False).astype(str) == self._ids[these]
+                    ids = with_ids(pa.Table.from_batches([batch]))[ID]
+                    right &= ids.to_numpy(zero_copy_only=False) == self._ids[these]
                 right &= batch[TEXT].is_valid().to_numpy(zero_copy_only=False)
                 holds = pc.match_substring(batch[TEXT].cast(pa.large_string()), words, ignore_case=True)
                 yield these[right], holds.fill_null(False).to_numpy(zero_copy_only=False)[right]
@@ -185,7 +187,7 @@ class WindowTexts:
             count = parquet.metadata.row_group(group).num_rows
             if at < count:
                 if (path, group) not in groups:
-                    groups[path, group] = parquet.read_row_group(group, present)
+                    groups[path, group] = with_ids(parquet.read_row_group(group, present))
                 return groups[path, group].slice(at, 1).to_pylist()[0]
             at -= count
         return {}

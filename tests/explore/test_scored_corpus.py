@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -262,7 +263,7 @@ def test_a_dataset_that_is_not_there_is_said_to_be_so(hub, clock):
         ScoredCorpus("me/there")
 
 
-@pytest.mark.parametrize("ids", [None, "numbers", "texts"])
+@pytest.mark.parametrize("ids", [None, "numbers", "texts", "some are null", "fractions", "days", "categories"])
 def test_a_file_of_any_scorers_is_opened_whatever_its_ids(tmp_path, ids):
     texts = [f"text {n} of " + "many words " * (n % 4) for n in range(9)]
     Dataset.from_dict({"text": texts, "echo": [0.5] * 9}).to_parquet(tmp_path / "short.parquet")
@@ -274,22 +275,32 @@ def test_a_file_of_any_scorers_is_opened_whatever_its_ids(tmp_path, ids):
         "echo": [float(n * 7 % 9) for n in range(9)],
         "far_gain": [float(n % 9) for n in range(9)],
     }
-    names = {None: list(range(9)), "numbers": [10 * n for n in range(9)], "texts": [f"id-{n}" for n in range(9)]}[ids]
-    Dataset.from_dict({"text": texts, **scores, **({"id": names} if ids else {})}).to_parquet(tmp_path / "s.parquet")
+    values = {
+        None: pa.array(range(9)),
+        "numbers": pa.array([10 * n for n in range(9)]),
+        "texts": pa.array([f"id-{n}" for n in range(9)]),
+        "some are null": pa.array([n if n else None for n in range(9)]),
+        "fractions": pa.array([n + 0.5 for n in range(9)]),
+        "days": pa.array([86_400_000 * n for n in range(9)], pa.timestamp("ms")),
+        "categories": pa.array([f"id-{n}" for n in range(9)]).dictionary_encode(),
+    }[ids]
+    names = [str(name) for name in values.cast(pa.string()).to_pylist()]
+    table = pa.table({"text": texts, **scores, **({"id": values} if ids else {})})
+    pq.write_table(table, tmp_path / "s.parquet", row_group_size=4)
     for opened in (tmp_path / "s.parquet", tmp_path):
         session = Session(opened)
         assert session.corpus.scores == ["echo", "far_gain"] and session.corpus.categories == ["all"]
         state = replace(State.start(session), score="far_gain", fraction=0.3)
         selected, other = map(session.select, state.selections(session))
         page = show_page(session.corpus, selected, other, state.find(session, selected, other), 1)
-        best = [str(names[n]) for n in range(8, -1, -1)]
+        best = names[::-1]
         assert page["names"] == best and [row[0] for row in page["rows"]] == best
         assert [session.corpus.id_of(row) for row in np.flatnonzero(selected.kept)] == sorted(best[:3])
         assert session.open_window(best[2], state.selections(session)[0])["text"] == texts[6]
         assert [excerpt[-1] for excerpt in session.excerpts(best[:2], "")] == [texts[8], texts[7]]
         search = session.search("TEXT 4", "all")
         search.go_on(10)
-        assert np.flatnonzero(search.found).tolist() == [session.corpus.row_of(str(names[4]))]
+        assert np.flatnonzero(search.found).tolist() == [session.corpus.row_of(names[4])]
 
 
 def test_what_is_no_corpus_is_said_to_be_so_without_asking_the_hub(hub, tmp_path, monkeypatch):
@@ -301,3 +312,11 @@ def test_what_is_no_corpus_is_said_to_be_so_without_asking_the_hub(hub, tmp_path
     for path in (tmp_path / "nowhere", "scored.parquet"):
         with pytest.raises(ValueError, match="(nowhere|scored.parquet) is not there. Give a build's folder"):
             ScoredCorpus(path)
+
+
+def test_files_whose_ids_are_of_several_types_are_one_corpus(tmp_path):
+    for name, ids in {"a": [1, 2], "b": ["x", "y"]}.items():
+        columns = {"id": ids, "text": [f"{name} {one}" for one in ids], "num_tokens": [4, 4], "echo": [0.1, 0.2]}
+        Dataset.from_dict(columns).to_parquet(tmp_path / f"{name}.parquet")
+    session = Session(tmp_path)
+    assert session.texts(["1", "2", "x", "y"]) == ["a 1", "a 2", "b x", "b y"]
