@@ -105,26 +105,25 @@ def finish(
     staged = BuildFolder(folder.staging)
     report = _describe(decision, config, words, shards, scorers, process)
 
-    def draw() -> None:
+    def draw(report: Report) -> Report:
         # Matplotlib takes as long to load as all else, and a build that has nothing to do needs none
         from longattn_hf.report.figures import draw_figures
 
-        nonlocal report
-        report = replace(report, figures=draw_figures(table, report, staged.path))
+        return replace(report, figures=draw_figures(table, report, staged.path))
 
-    def write_page() -> None:
-        nonlocal report
-        report = replace(report, page=write_report_page(table, report, staged.path))
+    def write_page(report: Report) -> Report:
+        return replace(report, page=write_report_page(table, report, staged.path))
 
-    def write_card() -> None:
+    def write_card(report: Report) -> Report:
         if LONGATTN in scorers:
             replace(ScoreStatistics.of(table), scorer=scorers[LONGATTN].scale).save(staged.statistics)
         write_text(staged.report, report.to_json())
         write_text(staged.card, render_card(report))
+        return report
 
-    parts: list[Callable[[], None]] = [draw, write_page, write_card]
-    for write in process.each(folder, "report", parts, "parts"):
-        write()
+    parts: list[Callable[[Report], Report]] = [draw, write_page, write_card]
+    for part in process.each(folder, "report", parts, "parts"):
+        report = part(report)
     folder.finish(decision.fingerprint, lambda files: process.each(folder, "files placed", files, "files"))
 
 
