@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,11 @@ _MOST_VALUES = 100_000
 def is_address(path: str) -> bool:
     """Says whether a path is an address, such as `s3://bucket/folder`, and not one of this machine's."""
     return "://" in path
+
+
+def as_pattern(path: str) -> str:
+    """Returns the pattern that stands for a file where one is called so; patterns and addresses as they are."""
+    return escape(path) if not is_address(path) and Path(path).is_file() else path
 
 
 def refuse_address(path: object) -> object:

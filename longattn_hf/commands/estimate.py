@@ -127,16 +127,13 @@ def count_documents(config: SourceConfig, source: "Source") -> int | None:
 
     if config.path == DEMO:
         return source.stream.num_shards
-    files = [config.data_files] if isinstance(config.data_files, str) else config.data_files or []
-    local = [path for file in files for path in glob(file, recursive=True)]
+    local = [path for file in config.patterns or [] for path in glob(file, recursive=True)]
     if config.path == "parquet" and local:
         counted = sum(pq.read_metadata(path).num_rows for path in local)
     elif config.path == "text" and local:
         counted = len(local)
     else:
-        builder = load_dataset_builder(
-            config.path, config.name, data_files=config.data_files, revision=config.revision
-        )
+        builder = load_dataset_builder(config.path, config.name, data_files=config.patterns, revision=config.revision)
         split = (builder.info.splits or {}).get(config.split)
         if config.json_lines or split is None or not split.num_examples:
             return None

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from longattn_hf.files import is_address, replacing
+from longattn_hf.files import as_pattern, is_address, replacing
 from longattn_hf.pipeline.scored_with import NOTES, notes_in
 from longattn_hf.pipeline.store import Store, naming
 
@@ -34,7 +34,7 @@ def read_rows(files: Sequence[str]) -> Dataset:
         raise ValueError(f"{', '.join(files)} are of several formats; give files of one: {', '.join(_FORMATS)}.")
     try:
         with _naming(files):
-            return load_dataset(formats.pop(), data_files=list(files), split="train")
+            return load_dataset(formats.pop(), data_files=[as_pattern(file) for file in files], split="train")
     except FileNotFoundError as error:
         raise ValueError(f"There is no such file: {error}") from error
     except (DatasetGenerationError, pa.ArrowException, OSError) as error:

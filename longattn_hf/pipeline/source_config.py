@@ -1,9 +1,11 @@
 """The settings of a source of documents."""
 
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from longattn_hf.files import as_pattern
 from longattn_hf.pipeline.settings import Texts, settings
 
 
@@ -49,6 +51,25 @@ class SourceConfig:
             raise ValueError(f"max_documents={self.max_documents} must be at least 0.")
         if self.json_lines and not self.data_files:
             raise ValueError(f"The source {self.path!r} has json_lines and no data_files: name its files.")
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """`data_files` as `datasets` takes them, which reads every name as a pattern; None where it is to look itself.
+
+        Raises:
+            ValueError: A folder's name is a pattern too, and nothing says which of its files to read.
+        """
+        files = [self.data_files] if isinstance(self.data_files, str) else self.data_files
+        for folder in (self.path, self.data_dir or ""):
+            if escape(folder) != folder and Path(folder).is_dir():
+                if files is None or folder == self.data_dir:
+                    raise ValueError(
+                        f"The name of the folder {folder!r} reads as a pattern, in which datasets finds no files: "
+                        "name them with data_files, or call it otherwise."
+                    )
+                root = Path(folder).resolve()
+                files = [str(root / f) if (root / f).is_file() else f"{escape(str(root))}/{f}" for f in files]
+        return None if files is None else [as_pattern(file) for file in files]
 
 
 def hide_paths(value: Any) -> Any:

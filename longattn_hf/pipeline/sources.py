@@ -171,7 +171,7 @@ def _load_builder(config: SourceConfig) -> DatasetBuilder:
         # the json reader wants one schema for all files; lines of text have one
         "text" if config.json_lines else config.path,
         config.name,
-        data_files=_addresses(config) if config.json_lines else _files_of(config),
+        data_files=_addresses(config) if config.json_lines else config.patterns,
         data_dir=config.data_dir,
         revision=config.revision,
         # a file of text is a document, and not each of its lines
@@ -206,20 +206,15 @@ def identify_sources(sources: Sequence[SourceConfig], record: Path) -> list[str]
     return identities
 
 
-def _files_of(config: SourceConfig) -> list[str] | None:
-    files = config.data_files
-    return [files] if isinstance(files, str) else None if files is None else list(files)
-
-
 def _addresses(config: SourceConfig) -> list[str]:
     """Where the files of a source of JSON lines are: in a dataset at a commit, in a folder, or as they are given."""
-    files = _files_of(config)
+    files = config.patterns
     if not files:
         raise ValueError(f"The source {config.path!r} has json_lines and no data_files: name its files.")
     if config.path == "json":
         return files
     root = f"hf://datasets/{config.path}@{config.revision}" if _is_on_the_hub(config) else config.path
-    return [f"{root}/{file}" for file in files]
+    return [file if Path(file).is_absolute() else f"{root}/{file}" for file in files]
 
 
 def open_documents(config: SourceConfig, documents: Iterable[Mapping[str, Any]]) -> Source:
