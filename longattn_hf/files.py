@@ -32,8 +32,15 @@ def is_address(path: str) -> bool:
 
 
 def as_pattern(path: str) -> str:
-    """Returns the pattern that stands for a file where one is called so; patterns and addresses as they are."""
-    return escape(path) if not is_address(path) and Path(path).is_file() else path
+    """Returns a pattern in which names of folders and files that are there stand for themselves; an address as it is.
+
+    What is behind the last of these may be a pattern: `runs [v1]/*.parquet` is one in a folder, where that is there.
+    """
+    if is_address(path) or escape(path) == path:
+        return path
+    whole = Path(path)
+    there = next((folder for folder in (whole, *whole.parents) if folder.exists()), Path())
+    return str(Path(escape(str(there)), whole.relative_to(there)))
 
 
 def refuse_address(path: object) -> object:

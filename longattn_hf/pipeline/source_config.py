@@ -68,7 +68,7 @@ class SourceConfig:
                         "name them with data_files, or call it otherwise."
                     )
                 root = Path(folder).resolve()
-                files = [str(root / f) if (root / f).is_file() else f"{escape(str(root))}/{f}" for f in files]
+                files = [str(root / file) for file in files]
         return None if files is None else [as_pattern(file) for file in files]
 
 

@@ -26,6 +26,8 @@ def folder(tmp_path):
         ({"path": "json", "data_files": ["{}/lines.jsonl"]}, ["three"]),
         ({"path": "json", "data_files": "{}/lines.jsonl", "json_lines": True}, ["three"]),
         ({"path": "text", "data_files": "{}/plain.txt"}, ["four"]),
+        ({"path": "parquet", "data_files": "{}/rows*.parquet"}, ["one", "two"]),
+        ({"path": "text", "data_files": "{}/pl*.t?t"}, ["four"]),
         ({"path": "{}", "data_files": "lines.jsonl"}, ["three"]),
         ({"path": "{}", "data_files": "*.jsonl"}, ["three"]),
         ({"path": "{}", "data_files": "lines.jsonl", "json_lines": True}, ["three"]),
