@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from longattn_hf.files import as_pattern
 from longattn_hf.hub.publishing import Publication
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.terminal import lay_out
@@ -61,8 +62,16 @@ class BuildResult:
         return self.report.run_categories
 
     def load(self, category: str) -> Dataset:
-        """Returns the kept windows of a category, in the corpus's order."""
-        return load_dataset(str(self.folder), category, split="train")
+        """Returns the kept windows of a category, in the corpus's order; of "scores" all windows with their scores.
+
+        Raises:
+            ValueError: There is no such category.
+        """
+        if category not in (configs := self.report.configs):
+            raise ValueError(f"There is no category {category!r}; there are {', '.join(configs)}.")
+        # by its files: `datasets` finds none by themselves in a folder that is called like a pattern
+        files = as_pattern(str(Path(self.folder) / configs[category].data_files))
+        return load_dataset("parquet", data_files=files, split="train")
 
     @property
     def facts(self) -> dict[str, Any]:

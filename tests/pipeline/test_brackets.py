@@ -5,8 +5,11 @@ import pytest
 from datasets import Dataset
 
 from longattn_hf.__main__ import main
+from longattn_hf.pipeline.config import load_config
+from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
+from tests.support.recipes import text, write_recipe
 
 
 @pytest.fixture
@@ -62,3 +65,12 @@ def test_files_given_to_a_program_are_read_by_their_own_names(folder, capsys):
     main(["score", str(folder / "rows[1].parquet"), "--scorer", "length", "-o", str(scored)])
     main(["select", str(scored), "--score", "length", "--fraction", "1", "-o", str(folder / "kept[3].parquet")])
     assert pq.read_table(folder / "kept[3].parquet")["text"].to_pylist() == ["one", "two"]
+
+
+def test_a_build_there_loads_what_it_keeps(folder, tiny_llama):
+    recipe = write_recipe(folder, tiny_llama, {"book": [{"text": text(90, i)} for i in range(4)]}, scorers=["length"])
+    result = build(load_config(recipe, {"output_dir": str(folder / "out")}))
+    facts = result.categories["book"]
+    assert result.load("book").num_rows == facts.kept_windows > 0 and result.load("scores").num_rows == facts.windows
+    with pytest.raises(ValueError, match="no category 'bok'; there are"):
+        result.load("bok")
