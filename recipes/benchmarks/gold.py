@@ -25,7 +25,7 @@ from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS
 from recipes.benchmarks.gold_report import compare_with_gain, measure_reliability, plot_gold, share_gain
-from recipes.benchmarks.gold_windows import Stretches, choose_windows, measure_windows
+from recipes.benchmarks.gold_windows import Stretches, at_stretches, choose_windows, measure_windows
 from recipes.benchmarks.planted import CorpusConfig, model_of, read_documents, score_windows
 from recipes.benchmarks.planted_windows import Cutter
 from recipes.benchmarks.splits import held_out_documents
@@ -62,6 +62,16 @@ class GoldConfig(CorpusConfig):
     note: str | None = None
     out: LocalPath = RESULTS / "gold.json"
 
+    @property
+    def where(self) -> Stretches:
+        """The stretches of a window that are measured."""
+        return Stretches(
+            window_tokens=self.window_tokens,
+            count=self.stretches,
+            tokens=self.stretch_tokens,
+            near_tokens=self.near_tokens,
+        )
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures windows, then compares the scores with their gains."""
@@ -80,12 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(config: GoldConfig) -> None:
     """Measures what is not measured yet."""
-    stretches = Stretches(
-        window_tokens=config.window_tokens,
-        count=config.stretches,
-        tokens=config.stretch_tokens,
-        near_tokens=config.near_tokens,
-    )
+    stretches = config.where
     documents = held_out_documents(read_documents(config.documents))
     cutter = Cutter(
         tokenizer=load_tokenizer_once(config.model_ref), window_tokens=config.window_tokens, donors=documents
@@ -113,12 +118,13 @@ def measure(config: GoldConfig) -> None:
 
 
 def compare(config: GoldConfig) -> dict[str, Any]:
-    """Scores all measured windows and compares with their gains.
+    """Scores all windows that are measured at the stretches asked for, and compares with their gains.
 
     Raises:
-        ValueError: Fewer than three windows of a category are measured.
+        ValueError: Fewer than three windows of a category are measured there.
     """
-    windows = [json.loads(path.read_text()) for path in sorted(config.folder.glob("*.json"))]
+    measured = [json.loads(path.read_text()) for path in sorted(config.folder.glob("*.json"))]
+    windows = [window for window in (at_stretches(w, config.where.starts) for w in measured) if window]
     categories = np.array([window["category"] for window in windows])
     if not len(windows) or min(np.unique(categories, return_counts=True)[1]) < 3:
         raise ValueError(f"{config.folder} holds fewer than three windows of a category; measure more of them first.")

@@ -62,19 +62,24 @@ class Stretches:
         return [self.window_tokens - i * step - self.length for i in reversed(range(self.count))]
 
 
-def measure_gain(network: PreTrainedModel, ids: np.ndarray, stretches: Stretches) -> tuple[np.ndarray, np.ndarray]:
+def measure_gain(
+    network: PreTrainedModel, ids: np.ndarray, stretches: Stretches, starts: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Measures each token's gain from the far context.
 
     Args:
         network: A causal language model.
         ids: A window's token ids, int `[T]`.
         stretches: Where.
+        starts: Of the stretches to measure; all if None.
 
     Returns:
-        The gains in nats, and the losses given the whole window, both float32 `[stretches, tokens]`.
+        The gains in nats, and the losses given all that stands before, both float32 `[stretches, tokens]`.
     """
-    window = torch.from_numpy(ids.astype(np.int64))
-    starts, near, length = stretches.starts, stretches.near, stretches.length
+    starts = stretches.starts if starts is None else starts
+    near, length = stretches.near, stretches.length
+    # what stands after the last stretch changes nothing before it
+    window = torch.from_numpy(ids[: max(starts) + length].astype(np.int64))
     rows_NT = torch.stack([window[start - near : start + length] for start in starts])
     near_NT = torch.cat([token_losses(network, row, torch.arange(near, near + length)) for row in rows_NT.split(1)])
     places = torch.cat([torch.arange(start, start + length) for start in starts])
@@ -112,30 +117,43 @@ def measure_windows(
     *,
     minutes: float,
 ) -> None:
-    """Measures the windows that are not measured yet and writes a file each, until the minutes are over.
+    """Measures what is not measured yet and writes a file a window, until the minutes are over.
+
+    A window that is known at other stretches, as of a run with fewer of them, is measured at those that it lacks.
 
     Raises:
-        ValueError: The folder holds windows that were measured with other settings.
+        ValueError: The folder holds other windows, or some that were measured with other settings.
     """
     deadline = time.monotonic() + 60 * minutes
     for window in windows:
-        path = out / f"{window['name']}.json"
-        if path.exists():
-            if json.loads(path.read_text())["settings"] != settings:
-                raise ValueError(f"{path} was measured with other settings; give another --out folder.")
+        path, ids = out / f"{window['name']}.json", window["ids"].tolist()
+        known = json.loads(path.read_text()) if path.exists() else {"settings": settings | {"starts": []}, "ids": ids}
+        if known["settings"] | {"starts": []} != settings | {"starts": []}:
+            raise ValueError(f"{path} was measured with other settings; give another --folder.")
+        if known["ids"] != ids:
+            raise ValueError(f"{path} is a window of other documents; give another --folder.")
+        missing = [start for start in settings["starts"] if start not in known["settings"]["starts"]]
+        if not missing:
             continue
         if time.monotonic() > deadline:
             return
         start = time.process_time()
-        gains, losses = measure_gain(network, window["ids"], stretches)
-        write_json(
-            path,
-            window
-            | {
-                "settings": settings,
-                "ids": window["ids"].tolist(),
-                "gains": np.round(gains.astype(float), 4).tolist(),
-                "losses": np.round(losses.astype(float), 4).tolist(),
-                "cpu_seconds": round(time.process_time() - start, 2),
-            },
-        )
+        measured = measure_gain(network, window["ids"], stretches, missing)
+        starts = [*known["settings"]["starts"], *missing]
+        in_order = sorted(range(len(starts)), key=starts.__getitem__)
+        seconds = known.get("cpu_seconds", 0) + time.process_time() - start
+        found = window | {"settings": settings | {"starts": sorted(starts)}, "ids": ids}
+        for name, part in zip(("gains", "losses"), measured, strict=True):
+            rows = [*known.get(name, []), *np.round(part.astype(float), 4).tolist()]
+            found[name] = [rows[i] for i in in_order]
+        write_json(path, found | {"cpu_seconds": round(seconds, 2)})
+
+
+def at_stretches(window: dict[str, Any], starts: Sequence[int]) -> dict[str, Any] | None:
+    """Reduces a measured window to the stretches that start there; None where it is not measured at all of them."""
+    known = window["settings"]["starts"]
+    if not set(starts) <= set(known):
+        return None
+    places = [known.index(start) for start in starts]
+    parts = {name: [window[name][place] for place in places] for name in ("gains", "losses")}
+    return window | parts | {"settings": window["settings"] | {"starts": list(starts)}}
