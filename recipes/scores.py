@@ -8,7 +8,18 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from longattn_hf.baselines import DeepAttention, FarGainScorer, GzipRatio, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import (
+    CompressionGainScorer,
+    DeepAttention,
+    FarGainScorer,
+    GzipRatio,
+    KindScorer,
+    Ladm,
+    Length,
+    LossGain,
+    ProLong,
+    RandomScore,
+)
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, LONG_DISTANCE_SCORE
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.scoring.echo import EchoScorer
@@ -129,6 +140,25 @@ def _far_gain_columns(added: Columns, categories: np.ndarray) -> Columns:
     }
 
 
+@dataclass(frozen=True)
+class _GatedCompressionGain:
+    """The gain of far context for a compressor, and what its gate asks for."""
+
+    calibration: str | None
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        gain = CompressionGainScorer(on_error="skip")(batch)
+        # `kind` is a name that the windows of some benchmarks have a column of
+        kind = KindScorer(calibration=self.calibration, on_error="skip")(batch)["kind"]
+        return gain | {"compression_gain_kind": kind}
+
+
+def _compression_gain_columns(added: Columns, categories: np.ndarray) -> Columns:
+    gain, kind = added["compression_gain"].astype(float), added["compression_gain_kind"].astype(float)
+    lowest = np.nanmin(gain) if len(gain) else 0.0
+    return {"compression_gain": gain, "compression_gain_and_kind": np.where(kind < 0, lowest, gain)}
+
+
 def _deep_columns(added: Columns, categories: np.ndarray) -> Columns:
     """The layer that is the score, and those a quarter, a half and three quarters down."""
     by_layer = added["strength_by_layer"]
@@ -175,6 +205,12 @@ SCORES = {
         columns=_far_gain_columns,
         operations=lambda model, tokens: 600.0 * tokens,
     ),
+    # some hundred operations a byte, of which every part is compressed with all before it and with the one before it
+    "compression_gain": Score(
+        make=lambda model: _GatedCompressionGain(model.far_gain_calibration),
+        columns=_compression_gain_columns,
+        operations=lambda model, tokens: 3000.0 * tokens,
+    ),
     "loss_gain": Score(
         make=lambda model: LossGain(model=model.name, **model.arguments), operations=_loss_gain_operations
     ),
@@ -191,4 +227,4 @@ SCORES = {
 }
 
 #: The scores that need no more of a model than its first layer.
-CHEAP_SCORES = ("random", "length", "gzip", "longattn", "echo", "far_gain")
+CHEAP_SCORES = ("random", "length", "gzip", "longattn", "echo", "far_gain", "compression_gain")

@@ -7,6 +7,7 @@ names below are imported on first use, since only some need a language model.
 from typing import TYPE_CHECKING
 
 _HOME_OF = {
+    "CompressionGainScorer": "compression_gain",
     "DeepAttention": "deep_attention",
     "FarGainScorer": "far_gain",
     "GzipRatio": "simple",
@@ -21,6 +22,7 @@ _HOME_OF = {
 }
 
 if TYPE_CHECKING:
+    from longattn_hf.baselines.compression_gain import CompressionGainScorer as CompressionGainScorer
     from longattn_hf.baselines.deep_attention import DeepAttention as DeepAttention
     from longattn_hf.baselines.far_gain import FarGainScorer as FarGainScorer
     from longattn_hf.baselines.far_gain import KindScorer as KindScorer

@@ -19,6 +19,7 @@ SCORERS = {
     "echo": ("longattn_hf.scoring.echo.EchoScorer", "echo"),
     "far_gain": ("longattn_hf.baselines.far_gain.FarGainScorer", "far_gain"),
     "word_gain": ("longattn_hf.baselines.word_gain.WordGainScorer", "word_gain"),
+    "compression_gain": ("longattn_hf.baselines.compression_gain.CompressionGainScorer", "compression_gain"),
     "kind": ("longattn_hf.baselines.far_gain.KindScorer", "kind"),
     "gzip": ("longattn_hf.baselines.simple.GzipRatio", "gzip_ratio"),
     "length": ("longattn_hf.baselines.simple.Length", "length"),

@@ -63,6 +63,7 @@ _MEANINGS = {
     "echo": "at least 0, larger is better: how far the window's words are foretold by its earlier words, near and far",
     "far_gain": "at least 0, larger is better: what far words add to the near ones, in ordered text of known kinds",
     "word_gain": "nats a word, larger is better: what far words add to the near ones, in whatever order the text is",
+    "compression_gain": "bits a byte, larger is better: what far text saves a compressor that has the near text",
     "kind": "at most 1, below 0 outside: whether the text's surface is that of a known kind of documents",
     "gzip_ratio": "compressed over plain size; neither end is best",
     "length": "characters, larger is better",
