@@ -48,6 +48,11 @@ MEASURED = {
     "longattn": lambda: [],
     "echo": lambda: [],
     "word_gain": lambda: [*gain("far_gain_raw"), *junk("far_gain_raw"), *junk("far_gain_raw_and_kind")],
+    "compression_gain": lambda: [
+        *gain("compression_gain"),
+        *junk("compression_gain"),
+        *junk("compression_gain_and_kind"),
+    ],
     "far_gain": lambda: [*junk("far_gain"), *gain("far_gain")],
     "kind": lambda: [*junk("far_gain_raw_and_kind"), *junk("far_gain_raw")],
     "gzip": lambda: [*collages("gzip_ratio"), *junk("gzip_ratio"), *gain("gzip_ratio")],
