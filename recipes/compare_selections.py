@@ -24,7 +24,7 @@ from datasets.utils import disable_progress_bars
 
 from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
-from longattn_hf.files import claim
+from longattn_hf.files import as_pattern, claim
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
@@ -194,7 +194,7 @@ def split_documents(config: CompareConfig, folder: Path) -> None:
 
 def start_from_scratch(config: CompareConfig, documents: Path, folder: Path) -> None:
     """Trains a tokenizer on the documents to select from, and writes a model with random weights for each seed."""
-    files = [str(path) for path in sorted((documents / "select").glob("*.jsonl"))]
+    files = [as_pattern(str(path)) for path in sorted((documents / "select").glob("*.jsonl"))]
     save_scratch_models(
         check_settings(ScratchConfig, config.scratch, "scratch"),
         (row[TEXT] for row in load_dataset("json", data_files=files, split="train", streaming=True)),
@@ -213,7 +213,7 @@ def select_all(config: CompareConfig, documents: Path, folder: Path) -> None:
     parts = []
     for path in sorted((documents / "select").glob("*.jsonl")):
         cut = WindowDocuments(tokenizer=config.scoring_model, window_tokens=config.window_tokens, category=path.stem)
-        texts = Dataset.from_json(str(path))
+        texts = Dataset.from_json(as_pattern(str(path)))
         parts.append(texts.map(cut, batched=True, batch_size=4, remove_columns=texts.column_names))
     windows = concatenate_datasets(parts)
     whole = config.token_budget // config.window_tokens * config.window_tokens

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 
-from longattn_hf.files import write_json
+from longattn_hf.files import as_pattern, write_json
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
@@ -123,7 +123,8 @@ def read_documents(sources: Iterable[str]) -> Iterable[Document]:
 
             rows: Iterable[Mapping[str, Any]] = demo_documents()
         elif Path(path).suffix in (".parquet", ".json", ".jsonl"):
-            rows = load_dataset(Path(path).suffix[1:].replace("jsonl", "json"), data_files=path, split="train")
+            builder = Path(path).suffix[1:].replace("jsonl", "json")
+            rows = load_dataset(builder, data_files=as_pattern(path), split="train")
         elif path:
             rows = load_dataset(path, split="train", streaming=True).take(1000)
         else:

@@ -40,7 +40,8 @@ def settings(tmp_path_factory):
         "documents": [
             {"category": path.stem, "path": "json", "data_files": str(path)} for path in folder.glob("*.jsonl")
         ],
-        "output_dir": str(folder / "out"),
+        # a name that `datasets` would take for a pattern
+        "output_dir": str(folder / "out [1]"),
         "scores": ["random", "longattn", "gzip"],
         "window_tokens": 128,
         "token_budget": 4 * 128 + 5,
@@ -184,7 +185,8 @@ def from_scratch(settings, tmp_path_factory):
         "documents": [
             {"category": path.stem, "path": "json", "data_files": str(path)} for path in sorted(folder.glob("*.jsonl"))
         ],
-        "output_dir": str(folder / "out"),
+        # a name that `datasets` would take for a pattern
+        "output_dir": str(folder / "out [1]"),
         "scores": ["random", "collage"],
         "token_budget": 8 * 128,
         "collage_tokens": 64,
@@ -192,13 +194,13 @@ def from_scratch(settings, tmp_path_factory):
         "evaluate": {"windows": 2, "needles": []},
     }
     config = CompareConfig(**settings | changes)
-    in_the_way = folder / "out" / "runs" / "random-1"
+    in_the_way = folder / "out [1]" / "runs" / "random-1"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
     with pytest.raises(OSError, match="random-1"):
         compare(config)
-    stamps = stamps_of(folder / "out")
-    first = json.loads((folder / "out" / "comparison.json").read_text())["results"]
+    stamps = stamps_of(folder / "out [1]")
+    first = json.loads((folder / "out [1]" / "comparison.json").read_text())["results"]
     in_the_way.unlink()
     return config, stamps, first, compare(config)
 

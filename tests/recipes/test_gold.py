@@ -92,7 +92,7 @@ def sources(tmp_path_factory):
     folder, sources = tmp_path_factory.mktemp("documents"), []
     for category in ("prose", "verse"):
         texts = [" ".join(f"{category}{i}x{n}" for n in range(400)) for i in range(16)]
-        path = folder / f"{category}.jsonl"
+        path = folder / f"{category} [1].jsonl"
         path.write_text("".join(json.dumps({"id": f"{category}/{i}", "text": t}) + "\n" for i, t in enumerate(texts)))
         sources.append(f"{category}={path}")
     return sources

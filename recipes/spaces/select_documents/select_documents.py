@@ -17,6 +17,7 @@ from longattn_hf.commands.tables import is_table, read_rows
 SCORES = {
     "far_gain": "what far words add to the near ones, in ordered text of known kinds",
     "word_gain": "the same, in whatever order and of whatever kind the text is",
+    "compression_gain": "what far text saves a compressor that has the near text, in whatever order",
     "echo": "how far words are foretold by earlier ones, near and far",
 }
 MOST_DOCUMENTS, MOST_BYTES = 1000, 100_000_000
