@@ -18,6 +18,8 @@ from typing import Any
 from longattn_hf.files import format_record, is_address, parse_record, read_record, write_record
 from longattn_hf.hub.layout import CARD, FINISHED
 from longattn_hf.pipeline.folder import BEING_REPLACED, PLACING, BuildFolder
+from longattn_hf.pipeline.heartbeat import Progress
+from longattn_hf.pipeline.processes import ALONE
 from longattn_hf.pipeline.store import Store, StoreLock
 
 logger = logging.getLogger(__name__)
@@ -149,9 +151,10 @@ class _Mirror:
         elif folder.settings.exists() and folder.settings.read_bytes() != self._store.read(_SETTINGS):
             folder.discard()
         state, local = [name for name in sizes if _is_state(name)], self._look()
-        self._store.fetch(
-            folder.path, [name for name in state if name in _LISTS or local.get(name, (-1, 0))[0] != sizes[name]]
-        )
+        lacking = [name for name in state if name in _LISTS or local.get(name, (-1, 0))[0] != sizes[name]]
+        if lacking:
+            with self._show("files fetched", len(lacking)) as progress:
+                self._store.fetch(folder.path, lacking, fetched=progress.update)
         local = self._look()
         self._there = {name: local[name] for name in state}
         if CARD in sizes and _CARD_BEFORE not in sizes and not any(CARD in files for files in self._marks()):
@@ -229,12 +232,22 @@ class _Mirror:
             store.remove([name])
         # with their digests now that no other file of these names is left: should this end, it goes on from here
         store.write(PLACING, format_record({"files": files}, folder.placing.name))
-        self._put(sorted(files.keys() - same - {CARD}))
+        if rest := sorted(files.keys() - same - {CARD}):
+            with self._show("files sent", len(rest)) as progress:
+                self._put(rest, progress.update)
         for name in (CARD, FINISHED, PLACING):
             self._put([name])
 
-    def _put(self, names: list[str]) -> None:
-        self._store.send(self._folder.path, names, between=self._lock.check)
+    def _put(self, names: list[str], sent: Callable[[int], object] = lambda count: None) -> None:
+        def go_on(count: int) -> None:
+            self._lock.check()
+            sent(count)
+
+        self._store.send(self._folder.path, names, sent=go_on)
+
+    def _show(self, stage: str, total: int) -> Progress:
+        # the owner's part: the other processes have nothing to do with the store
+        return ALONE.show(self._folder, stage, total, "files")
 
     def _marks(self) -> list[Any]:
         """Returns the files that the store's marks list: the finished dataset's, and those put in place, by name."""

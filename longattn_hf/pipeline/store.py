@@ -127,16 +127,18 @@ class Store:
             return True
         return False
 
-    def send(self, folder: Path, names: Sequence[str], *, between: Callable[[], object] = lambda: None) -> None:
-        """Puts files of a local folder in the place of objects of the same names; calls `between` now and then."""
+    def send(self, folder: Path, names: Sequence[str], *, sent: Callable[[int], object] = lambda count: None) -> None:
+        """Puts files of a local folder in the place of objects of the same names; says now and then how many more."""
         for start in range(0, len(names), _OBJECTS_AT_ONCE):
             some = names[start : start + _OBJECTS_AT_ONCE]
             with naming(self):
                 self._files.put([str(folder / name) for name in some], [self._path(name) for name in some])
-            between()
+            sent(len(some))
 
-    def fetch(self, folder: Path, names: Sequence[str]) -> None:
-        """Puts objects in the place of files of the same names in a local folder."""
+    def fetch(
+        self, folder: Path, names: Sequence[str], *, fetched: Callable[[int], object] = lambda count: None
+    ) -> None:
+        """Puts objects in the place of files of the same names in a local folder; says likewise how many more."""
         for left in folder.glob(".fetched-*"):
             shutil.rmtree(left)
         with TemporaryDirectory(dir=folder, prefix=".fetched-") as temporary:
@@ -147,6 +149,7 @@ class Store:
                 for name in some:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(f"{temporary}/{name}", folder / name)
+                fetched(len(some))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; those that are not there are none of its concern."""
