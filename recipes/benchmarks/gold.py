@@ -24,7 +24,13 @@ from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS
-from recipes.benchmarks.gold_report import compare_with_gain, measure_reliability, plot_gold, share_gain
+from recipes.benchmarks.gold_report import (
+    compare_layers,
+    compare_with_gain,
+    measure_reliability,
+    plot_gold,
+    share_gain,
+)
 from recipes.benchmarks.gold_windows import Stretches, at_stretches, choose_windows, measure_windows
 from recipes.benchmarks.planted import CorpusConfig, model_of, read_documents, score_windows
 from recipes.benchmarks.planted_windows import Cutter
@@ -153,6 +159,7 @@ def compare(config: GoldConfig) -> dict[str, Any]:
         "measuring_cpu_seconds_per_window": float(np.mean([window["cpu_seconds"] for window in windows])),
         "costs": costs,
         "scores": compare_with_gain(gains.mean(axis=1), categories, columns),
+        "layers": compare_layers(gains.mean(axis=1), categories, [w.get("far_attention") for w in windows]),
         "tokens": share_gain(windows),
     }
 

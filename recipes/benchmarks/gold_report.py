@@ -22,7 +22,7 @@ CLASSES = (
 
 
 def compare_with_gain(
-    gains: np.ndarray, categories: np.ndarray, columns: Mapping[str, np.ndarray]
+    gains: np.ndarray, categories: np.ndarray, columns: Mapping[Any, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Correlates each score's ranks with the gains' within categories, the best first.
 
@@ -47,6 +47,29 @@ def compare_with_gain(
             }
         )
     return sorted(rows, key=lambda row: -row["spearman"])
+
+
+def compare_layers(
+    gains: np.ndarray, categories: np.ndarray, shares: Sequence[Sequence[float] | None]
+) -> list[dict[str, Any]]:
+    """Correlates the far attention of each layer with the gain, as `compare_with_gain`, from the first layer on.
+
+    Args:
+        gains: Gains of the windows in nats, float `[N]`.
+        categories: Their categories, `[N]`.
+        shares: Of each window, the far attention of each layer; None of windows measured before it was kept.
+
+    Returns:
+        The rows, with the layer's number in place of the score's name; none where fewer than three windows of a
+        category have it.
+    """
+    known = np.array([share is not None for share in shares])
+    if min(((categories == c) & known).sum() for c in set(categories)) < 3:
+        return []
+    columns = dict(enumerate(np.array([share for share in shares if share is not None]).T))
+    rows = compare_with_gain(gains[known], categories[known], columns)
+    rows.sort(key=lambda row: row["score"])
+    return [{"layer": row.pop("score"), "windows": int(known.sum()), **row} for row in rows]
 
 
 def measure_reliability(gains: np.ndarray, categories: np.ndarray) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """What a language model gains from far context in a window: token by token, in several stretches, resumable.
 
 In a stretch, a token's gain is its loss given the near context alone, minus its loss given all of the window before:
-what the far context adds **given** the near one, in nats. A window's gain is the mean over its stretches.
+what the far context adds **given** the near one, in nats. A window's gain is the mean over its stretches. The pass
+over the whole window also tells how much of each layer's attention goes to the far context, the first token left out.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ import torch
 from transformers import PreTrainedModel
 
 from longattn_hf.files import write_json
+from longattn_hf.model.attention_hooks import observe_attention
 from longattn_hf.model.language_model import token_losses
 from recipes.benchmarks.planted_windows import Cutter, Document
+
+# of attention, one row in so many tells a window's mean; the first quarter has little far context
+_ROWS_APART, _FIRST_SHARE = 24, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +68,25 @@ class Stretches:
         return [self.window_tokens - i * step - self.length for i in reversed(range(self.count))]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a window.
+
+    Attributes:
+        gains: Each token's gain in nats, float32 `[stretches, tokens]`.
+        losses: Its loss given all that stands before, likewise.
+        far_attention: Of each layer, how much of the attention that does not go to the first token goes farther back
+            than the near tokens, in [0, 1]: a mean over heads and rows.
+    """
+
+    gains: np.ndarray
+    losses: np.ndarray
+    far_attention: list[float]
+
+
 def measure_gain(
     network: PreTrainedModel, ids: np.ndarray, stretches: Stretches, starts: Sequence[int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Measured:
     """Measures each token's gain from the far context.
 
     Args:
@@ -72,9 +94,6 @@ def measure_gain(
         ids: A window's token ids, int `[T]`.
         stretches: Where.
         starts: Of the stretches to measure; all if None.
-
-    Returns:
-        The gains in nats, and the losses given all that stands before, both float32 `[stretches, tokens]`.
     """
     starts = stretches.starts if starts is None else starts
     near, length = stretches.near, stretches.length
@@ -83,8 +102,28 @@ def measure_gain(
     rows_NT = torch.stack([window[start - near : start + length] for start in starts])
     near_NT = torch.cat([token_losses(network, row, torch.arange(near, near + length)) for row in rows_NT.split(1)])
     places = torch.cat([torch.arange(start, start + length) for start in starts])
-    whole_NT = token_losses(network, window[None], places).view(near_NT.shape)
-    return (near_NT - whole_NT).cpu().numpy(), whole_NT.cpu().numpy()
+    with _watch_far_attention(near, stretches.window_tokens // _FIRST_SHARE) as far_attention:
+        whole_NT = token_losses(network, window[None], places).view(near_NT.shape)
+    return Measured((near_NT - whole_NT).cpu().numpy(), whole_NT.cpu().numpy(), far_attention)
+
+
+@contextmanager
+def _watch_far_attention(near: int, first: int) -> Iterator[list[float]]:
+    """Collects what `Measured.far_attention` says of a pass over one window, in rows from the first one on."""
+    by_layer: list[float] = []
+
+    def observe(q_BHTD: torch.Tensor, k_BKTD: torch.Tensor, scale: float) -> None:
+        rows = torch.arange(first, q_BHTD.shape[2], _ROWS_APART, device=q_BHTD.device)
+        back_RT = rows[:, None] - torch.arange(k_BKTD.shape[2], device=rows.device)
+        k_BHTD = k_BKTD.repeat_interleave(q_BHTD.shape[1] // k_BKTD.shape[1], dim=1)
+        logits_BHRT = (q_BHTD[:, :, rows] @ k_BHTD.mT * scale).float()
+        map_BHRT = logits_BHRT.masked_fill(back_RT < 0, float("-inf")).softmax(-1)
+        rest_BHRT, is_far_RT = map_BHRT[..., 1:], back_RT[:, 1:] > near
+        rest_BHR = rest_BHRT.sum(-1).clamp_min(torch.finfo(rest_BHRT.dtype).tiny)
+        by_layer.append(((rest_BHRT * is_far_RT).sum(-1) / rest_BHR).mean().item())
+
+    with observe_attention(observe):
+        yield by_layer
 
 
 def choose_windows(
@@ -143,9 +182,10 @@ def measure_windows(
         in_order = sorted(range(len(starts)), key=starts.__getitem__)
         seconds = known.get("cpu_seconds", 0) + time.process_time() - start
         found = window | {"settings": settings | {"starts": sorted(starts)}, "ids": ids}
-        for name, part in zip(("gains", "losses"), measured, strict=True):
+        for name, part in (("gains", measured.gains), ("losses", measured.losses)):
             rows = [*known.get(name, []), *np.round(part.astype(float), 4).tolist()]
             found[name] = [rows[i] for i in in_order]
+        found["far_attention"] = [round(share, 5) for share in measured.far_attention]
         write_json(path, found | {"cpu_seconds": round(seconds, 2)})
 
 

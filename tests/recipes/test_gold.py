@@ -3,10 +3,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from longattn_hf.model.language_model import load_language_model, token_losses
 from recipes.benchmarks.gold import main
-from recipes.benchmarks.gold_report import CLASSES, classify_tokens, compare_with_gain, measure_reliability, share_gain
+from recipes.benchmarks.gold_report import (
+    CLASSES,
+    classify_tokens,
+    compare_layers,
+    compare_with_gain,
+    measure_reliability,
+    share_gain,
+)
 from recipes.benchmarks.gold_windows import Stretches, choose_windows, measure_gain
 from recipes.benchmarks.planted_windows import Cutter, Document
 from recipes.benchmarks.splits import calibration_documents, held_out_documents, is_held_out
@@ -25,13 +33,29 @@ def test_stretches_are_spread_up_to_the_windows_end():
 def test_a_tokens_gain_is_its_loss_with_the_near_context_minus_that_with_all(tiny_llama):
     network = load_language_model(str(tiny_llama))
     ids = np.arange(5, 105) % 60
-    gains, losses = measure_gain(network, ids, Stretches(window_tokens=100, count=2, tokens=10, near_tokens=20))
+    measured = measure_gain(network, ids, Stretches(window_tokens=100, count=2, tokens=10, near_tokens=20))
+    gains, losses = measured.gains, measured.losses
     logits = network(input_ids=torch.from_numpy(ids[None])).logits[0].log_softmax(-1)
     near = network(input_ids=torch.from_numpy(ids[None, 70:100])).logits[0].log_softmax(-1)
     for place in range(10):
         whole = -logits[89 + place, ids[90 + place]].item()
         assert losses[1, place] == pytest.approx(whole, abs=1e-4)
         assert gains[1, place] == pytest.approx(-near[19 + place, ids[90 + place]].item() - whole, abs=1e-4)
+
+
+def test_the_far_attention_is_the_maps_share_beyond_the_near_tokens_without_the_first(tiny_llama):
+    ids, stretches = np.arange(5, 105) % 60, Stretches(window_tokens=100, count=2, tokens=10, near_tokens=20)
+    found = measure_gain(load_language_model(str(tiny_llama)), ids, stretches).far_attention
+    eager = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager")
+    with torch.inference_mode():
+        maps = eager(input_ids=torch.from_numpy(ids[None]), output_attentions=True).attentions
+    assert len(found) == len(maps)
+    for share, map_BHTS in zip(found, maps, strict=True):
+        # of rows 25, 49, 73 and 97 the keys 1 to 4, 28, 52 and 76
+        rows = [
+            map_BHTS[0, :, row, 1 : row - 20].sum(-1) / map_BHTS[0, :, row, 1:].sum(-1) for row in (25, 49, 73, 97)
+        ]
+        assert share == pytest.approx(torch.stack(rows).mean().item(), abs=1e-5)
 
 
 def test_losses_at_places_are_those_of_all(tiny_llama):
@@ -78,6 +102,15 @@ def test_scores_are_correlated_within_categories_and_a_missing_one_is_the_lowest
     rows = {row["score"]: row for row in compare_with_gain(gains, categories, columns)}
     assert [rows[name]["spearman"] for name in columns] == pytest.approx([1, 0, 1])
     assert rows["other"]["by_category"]["a"][0] == pytest.approx(1) and rows["missing"]["without_a_score"] == 2
+
+
+def test_layers_are_compared_on_the_windows_that_have_them():
+    gains, categories = np.array([1.0, 2, 3, 9, 30, 20, 10]), np.array(list("aaaabbb"))
+    shares = [[0.1, 0.3], [0.2, 0.2], [0.3, 0.1], None, [0.3, 0.1], [0.2, 0.2], [0.1, 0.3]]
+    rows = compare_layers(gains, categories, shares)
+    assert [(row["layer"], row["windows"]) for row in rows] == [(0, 6), (1, 6)]
+    assert [row["spearman"] for row in rows] == pytest.approx([1, -1]) and "score" not in rows[0]
+    assert compare_layers(gains, categories, [None, *shares[1:]]) == []
 
 
 def test_the_reliability_of_the_mean_follows_spearman_and_brown():
@@ -128,6 +161,7 @@ def test_a_run_goes_on_where_it_stopped_and_reports(tiny_llama, sources, tmp_pat
     report = json.loads(out.read_text())
     assert report["windows_by_category"] == {"prose": 4, "verse": 4} and out.with_suffix(".png").exists()
     assert {row["score"] for row in report["scores"]} == {"random", "length"}
+    assert [(row["layer"], row["windows"]) for row in report["layers"]] == [(0, 8), (1, 8)]
     for category in ("prose", "verse"):
         assert sum(r["share_of_tokens"] for r in report["tokens"] if r["category"] == category) == pytest.approx(1)
     with pytest.raises(SystemExit, match="other settings"):
