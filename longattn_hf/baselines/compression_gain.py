@@ -18,7 +18,7 @@ from longattn_hf.scoring.base import TextScorer
 #: A text is cut into so many parts; those from the third on have a far context.
 PARTS = 8
 #: In fewer bytes the parts are so short that the sizes are those of the compressor's own start.
-LEAST_BYTES = 4096
+LEAST_BYTES = 2048
 _LEAST_DICTIONARY = 4096
 
 
@@ -62,7 +62,7 @@ class CompressionGainScorer(TextScorer):
     Adds `compression_gain`, about 0 where the far context adds nothing. Like `word_gain` it follows what a language
     model gains from far context and prefers text that was shuffled, in which what was near is far: it is for documents
     that are in order, behind `gate: kind`. Words play no part, so it needs neither a script's rules nor calibration;
-    it refuses windows of fewer than 4,096 bytes.
+    it refuses windows of fewer than 2,048 bytes.
     """
 
     column: ClassVar[str] = "compression_gain"

@@ -83,6 +83,7 @@ class BuildResult:
             "scored_windows": self.scored_windows,
             "reused": dict(self.reused),
             "changes": self.changes and asdict(self.changes),
+            "cautions": self.report.cautions,
             "is_new": self.is_new,
             "published": self.published and self.published.facts,
         }

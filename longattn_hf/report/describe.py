@@ -1,6 +1,7 @@
 """From a table of scored and selected windows to the facts of a report."""
 
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,12 +24,16 @@ from longattn_hf.columns import (
 )
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.report.parts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
+from longattn_hf.selection.cautions import count_tied
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.gate import refusals
 from longattn_hf.selection.standardisation import long_distance_scores
 from longattn_hf.selection.summary import WindowCounts, count_windows
 
 _SOFTWARE = ("longattn_hf", "torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "pyarrow")
+
+# of a reason, the length of one window, beside the least that is wanted
+_OWN_LENGTH = re.compile(r"\(\d+ (\w+), (\d+) are")
 
 
 @dataclass
@@ -64,6 +69,7 @@ def describe_categories(
     """
     windows = count_windows(scores, scores[KEPT], [CATEGORY])
     gate = refusals(scores, selection.gate)
+    passes = ~np.any([np.zeros(len(scores), dtype=bool), *gate.values()], axis=0)
     # a filter copies what it lets through
     columns = dict.fromkeys((CATEGORY, KEPT, SKIP_REASON, selection.ranked_by, *names))
     scores = scores.select([name for name in columns if name in scores.column_names])
@@ -73,13 +79,17 @@ def describe_categories(
         rows = scores.filter(here)
         ranks = rows[selection.ranked_by]
         reasons = rows.filter(ranks.is_null())[SKIP_REASON].drop_null() if SKIP_REASON in rows.column_names else []
-        refused = {reason: int((mask & here.to_numpy(zero_copy_only=False)).sum()) for reason, mask in gate.items()}
+        is_here = here.to_numpy(zero_copy_only=False)
+        refused = {reason: int((mask & is_here).sum()) for reason, mask in gate.items()}
+        ranked = ranks.is_valid().to_numpy(zero_copy_only=False) & passes[is_here]
+        # by a draw, equal scores are not equally placed
+        tied = 0 if selection.temperature else count_tied(ranks.to_numpy()[ranked], rows[KEPT].to_numpy()[ranked])
         all_windows = windows.get((category,), WindowCounts())
         facts[category] = CategoryFacts(
             documents=counted.documents,
             skipped=dict(sorted(counted.skipped.items())),
             windows=all_windows.windows,
-            windows_skipped=dict(sorted(Counter(map(str, reasons)).items())),
+            windows_skipped=dict(sorted(Counter(_OWN_LENGTH.sub(r"(\2 \1 are", str(r)) for r in reasons).items())),
             tokens=all_windows.tokens,
             kept_windows=all_windows.kept_windows,
             kept_tokens=all_windows.kept_tokens,
@@ -87,6 +97,7 @@ def describe_categories(
             cut=pc.min(ranks.filter(rows[KEPT])).as_py(),
             scores={name: _spread_of(rows[name].drop_null().to_numpy()) for name in names},
             refused=refused,
+            tied=tied,
         )
     return facts
 

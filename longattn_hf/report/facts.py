@@ -25,6 +25,7 @@ from longattn_hf.report.parts import (
     Text,
     fact_type,
 )
+from longattn_hf.selection.cautions import caution
 
 _BUILD_AGAIN = "and the card states it; build the report again."
 
@@ -141,6 +142,22 @@ class Report:
     def run_categories(self) -> dict[str, CategoryFacts]:
         """The categories of a run, by name; none of a recipe that was not run."""
         return {name: facts for name, facts in self.categories.items() if facts}
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader should know of how the windows were selected, in sentences."""
+        return [
+            sentence
+            for name, facts in self.run_categories.items()
+            for sentence in caution(
+                name,
+                facts.windows,
+                unscored=sum(facts.windows_skipped.values()),
+                tied=facts.tied,
+                refused=facts.refused,
+                score=self.ranked_by,
+            )
+        ]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Report":

@@ -48,6 +48,7 @@ class CategoryFacts:
         cut: The lowest score kept, of those that ranked; None where nothing is.
         scores: The range of each score.
         refused: The windows that a gate refused, by reason.
+        tied: The windows that share the lowest score kept, where not all of these are kept; 0 where all are.
     """
 
     documents: int
@@ -61,6 +62,7 @@ class CategoryFacts:
     cut: float | None
     scores: dict[str, Spread]
     refused: dict[str, int] = field(default_factory=dict)
+    tied: int = 0
 
 
 @fact_type

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE
 from longattn_hf.method import get_convention
+from longattn_hf.selection.cautions import caution, count_tied
 from longattn_hf.selection.gate import draw, refusals
 from longattn_hf.selection.overlap import overlapping_pairs, without_conflicts
 from longattn_hf.selection.standardisation import (
@@ -181,9 +182,29 @@ class Selection:
         return table
 
 
-def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
-    """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
-    return keep_ranked(table, selection, *rank_windows(table, selection, by))
+def keep_mask(
+    table: pa.Table, selection: Selection, by: str | None = CATEGORY, *, is_whole: bool = True
+) -> np.ndarray:
+    """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`.
+
+    Logs what `caution` says of each category, unless the table is a part of the windows alone.
+    """
+    scores, ranked = rank_windows(table, selection, by)
+    keep = keep_ranked(table, selection, scores, ranked)
+    if is_whole:
+        refused = refusals(table, selection.gate)
+        for group, rows in group_rows(table, by, np.ones(len(table), dtype=bool)).items():
+            order, scored = ranked[group]
+            for sentence in caution(
+                group,
+                len(rows),
+                unscored=len(rows) - scored,
+                tied=count_tied(scores[order], keep[order]),
+                refused={reason: int(mask[rows].sum()) for reason, mask in refused.items()},
+                score=selection.ranked_by,
+            ):
+                logger.warning("%s", sentence)
+    return keep
 
 
 def keep_ranked(

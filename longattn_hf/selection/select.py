@@ -187,7 +187,7 @@ class _BatchFilter:
 
     def __call__(self, batch: Any) -> Any:
         columns = read_batch(batch, self.features, *_columns_of(self.selection), self.by)
-        keep = keep_mask(columns, self.selection, self.by)
+        keep = keep_mask(columns, self.selection, self.by, is_whole=False)
         if (table := table_of(batch)) is not None:
             return keep_rows(table, keep)
         return {name: list(compress(values, keep)) for name, values in batch.items()}

@@ -44,7 +44,7 @@ def test_the_scorer_maps_over_texts_and_says_why_one_has_no_score():
     texts = [words(800, seed=1), "short", None, japanese, "\ud800" + words(800, seed=2)]
     scored = Dataset.from_dict({"text": texts[:-1]}).map(scorer, batched=True)
     assert scored.features["compression_gain"].dtype == "float64"
-    assert scored["skip_reason"][:] == [None, "too short (5 bytes, 4096 are the least)", "missing", None]
+    assert scored["skip_reason"][:] == [None, "too short (5 bytes, 2048 are the least)", "missing", None]
     assert [value is None for value in scored["compression_gain"]] == [False, True, True, False]
     assert scored["compression_gain"][0] == compression_gain(texts[0].encode())
     assert scorer({"text": texts[-1]})["compression_gain"] == pytest.approx(0, abs=0.1)

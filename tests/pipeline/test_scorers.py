@@ -164,6 +164,18 @@ def test_a_gate_refuses_whatever_the_score_and_the_report_counts_it_with_its_rea
     assert "## Refused by the gate" in card and "gzip\\_ratio below 1" in card
 
 
+def test_a_gate_that_refuses_a_whole_category_says_so_at_once_and_in_the_card(recipe, tmp_path, caplog):
+    result = run(recipe, tmp_path / "out", scorers=["length"], gate={"gzip": 99.0}, fraction=0.5)
+    said = [
+        f"The gate refused {facts.windows} of the {facts.windows} windows of {category} (gzip_ratio below 99): it may "
+        "not know their language or kind of text."
+        for category, facts in result.categories.items()
+    ]
+    assert [m for m in caplog.messages if "The gate" in m] == said == result.facts["cautions"]
+    limits = (tmp_path / "out" / "README.md").read_text().split("## Limits")[1].split("## What is in it")[0]
+    assert all(sentence.replace("_", "\\_") in limits for sentence in said)
+
+
 def test_a_draw_is_of_the_seed_and_follows_the_score(recipe, tmp_path):
     output, drawn = tmp_path / "out", {}
     for temperature, seed in ((0.3, 0), (0.3, 1), (1e-6, 0), (1e6, 0)):
@@ -202,7 +214,11 @@ def test_windows_that_a_deciding_scorer_refuses_are_counted_with_its_reason(reci
     result = run(recipe, tmp_path / "out", scorers=["gzip", "far_gain"], select_by="far_gain")
     facts = result.categories["book"]
     assert facts.kept_windows == 0 and sum(facts.windows_skipped.values()) == facts.windows
-    assert all("are the least" in reason for reason in facts.windows_skipped)
+    # one reason, whatever the windows' own lengths
+    assert list(facts.windows_skipped) == ["too short (512 words are the least)"]
+    assert result.report.cautions[0] == (
+        f"{facts.windows} of the {facts.windows} windows of book have no far_gain, so that none of them is kept."
+    )
     # where it does not decide, it leaves nothing out
     other = run(recipe, tmp_path / "out", scorers=["gzip", "far_gain"])
     assert other.categories["book"].windows_skipped == {} and other.categories["book"].kept_windows > 5

@@ -124,7 +124,7 @@ def test_for_programs_the_result_is_one_object_and_nothing_else(output, recipe, 
     categories = facts.pop("categories")
     assert facts == {
         "folder": str(output), "ranked_by": "length", "scored_windows": 0, "reused": {}, "changes": None,
-        "is_new": False, "published": None,
+        "cautions": [], "is_new": False, "published": None,
     }  # fmt: skip
     for name, counts in categories.items():
         mine = table[table.category == name]

@@ -357,3 +357,15 @@ def test_the_comparison_of_a_committed_card_shows_what_differs(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(report | {"version": "1.0.1"}), encoding="utf-8")
     with pytest.raises(AssertionError, match=r"\+.*version 1\.0\.1"):
         assert_card_is_current(tmp_path)
+
+
+def test_what_a_reader_should_know_of_the_selection_stands_among_the_limits():
+    report = example_report()
+    assert "ids alone decide" not in render(report)
+    name, facts = next(iter(report["categories"].items()))
+    facts["tied"] = facts["windows"] // 2
+    limits = render(report).split("## Limits")[1].split("## What is in it")[0]
+    assert (
+        f"- {facts['tied']:,} of the {facts['windows']:,} windows of {name} have the same long\\_distance\\_score at"
+        in limits
+    )

@@ -93,6 +93,20 @@ def test_a_categorys_facts_are_those_of_its_windows(scores, counts):
     assert unskipped.windows_skipped == {} and unskipped.windows == 6
 
 
+def test_equal_scores_on_both_sides_of_the_cut_are_counted_but_not_those_of_a_draw(counts):
+    windows = pa.table(
+        {
+            **{"id": list("abcdef"), "doc_id": list("abcdef"), "category": ["book"] * 6, "num_tokens": [1] * 6},
+            "length": [2.0, 1.0, 1.0, 1.0, 1.0, None],
+            "kind": [1.0, 1.0, 1.0, 1.0, -1.0, 1.0],
+        }
+    )
+    for temperature, gate, tied in ((0.0, {}, 4), (0.0, {"kind": 0}, 3), (1.0, {}, 0)):
+        selection = Selection(score="length", fraction=0.4, temperature=temperature, gate=gate)
+        facts = describe_categories(selection.apply(windows), counts, selection, ["length"])["book"]
+        assert (facts.kept_windows, facts.tied) == (2, tied)
+
+
 def test_a_sources_row_counts_its_documents_and_windows(scores, counts):
     rows = [
         (row.category, row.source, row.license, row.documents, row.windows, row.kept_windows)
