@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from longattn_hf.baselines import (
     CompressionGainScorer,
     DeepAttention,
+    DeepFarAttention,
     FarGainScorer,
     GzipRatio,
     KindScorer,
@@ -171,6 +172,12 @@ def _deep_operations(model: Model, tokens: int) -> float:
     return sizes.forward(tokens, logits=False) + sizes.layers * sizes.heads * sizes.head_size * tokens**2
 
 
+def _deep_far_operations(model: Model, tokens: int) -> float:
+    sizes = ModelSizes.of(model)
+    # the layers before it, and its own queries, keys and the rows that are read
+    return sizes.forward(tokens, logits=False) / 2 + sizes.first_map(tokens)
+
+
 def _loss_gain_operations(model: Model, tokens: int) -> float:
     sizes, block = ModelSizes.of(model), tokens // 16
     return sizes.forward(tokens) + 14 * sizes.forward(2 * block)
@@ -223,6 +230,9 @@ SCORES = {
         make=lambda model: DeepAttention(model=model.name, **model.arguments),
         columns=_deep_columns,
         operations=_deep_operations,
+    ),
+    "deep_far": Score(
+        make=lambda model: DeepFarAttention(model=model.name, **model.arguments), operations=_deep_far_operations
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 _HOME_OF = {
     "CompressionGainScorer": "compression_gain",
     "DeepAttention": "deep_attention",
+    "DeepFarAttention": "deep_attention",
     "FarGainScorer": "far_gain",
     "GzipRatio": "simple",
     "KindScorer": "far_gain",
@@ -24,6 +25,7 @@ _HOME_OF = {
 if TYPE_CHECKING:
     from longattn_hf.baselines.compression_gain import CompressionGainScorer as CompressionGainScorer
     from longattn_hf.baselines.deep_attention import DeepAttention as DeepAttention
+    from longattn_hf.baselines.deep_attention import DeepFarAttention as DeepFarAttention
     from longattn_hf.baselines.far_gain import FarGainScorer as FarGainScorer
     from longattn_hf.baselines.far_gain import KindScorer as KindScorer
     from longattn_hf.baselines.ladm import Ladm as Ladm

@@ -1,7 +1,8 @@
-"""LongAttn's dependency strength, read at deeper layers than the first."""
+"""How much attention goes far back at deeper layers: LongAttn's dependency strength, and one without the sink."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,84 @@ from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.model.attention_hooks import observe_attention
 from longattn_hf.scoring.map_scores import map_scores
+
+#: A token is near within an eighth of the window; rows are read from the second quarter on, one in so many.
+NEAR_SHARE, FIRST_SHARE, ROWS_APART = 8, 4, 24
+_LEAST_TOKENS, _ROWS_AT_ONCE = 64, 64
+
+
+class _Read(Exception):
+    def __init__(self, share: float) -> None:
+        super().__init__("the layer was read")
+        self.share = share
+
+
+def far_share(q_BHTD: Tensor, k_BKTD: Tensor, scale: float, *, near: int, first: int) -> float:
+    """Tells how much of the attention that does not go to the first token goes farther back than the near ones.
+
+    Trained models send what they do not need to the first token (Xiao et al., arXiv:2309.17453), which is far from
+    nearly all others, and says nothing of the text.
+
+    Args:
+        q_BHTD: Queries `[B, HQ, T, D]`, after RoPE.
+        k_BKTD: Keys `[B, HK, T, D]`, likewise.
+        scale: What their products are multiplied by.
+        near: How many tokens back is near.
+        first: The first row to read.
+
+    Returns:
+        The mean over heads and every 24th row, in [0, 1].
+    """
+    places = torch.arange(k_BKTD.shape[2], device=q_BHTD.device)
+    k_BHTD, shares = k_BKTD.repeat_interleave(q_BHTD.shape[1] // k_BKTD.shape[1], dim=1), []
+    for rows in places[first::ROWS_APART].split(_ROWS_AT_ONCE):
+        back_RT = rows[:, None] - places
+        logits_BHRT = (q_BHTD[:, :, rows] @ k_BHTD.mT * scale).float()
+        rest_BHRT = logits_BHRT.masked_fill(back_RT < 0, float("-inf")).softmax(-1)[..., 1:]
+        far_BHR = (rest_BHRT * (back_RT[:, 1:] > near)).sum(-1)
+        shares.append(far_BHR / rest_BHRT.sum(-1).clamp_min(torch.finfo(rest_BHRT.dtype).tiny))
+    return torch.cat(shares, dim=-1).mean().item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFarAttention(TokenScorer):
+    """The share of one layer's attention that goes far back, the first token left out; see `far_share`.
+
+    The model is run up to this layer. Far is more than an eighth of the window. Exact for layers with full causal
+    attention; a sliding window is not taken into account.
+
+    Attributes:
+        layer: Of the model; negative counts from the last. None for the one half-way down.
+
+    Raises:
+        IndexError: The model has no such layer.
+        ValueError: A window has fewer than 64 tokens, or the layer has no attention.
+    """
+
+    column: ClassVar[str] = "deep_far"
+    citation: ClassVar[str] = "This package; the sink that is left out is arXiv:2309.17453's."
+
+    layer: int | None = None
+
+    def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
+        tokens = len(value)
+        return f"too short ({tokens} tokens, {_LEAST_TOKENS} are the least)" if tokens < _LEAST_TOKENS else None
+
+    def _score(self, ids: np.ndarray, rank: int | None) -> float:
+        network, tokens = self.load_model(rank), len(ids)
+        layers = range(network.config.get_text_config(decoder=True).num_hidden_layers)
+        wanted, calls = layers[len(layers) // 2 if self.layer is None else self.layer], count()
+
+        def observe(q_BHTD: Tensor, k_BKTD: Tensor, scale: float) -> None:
+            if next(calls) == wanted:
+                raise _Read(far_share(q_BHTD, k_BKTD, scale, near=tokens // NEAR_SHARE, first=tokens // FIRST_SHARE))
+
+        try:
+            with torch.inference_mode(), observe_attention(observe):
+                network.base_model(input_ids=torch.from_numpy(ids[None]).to(network.device), use_cache=False)
+        except _Read as read:
+            return read.share
+        raise ValueError(f"{self.model} has fewer attention layers than layer={wanted} needs; give an earlier one.")
 
 
 @dataclass(frozen=True, kw_only=True)

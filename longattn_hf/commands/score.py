@@ -30,7 +30,7 @@ class ScoreSettings:
         files: Parquet (.parquet) or JSON-lines files (.jsonl, .json), compressed ones too.
         output: The Parquet file to write, here or in a store: s3://bucket/scored.parquet.
         scorer: One scorer or several: longattn, echo, far_gain, word_gain, compression_gain, kind, gzip, length,
-            random, loss_gain, prolong, ladm, deep.
+            random, loss_gain, prolong, ladm, deep, deep_far.
         model: The model of scorers that need one: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
         tokenizer: The tokenizer that counts and cuts; the model's if not given.
         window_tokens: Cut documents into windows of this many tokens.

@@ -65,8 +65,8 @@ class BuildConfig:
         documents_per_shard: Documents per resumable piece of work.
         scorers: What scores the windows: names of scorers, or a mapping of names to their own settings. `longattn`
             has those above; the others are `echo`, `far_gain`, `word_gain`, `compression_gain`, `kind`, `gzip`,
-            `length`, `random`, and, of the model above, `loss_gain`, `prolong`, `ladm` and `deep`. Each has its own
-            shards, and can be added later.
+            `length`, `random`, and, of the model above, `loss_gain`, `prolong`, `ladm`, `deep` and `deep_far`. Each
+            has its own shards, and can be added later.
         select_by: The scorer that ranks windows, or a mapping of scorers to weights; the first scorer if None.
         combine: What a weighted sum is of: `zscore` or `rank`.
         gate: Refuse windows by other scores: a scorer, or a mapping of scorers to the least value that is let through;

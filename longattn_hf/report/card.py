@@ -72,6 +72,7 @@ _MEANINGS = {
     "prolong": "larger is better: ProLong's dependency of later segments on earlier ones",
     "ladm": "larger is better: LADM's contextual dependency",
     "deep_strength": "in [0, 1], larger is better: dependency strength of a deep layer",
+    "deep_far": "in [0, 1], larger is better: what a middle layer's attention gives to far tokens, the first left out",
     SELECTION_SCORE: "larger is better: the weighted sum of the scores that selected",
     "kept": "whether the window was selected",
     "skip_reason": "why the window has no scores; null where it has",

@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from longattn_hf.baselines.deep_attention import FIRST_SHARE, far_share
 from longattn_hf.files import write_json
 from longattn_hf.model.attention_hooks import observe_attention
 from longattn_hf.model.language_model import token_losses
 from recipes.benchmarks.planted_windows import Cutter, Document
-
-# of attention, one row in so many tells a window's mean; the first quarter has little far context
-_ROWS_APART, _FIRST_SHARE = 24, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,7 @@ class Measured:
     Attributes:
         gains: Each token's gain in nats, float32 `[stretches, tokens]`.
         losses: Its loss given all that stands before, likewise.
-        far_attention: Of each layer, how much of the attention that does not go to the first token goes farther back
-            than the near tokens, in [0, 1]: a mean over heads and rows.
+        far_attention: Of each layer, `far_share` beyond the near tokens.
     """
 
     gains: np.ndarray
@@ -102,7 +99,7 @@ def measure_gain(
     rows_NT = torch.stack([window[start - near : start + length] for start in starts])
     near_NT = torch.cat([token_losses(network, row, torch.arange(near, near + length)) for row in rows_NT.split(1)])
     places = torch.cat([torch.arange(start, start + length) for start in starts])
-    with _watch_far_attention(near, stretches.window_tokens // _FIRST_SHARE) as far_attention:
+    with _watch_far_attention(near, stretches.window_tokens // FIRST_SHARE) as far_attention:
         whole_NT = token_losses(network, window[None], places).view(near_NT.shape)
     return Measured((near_NT - whole_NT).cpu().numpy(), whole_NT.cpu().numpy(), far_attention)
 
@@ -113,14 +110,7 @@ def _watch_far_attention(near: int, first: int) -> Iterator[list[float]]:
     by_layer: list[float] = []
 
     def observe(q_BHTD: torch.Tensor, k_BKTD: torch.Tensor, scale: float) -> None:
-        rows = torch.arange(first, q_BHTD.shape[2], _ROWS_APART, device=q_BHTD.device)
-        back_RT = rows[:, None] - torch.arange(k_BKTD.shape[2], device=rows.device)
-        k_BHTD = k_BKTD.repeat_interleave(q_BHTD.shape[1] // k_BKTD.shape[1], dim=1)
-        logits_BHRT = (q_BHTD[:, :, rows] @ k_BHTD.mT * scale).float()
-        map_BHRT = logits_BHRT.masked_fill(back_RT < 0, float("-inf")).softmax(-1)
-        rest_BHRT, is_far_RT = map_BHRT[..., 1:], back_RT[:, 1:] > near
-        rest_BHR = rest_BHRT.sum(-1).clamp_min(torch.finfo(rest_BHRT.dtype).tiny)
-        by_layer.append(((rest_BHRT * is_far_RT).sum(-1) / rest_BHR).mean().item())
+        by_layer.append(far_share(q_BHTD, k_BKTD, scale, near=near, first=first))
 
     with observe_attention(observe):
         yield by_layer

@@ -7,7 +7,17 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from longattn_hf.baselines import DeepAttention, GzipRatio, KindScorer, Ladm, Length, LossGain, ProLong, RandomScore
+from longattn_hf.baselines import (
+    DeepAttention,
+    DeepFarAttention,
+    GzipRatio,
+    KindScorer,
+    Ladm,
+    Length,
+    LossGain,
+    ProLong,
+    RandomScore,
+)
 from longattn_hf.model.language_model import token_losses
 from longattn_hf.pipeline.demo_corpus import demo_documents
 from longattn_hf.scoring.echo import EchoScorer, echo_gains, load_calibration
@@ -44,6 +54,7 @@ def scorers(tiny_llama):
         ProLong(model=path, device="cpu", segment_tokens=16, pairs=4),
         Ladm(model=path, device="cpu"),
         DeepAttention(model=path, device="cpu"),
+        DeepFarAttention(model=path, device="cpu"),
     ]
 
 
@@ -171,6 +182,37 @@ def test_deep_attention_is_each_whole_maps_far_mass_and_the_chosen_layers(tiny_l
     scored = DeepAttention(model=str(tiny_llama), device="cpu", layer=0)({"input_ids": [ids]})
     assert scored["strength_by_layer"][0] == pytest.approx(expected, rel=1e-4)
     assert scored["deep_strength"][0] == scored["strength_by_layer"][0][0]
+
+
+def test_deep_far_attention_is_a_layers_share_beyond_an_eighth_without_the_first_token(tiny_llama, model):
+    ids = draw_ids(96, seed=6)
+    with torch.no_grad():
+        maps = model(torch.tensor(ids)[None], output_attentions=True).attentions
+    # rows 24, 48 and 72, and the keys more than 12 before each
+    rows = [[m[0, :, r, 1 : r - 12].sum(-1) / m[0, :, r, 1:].sum(-1) for r in (24, 48, 72)] for m in maps]
+    expected = [torch.stack(layer).mean().item() for layer in rows]
+    for layer, value in ((0, expected[0]), (-1, expected[-1]), (None, expected[len(maps) // 2])):
+        scored = DeepFarAttention(model=str(tiny_llama), device="cpu", layer=layer)({"input_ids": [ids]})
+        assert scored == {"deep_far": [pytest.approx(value, rel=1e-4)]}
+    with pytest.raises(IndexError):
+        DeepFarAttention(model=str(tiny_llama), device="cpu", layer=99)({"input_ids": [ids]})
+    with pytest.raises(ValueError, match="63 tokens, 64 are the least"):
+        DeepFarAttention(model=str(tiny_llama), device="cpu")({"input_ids": [ids[:63]]})
+
+
+def test_the_layers_behind_the_one_that_is_read_are_not_run(tiny_llama, monkeypatch):
+    scorer = DeepFarAttention(model=str(tiny_llama), device="cpu", layer=0)
+    network, ids = scorer.load_model(), draw_ids(96, seed=6)
+    value = scorer({"input_ids": [ids]})
+
+    def run_on(*args, **kwargs):
+        raise AssertionError("a later layer was run")
+
+    for layer in network.base_model.layers[1:]:
+        monkeypatch.setattr(layer, "forward", run_on)
+    assert scorer({"input_ids": [ids]}) == value
+    with pytest.raises(AssertionError, match="a later layer"):
+        DeepFarAttention(model=str(tiny_llama), device="cpu", layer=1)({"input_ids": [ids]})
 
 
 def words(numbers):
