@@ -1,5 +1,6 @@
 """The end of a build, all but the kept windows the first process's: what is kept, and everything said of it."""
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from longattn_hf.report.html_report import write_report_page
 from longattn_hf.report.parts import ModelFacts
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.selection.standardisation import ScoreStatistics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def finish(
     table, folder = decision.table, shards.folder
     staged = BuildFolder(folder.staging)
     report = _describe(decision, config, words, shards, scorers, process)
+    for sentence in report.cautions:
+        logger.warning("%s", sentence)
 
     def draw(report: Report) -> Report:
         # Matplotlib takes as long to load as all else, and a build that has nothing to do needs none

@@ -182,28 +182,26 @@ class Selection:
         return table
 
 
-def keep_mask(
-    table: pa.Table, selection: Selection, by: str | None = CATEGORY, *, is_whole: bool = True
-) -> np.ndarray:
-    """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`.
+def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
+    """Marks the windows to keep, the best of each category; see `select_windows`. Returns bool `[len(table)]`."""
+    return keep_ranked(table, selection, *rank_windows(table, selection, by))
 
-    Logs what `caution` says of each category, unless the table is a part of the windows alone.
-    """
+
+def keep_and_warn(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
+    """Marks as `keep_mask`, and logs what `caution` says of each category: of all windows, not of a part of them."""
     scores, ranked = rank_windows(table, selection, by)
-    keep = keep_ranked(table, selection, scores, ranked)
-    if is_whole:
-        refused = refusals(table, selection.gate)
-        for group, rows in group_rows(table, by, np.ones(len(table), dtype=bool)).items():
-            order, scored = ranked[group]
-            for sentence in caution(
-                group,
-                len(rows),
-                unscored=len(rows) - scored,
-                tied=count_tied(scores[order], keep[order]),
-                refused={reason: int(mask[rows].sum()) for reason, mask in refused.items()},
-                score=selection.ranked_by,
-            ):
-                logger.warning("%s", sentence)
+    keep, refused = keep_ranked(table, selection, scores, ranked), refusals(table, selection.gate)
+    for group, rows in group_rows(table, by, np.ones(len(table), dtype=bool)).items():
+        order, scored = ranked[group]
+        for sentence in caution(
+            group,
+            len(rows),
+            unscored=len(rows) - scored,
+            tied=count_tied(scores[order], keep[order]),
+            refused={reason: int(mask[rows].sum()) for reason, mask in refused.items()},
+            score=selection.ranked_by,
+        ):
+            logger.warning("%s", sentence)
     return keep
 
 

@@ -20,7 +20,7 @@ from longattn_hf.selection.containers import (
     read_batch,
     read_columns,
 )
-from longattn_hf.selection.cut import SELECTION_COLUMNS, Selection, keep_mask
+from longattn_hf.selection.cut import SELECTION_COLUMNS, Selection, keep_and_warn, keep_mask
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics, long_distance_scores
 
 _Rows = TypeVar("_Rows")
@@ -135,7 +135,7 @@ def select_windows(
         return IterableDatasetDict(kept)
     if isinstance(rows, IterableDataset):
         return _filter(rows, selection, by)
-    return keep_rows(rows, keep_mask(read_columns(rows, *_columns_of(selection), by), selection, by))
+    return keep_rows(rows, keep_and_warn(read_columns(rows, *_columns_of(selection), by), selection, by))
 
 
 def select_table(table: Any, **how: Any) -> pa.Table:
@@ -187,7 +187,7 @@ class _BatchFilter:
 
     def __call__(self, batch: Any) -> Any:
         columns = read_batch(batch, self.features, *_columns_of(self.selection), self.by)
-        keep = keep_mask(columns, self.selection, self.by, is_whole=False)
+        keep = keep_mask(columns, self.selection, self.by)
         if (table := table_of(batch)) is not None:
             return keep_rows(table, keep)
         return {name: list(compress(values, keep)) for name, values in batch.items()}
