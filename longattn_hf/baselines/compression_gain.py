@@ -13,7 +13,7 @@ import lzma
 from dataclasses import dataclass
 from typing import ClassVar
 
-from longattn_hf.scoring.base import TextScorer
+from longattn_hf.scoring.base import TextScorer, too_short
 
 #: A text is cut into so many parts; those from the third on have a far context.
 PARTS = 8
@@ -46,12 +46,11 @@ def compression_gain(plain: bytes) -> float:
         plain: The text, of at least `PARTS` bytes.
     """
     cuts = [len(plain) * part // PARTS for part in range(PARTS + 1)]
-    with_all = [compressed_size(plain[:cut]) for cut in cuts]
-    saved = 0
-    for part in range(2, PARTS):
-        near, start, end = cuts[part - 1 : part + 2]
-        with_near = compressed_size(plain[near:end]) - compressed_size(plain[near:start])
-        saved += with_near - (with_all[part + 1] - with_all[part])
+    saved, before = 0, compressed_size(plain[: cuts[2]])
+    for near, start, end in zip(cuts[1:], cuts[2:], cuts[3:], strict=False):
+        whole = compressed_size(plain[:end])
+        saved += compressed_size(plain[near:end]) - compressed_size(plain[near:start]) - (whole - before)
+        before = whole
     return 8 * saved / (len(plain) - cuts[2])
 
 
@@ -68,14 +67,12 @@ class CompressionGainScorer(TextScorer):
     column: ClassVar[str] = "compression_gain"
     citation: ClassVar[str] = "This package; compressed sizes as Cilibrasi and Vitanyi, IEEE Trans. Inf. Theory, 2005."
 
-    def _why_refused(self, value: str, rank: int | None) -> str | None:
-        size = len(_encode(value))
-        return f"too short ({size} bytes, {LEAST_BYTES} are the least)" if size < LEAST_BYTES else None
+    def _read(self, column: str, values: list[str]) -> list[bytes]:
+        # a lone surrogate, as JSON can hold, has no other bytes
+        return [text.encode("utf-8", "surrogatepass") for text in values]
 
-    def _score(self, text: str, rank: int | None) -> float:
-        return compression_gain(_encode(text))
+    def _why_refused(self, value: bytes, rank: int | None) -> str | None:
+        return too_short(len(value), "bytes", LEAST_BYTES)
 
-
-def _encode(text: str) -> bytes:
-    # a lone surrogate, as JSON can hold, has no other bytes
-    return text.encode("utf-8", "surrogatepass")
+    def _score(self, plain: bytes, rank: int | None) -> float:
+        return compression_gain(plain)

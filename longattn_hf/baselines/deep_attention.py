@@ -14,6 +14,7 @@ from longattn_hf.attention.api import far_attention
 from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.model.attention_hooks import observe_attention
+from longattn_hf.scoring.base import too_short
 from longattn_hf.scoring.map_scores import map_scores
 
 #: A token is near within an eighth of the window; rows are read from the second quarter on, one in so many.
@@ -75,8 +76,7 @@ class DeepFarAttention(TokenScorer):
     layer: int | None = None
 
     def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
-        tokens = len(value)
-        return f"too short ({tokens} tokens, {_LEAST_TOKENS} are the least)" if tokens < _LEAST_TOKENS else None
+        return too_short(len(value), "tokens", _LEAST_TOKENS)
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         network, tokens = self.load_model(rank), len(ids)

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from longattn_hf.scoring.base import TextScorer
+from longattn_hf.scoring.base import TextScorer, too_short
 
 # the scripts that set no blanks between words, in which a character with its marks counts as a word: Han, Kana, Thai,
 # Lao, Myanmar, Khmer
@@ -87,8 +87,7 @@ def mean_far_gain(words: Sequence[str]) -> float:
 
 def why_too_short(text: str) -> str | None:
     """Says why a text has too few words to be scored by them; None if it has enough."""
-    words = len(split_words(text))
-    return f"too short ({words} words, {LEAST_WORDS} are the least)" if words < LEAST_WORDS else None
+    return too_short(len(split_words(text)), "words", LEAST_WORDS)
 
 
 def _spelling_costs(words: Sequence[str]) -> np.ndarray:

@@ -26,7 +26,7 @@ from longattn_hf.method import CONVENTIONS
 from longattn_hf.report.parts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
 from longattn_hf.selection.cautions import count_tied
 from longattn_hf.selection.cut import Selection
-from longattn_hf.selection.gate import refusals
+from longattn_hf.selection.gate import is_refused, refusals
 from longattn_hf.selection.standardisation import long_distance_scores
 from longattn_hf.selection.summary import WindowCounts, count_windows
 
@@ -68,8 +68,7 @@ def describe_categories(
         names: The columns of scores.
     """
     windows = count_windows(scores, scores[KEPT], [CATEGORY])
-    gate = refusals(scores, selection.gate)
-    passes = ~np.any([np.zeros(len(scores), dtype=bool), *gate.values()], axis=0)
+    gate, passes = refusals(scores, selection.gate), ~is_refused(scores, selection.gate)
     # a filter copies what it lets through
     columns = dict.fromkeys((CATEGORY, KEPT, SKIP_REASON, selection.ranked_by, *names))
     scores = scores.select([name for name in columns if name in scores.column_names])

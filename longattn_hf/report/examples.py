@@ -13,7 +13,7 @@ from longattn_hf.columns import CATEGORY, ID, KEPT, SOURCE
 from longattn_hf.report.describe import agreement_of
 from longattn_hf.report.parts import LONGATTN_SCORES, CategoryAgreement, Example, Extremes
 from longattn_hf.selection.cut import Selection
-from longattn_hf.selection.gate import refusals
+from longattn_hf.selection.gate import is_refused
 from longattn_hf.selection.summary import pick_largest
 
 _EXAMPLES = 2
@@ -50,7 +50,7 @@ def pick_refused(
 ) -> dict[str, list[Example]]:
     """Returns, by category, the best of the windows that a gate refused; arguments as those of `pick_examples`."""
     frame = _frame(scores, selection.ranked_by)
-    refused = np.any([np.zeros(len(scores), dtype=bool), *refusals(scores, selection.gate).values()], axis=0)
+    refused = is_refused(scores, selection.gate)
     return {
         str(category): _examples(
             scores,

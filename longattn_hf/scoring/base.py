@@ -205,6 +205,11 @@ def _why_unusable(value: Any, is_ids: bool) -> str | None:
     return None
 
 
+def too_short(count: int, unit: str, least: int) -> str | None:
+    """Says why a window of so many words, bytes or tokens is not scored; None if it is long enough."""
+    return f"too short ({count} {unit}, {least} are the least)" if count < least else None
+
+
 def equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
     """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
     group: list[int] = []

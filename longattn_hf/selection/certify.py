@@ -18,7 +18,7 @@ import pyarrow as pa
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE, STANDARD_ERROR
 from longattn_hf.method import get_convention
 from longattn_hf.selection.cut import Selection, keep_ranked, rank_windows
-from longattn_hf.selection.gate import refusals
+from longattn_hf.selection.gate import is_refused
 from longattn_hf.selection.moments import Moments
 from longattn_hf.selection.overlap import overlapping_pairs
 from longattn_hf.selection.standardisation import ScoreStatistics, get_column, get_numbers, group_rows
@@ -209,7 +209,7 @@ def _rival_pairs(table: pa.Table, selection: Selection, scores: np.ndarray) -> n
     """Returns the pairs of rows, int64 `[P, 2]`, of which one at most may be kept, since they overlap."""
     if not selection.refuse_overlap:
         return np.empty((0, 2), dtype=np.int64)
-    refused = np.any([np.isnan(scores), *refusals(table, selection.gate).values()], axis=0)
+    refused = np.isnan(scores) | is_refused(table, selection.gate)
     pairs = overlapping_pairs(table)
     return pairs[~refused[pairs].any(axis=1)]
 

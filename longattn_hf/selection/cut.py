@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTANCE_SCORE, SELECTION_SCORE
 from longattn_hf.method import get_convention
 from longattn_hf.selection.cautions import caution, count_tied
-from longattn_hf.selection.gate import draw, refusals
+from longattn_hf.selection.gate import draw, is_refused, refusals
 from longattn_hf.selection.overlap import overlapping_pairs, without_conflicts
 from longattn_hf.selection.standardisation import (
     RAW_SCORES,
@@ -248,7 +248,7 @@ def rank_windows(
     scores = ranking_scores(table, selection.score, by, selection.combine)
     if selection.temperature:
         scores = draw(table, scores, temperature=selection.temperature, seed=selection.seed, by=by)
-    passes = ~np.any([np.zeros(len(table), dtype=bool), *refusals(table, selection.gate).values()], axis=0)
+    passes = ~is_refused(table, selection.gate)
     # rows that nobody cut have no name of their own: ties go to the first
     names = table[ID] if ID in table.column_names else np.arange(len(table))
     keys = pa.table({"score": scores, ID: names})

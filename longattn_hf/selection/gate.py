@@ -28,6 +28,11 @@ def refusals(table: pa.Table, gate: Mapping[str, float]) -> dict[str, np.ndarray
         return {f"{name} below {least:g}": ~(get_numbers(table, name) >= least) for name, least in gate.items()}
 
 
+def is_refused(table: pa.Table, gate: Mapping[str, float]) -> np.ndarray:
+    """Marks the windows that a gate refuses for any reason, bool `[len(table)]`; raises as `refusals`."""
+    return np.any([np.zeros(len(table), dtype=bool), *refusals(table, gate).values()], axis=0)
+
+
 def draw(table: pa.Table, scores: np.ndarray, *, temperature: float, seed: int, by: str | None) -> np.ndarray:
     """Perturbs scores so that the highest of them are a sample of softmax(z / temperature) without replacement.
 
