@@ -36,9 +36,14 @@ def as_pattern(path: str) -> str:
 
     What is behind the last of these may be a pattern: `runs [v1]/*.parquet` is one in a folder, where that is there.
     """
-    if is_address(path) or escape(path) == path:
+    if is_address(path):
         return path
     whole = Path(path)
+    if escape(os.getcwd()) != os.getcwd():
+        # who reads a relative one puts it behind the working directory, whose name counts as well
+        whole = whole.absolute()
+    if escape(str(whole)) == str(whole):
+        return path
     there = next((folder for folder in (whole, *whole.parents) if folder.exists()), Path())
     return str(Path(escape(str(there)), whole.relative_to(there)))
 

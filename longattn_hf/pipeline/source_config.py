@@ -60,16 +60,26 @@ class SourceConfig:
             ValueError: A folder's name is a pattern too, and nothing says which of its files to read.
         """
         files = [self.data_files] if isinstance(self.data_files, str) else self.data_files
-        for folder in (self.path, self.data_dir or ""):
-            if escape(folder) != folder and Path(folder).is_dir():
+        for folder in (self.path, self.data_dir):
+            root = _folder_called_like_a_pattern(folder) if folder else None
+            if root:
                 if files is None or folder == self.data_dir:
                     raise ValueError(
-                        f"The name of the folder {folder!r} reads as a pattern, in which datasets finds no files: "
+                        f"The name of the folder {str(root)!r} reads as a pattern, in which datasets finds no files: "
                         "name them with data_files, or call it otherwise."
                     )
-                root = Path(folder).resolve()
                 files = [str(root / file) for file in files]
         return None if files is None else [as_pattern(file) for file in files]
+
+
+def _folder_called_like_a_pattern(path: str) -> Path | None:
+    whole = Path(path).resolve()
+    if escape(str(whole)) == str(whole) or not whole.is_dir():
+        return None
+    # in a working directory that is called so, a folder may have the name of a format, which `datasets` takes first
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    return None if path in _PACKAGED_DATASETS_MODULES else whole
 
 
 def hide_paths(value: Any) -> Any:

@@ -45,6 +45,29 @@ def test_a_source_reads_files_and_folders_by_their_own_names(folder, source, tex
     assert [row["text"] for row in stream] == texts
 
 
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        ({"path": "parquet", "data_files": "part[0-9]/rows[1].parquet"}, ["one", "two"]),
+        ({"path": "json", "data_files": ["plain/*.jsonl"]}, ["five"]),
+        ({"path": "json", "data_files": "plain/lines.jsonl", "json_lines": True}, ["five"]),
+        ({"path": "text", "data_files": "text/four.txt"}, ["six"]),
+        ({"path": "plain", "data_files": "lines.jsonl"}, ["five"]),
+        ({"path": "./plain", "data_files": "*.jsonl", "json_lines": True}, ["five"]),
+    ],
+)
+def test_a_source_reads_relative_names_in_a_working_directory_that_is_called_like_a_pattern(
+    folder, monkeypatch, source, texts
+):
+    monkeypatch.chdir(folder.parent)
+    for name, row in {"plain/lines.jsonl": '{"text": "five"}', "text/four.txt": "six"}.items():
+        (folder.parent / name).parent.mkdir()
+        (folder.parent / name).write_text(row)
+    assert [row["text"] for row in open_source(SourceConfig(category="c", **source)).stream] == texts
+    with pytest.raises(ValueError, match="reads as a pattern.*name them with data_files"):
+        open_source(SourceConfig(category="c", path="plain"))
+
+
 def test_a_pattern_is_still_one(folder):
     for other in (1, 2):
         Dataset.from_dict({"text": [str(other)]}).to_parquet(folder.parent / f"more{other}.parquet")
@@ -65,6 +88,15 @@ def test_files_given_to_a_program_are_read_by_their_own_names(folder, capsys):
     main(["score", str(folder / "rows[1].parquet"), "--scorer", "length", "-o", str(scored)])
     main(["select", str(scored), "--score", "length", "--fraction", "1", "-o", str(folder / "kept[3].parquet")])
     assert pq.read_table(folder / "kept[3].parquet")["text"].to_pylist() == ["one", "two"]
+
+
+def test_relative_files_given_to_a_program_are_found_in_such_a_working_directory(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    Dataset.from_dict({"text": ["one", "two"]}).to_parquet("plain.parquet")
+    for file in ("plain.parquet", "rows[1].parquet"):
+        main(["score", file, "--scorer", "length", "-o", "scored.parquet"])
+        main(["select", "scored.parquet", "--score", "length", "--fraction", "1", "-o", "kept.parquet"])
+        assert pq.read_table("kept.parquet")["text"].to_pylist() == ["one", "two"]
 
 
 def test_a_build_there_loads_what_it_keeps(folder, tiny_llama):
