@@ -4,10 +4,11 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
-from longattn_hf.columns import CATEGORY, INPUT_IDS
+from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON
 from longattn_hf.pipeline.refusal import Refusal
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
+from longattn_hf.selection.cautions import count_reasons
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +23,7 @@ class ScoreSettings:
     Every row is scored as it is; with window_tokens, documents are cut into windows of equal length first, without
     which scores of attention do not compare.
 
-        longattn score docs.jsonl --scorer echo -o scored.parquet
+        longattn score docs.jsonl -o scored.parquet
         longattn score a.jsonl --tokenizer ORG/MODEL --window_tokens 8192 -o b.parquet
         longattn score a.parquet --scorer longattn --model ORG/MODEL -o b.parquet
 
@@ -43,7 +44,7 @@ class ScoreSettings:
 
     files: Texts
     output: str
-    scorer: Texts = field(default_factory=lambda: ["echo"])
+    scorer: Texts = field(default_factory=lambda: ["far_gain"])
     model: str | None = None
     tokenizer: str | None = None
     window_tokens: int | None = None
@@ -145,10 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
             write_rows(rows, path, notes)
     except (ValueError, OSError) as error:
         raise Refusal("score", error) from error
-    output.show(
-        f"{path}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}",
-        {"output": path, "rows": len(rows), **notes},
-    )
+    skipped = count_reasons(filter(None, rows[SKIP_REASON]) if SKIP_REASON in rows.column_names else ())
+    lines = [f"{path}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}"]
+    lines += [f"{count:,} without a score: {reason}" for reason, count in skipped.items()]
+    output.show("\n  ".join(lines), {"output": path, "rows": len(rows), "skipped": skipped, **notes})
 
 
 if __name__ == "__main__":

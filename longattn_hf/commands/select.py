@@ -20,7 +20,7 @@ class SelectSettings:
     """Keeps the rows with the highest scores of each category, and writes them as Parquet.
 
         longattn select scored.parquet --token_budget 1e9 -o kept.parquet
-        longattn select scored.parquet --score echo --fraction 0.125
+        longattn select scored.parquet --score far_gain --fraction 0.125
 
     Attributes:
         files: What `longattn score` wrote, or other Parquet or JSON-lines files with a column of scores.

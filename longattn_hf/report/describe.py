@@ -1,7 +1,6 @@
 """From a table of scored and selected windows to the facts of a report."""
 
 import platform
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,16 +23,13 @@ from longattn_hf.columns import (
 )
 from longattn_hf.method import CONVENTIONS
 from longattn_hf.report.parts import Agreement, CategoryAgreement, CategoryFacts, SourceFacts, Spread
-from longattn_hf.selection.cautions import count_tied
+from longattn_hf.selection.cautions import count_reasons, count_tied
 from longattn_hf.selection.cut import Selection
 from longattn_hf.selection.gate import is_refused, refusals
 from longattn_hf.selection.standardisation import long_distance_scores
 from longattn_hf.selection.summary import WindowCounts, count_windows
 
 _SOFTWARE = ("longattn_hf", "torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "pyarrow")
-
-# of a reason, the length of one window, beside the least that is wanted
-_OWN_LENGTH = re.compile(r"\(\d+ (\w+), (\d+) are")
 
 
 @dataclass
@@ -88,7 +84,7 @@ def describe_categories(
             documents=counted.documents,
             skipped=dict(sorted(counted.skipped.items())),
             windows=all_windows.windows,
-            windows_skipped=dict(sorted(Counter(_OWN_LENGTH.sub(r"(\2 \1 are", str(r)) for r in reasons).items())),
+            windows_skipped=count_reasons(reasons),
             tokens=all_windows.tokens,
             kept_windows=all_windows.kept_windows,
             kept_tokens=all_windows.kept_tokens,

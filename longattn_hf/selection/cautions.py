@@ -1,11 +1,23 @@
 """What a selection does not pass over in silence: windows without a score, a gate that refuses most, equal scores."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 # a few equal scores are copies of one text; many are a score that says nothing of these windows
 _MANY_TIED, _MANY_OUT = 0.05, 0.5
+# of a reason, the length of one window, beside the least that is wanted
+_OWN_LENGTH = re.compile(r"\(\d+ (\w+), (\d+) are")
+
+
+def count_reasons(reasons: Iterable[object]) -> dict[str, int]:
+    """Counts windows by the reason why they have no score, in the order of the reasons' names.
+
+    A reason that says how long its own window is counts together with those of windows of other lengths.
+    """
+    return dict(sorted(Counter(_OWN_LENGTH.sub(r"(\2 \1 are", str(reason)) for reason in reasons).items()))
 
 
 def count_tied(scores: np.ndarray, kept: np.ndarray) -> int:

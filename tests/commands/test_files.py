@@ -38,6 +38,18 @@ def test_each_row_gets_its_score_or_the_reason_why_not(documents, tmp_path):
     assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
 
 
+def test_rows_without_a_score_are_counted_by_reason_and_not_by_their_own_length(tmp_path, capsys):
+    texts = ["one two three", "four five", None, " ".join(map(str, range(600)))]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    # the scorer that the pages recommend is the one that nobody has to name
+    main(["score", str(path), "-o", str(tmp_path / "out.parquet")])
+    said = capsys.readouterr().out
+    assert "4 rows, scores far_gain" in said
+    assert "1 without a score: missing" in said and "2 without a score: too short (512 words are the least)" in said
+    assert [row["far_gain"] is None for row in read(tmp_path / "out.parquet")] == [True, True, True, False]
+
+
 def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, tmp_path, capsys):
     main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "out.parquet")])
     main(["select", str(tmp_path / "out.parquet"), "--token_budget", "9"])
@@ -49,10 +61,11 @@ def test_for_programs_results_are_one_object_and_quiet_leaves_nothing_else(docum
     scored, kept = str(tmp_path / "out.parquet"), str(tmp_path / "out-kept.parquet")
     main(["score", str(documents), "--scorer", "length", "-o", scored, "--json"])
     counted = "estimated as one a 4 bytes"
-    facts = {"output": scored, "rows": 4, "num_tokens": counted, "scores": ["length"]}
+    facts = {"output": scored, "rows": 4, "num_tokens": counted, "scores": ["length"], "skipped": {"missing": 1}}
     assert json.loads(capsys.readouterr().out) == facts
     main(["select", "--json", scored, "--quiet", "--token_budget", "9"])
     shown = capsys.readouterr()
+    del facts["skipped"]
     facts |= {"output": kept, "kept": 1, "score": "length", "tokens": 9}
     assert json.loads(shown.out) == facts and shown.err == ""
 
