@@ -118,7 +118,7 @@ def build_app(session: Session) -> gr.Blocks:
                 return (note, {"categories": [], "names": {}}, *blank, {}, gr.skip(), gr.skip())
             cut = now.keep_by == CUT
             return (
-                _headline(session),
+                _headline(session, selected.cautions),
                 views.describe_histograms(corpus, selected, pair[0]),
                 views.describe_categories(corpus, selected, other),
                 views.describe_sources(corpus, selected, other),
@@ -276,5 +276,6 @@ def _served(name: str, method: Callable) -> Callable:
     return answer
 
 
-def _headline(session: Session) -> str:
-    return f"# {prose(session.corpus.name)}\n{prose(views.say_progress(session.corpus))}"
+def _headline(session: Session, cautions: Sequence[str] = ()) -> str:
+    said = "".join(f"\n\n**Mind:** {prose(sentence)}" for sentence in cautions)
+    return f"# {prose(session.corpus.name)}\n{prose(views.say_progress(session.corpus))}{said}"

@@ -4,6 +4,7 @@ Reads the output folder of a finished or still running build, or a published dat
 `longattn_hf.selection.cut` itself, on a table prepared so that a million windows take about a second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from longattn_hf.pipeline.scored_with import find_convention, notes_in, scored_w
 from longattn_hf.pipeline.so_far import ScoresSoFar
 from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import LONGATTN_SCORES
-from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.cut import Selection, keep_with_cautions
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics
 
 #: What stands in the place of a category for all of them together, unless one is called so.
@@ -33,10 +34,17 @@ ALL = "all categories"
 
 @dataclass(frozen=True)
 class Selected:
-    """What a selection makes of the windows: the scores that rank, float64, NaN without, and bool `kept`; `[N]`."""
+    """What a selection makes of the windows.
+
+    Attributes:
+        scores: Those that rank, float64 `[N]`, NaN where there is none.
+        kept: Bool `[N]`.
+        cautions: What to know of it, in sentences.
+    """
 
     scores: np.ndarray
     kept: np.ndarray
+    cautions: Sequence[str] = ()
 
 
 class ScoredCorpus:
@@ -238,8 +246,9 @@ class ScoredCorpus:
         Raises:
             ValueError: As these.
         """
-        table = replace(selection, statistics=self.statistics).apply(self.table)
-        return Selected(table[selection.ranked_by].to_numpy(), table[KEPT].to_numpy(zero_copy_only=False))
+        selection = replace(selection, statistics=self.statistics)
+        table = selection.add_scores(self.table)
+        return Selected(table[selection.ranked_by].to_numpy(), *keep_with_cautions(table, selection))
 
     def recipe(self, selection: Selection) -> str:
         """Returns the YAML that selects the same; see `write_recipe`."""

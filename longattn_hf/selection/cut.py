@@ -187,22 +187,24 @@ def keep_mask(table: pa.Table, selection: Selection, by: str | None = CATEGORY) 
     return keep_ranked(table, selection, *rank_windows(table, selection, by))
 
 
-def keep_and_warn(table: pa.Table, selection: Selection, by: str | None = CATEGORY) -> np.ndarray:
-    """Marks as `keep_mask`, and logs what `caution` says of each category: of all windows, not of a part of them."""
+def keep_with_cautions(
+    table: pa.Table, selection: Selection, by: str | None = CATEGORY
+) -> tuple[np.ndarray, list[str]]:
+    """Marks as `keep_mask`, and returns what `caution` says of each category of all windows."""
     scores, ranked = rank_windows(table, selection, by)
     keep, refused = keep_ranked(table, selection, scores, ranked), refusals(table, selection.gate)
+    sentences: list[str] = []
     for group, rows in group_rows(table, by, np.ones(len(table), dtype=bool)).items():
         order, scored = ranked[group]
-        for sentence in caution(
+        sentences += caution(
             group,
             len(rows),
             unscored=len(rows) - scored,
             tied=count_tied(scores[order], keep[order]),
             refused={reason: int(mask[rows].sum()) for reason, mask in refused.items()},
             score=selection.ranked_by,
-        ):
-            logger.warning("%s", sentence)
-    return keep
+        )
+    return keep, sentences
 
 
 def keep_ranked(

@@ -1,5 +1,6 @@
 """Selection as users call it: of datasets, their splits, streams, data frames and tables of Arrow."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
@@ -20,8 +21,10 @@ from longattn_hf.selection.containers import (
     read_batch,
     read_columns,
 )
-from longattn_hf.selection.cut import SELECTION_COLUMNS, Selection, keep_and_warn, keep_mask
+from longattn_hf.selection.cut import SELECTION_COLUMNS, Selection, keep_mask, keep_with_cautions
 from longattn_hf.selection.standardisation import RAW_SCORES, ScoreStatistics, long_distance_scores
+
+logger = logging.getLogger(__name__)
 
 _Rows = TypeVar("_Rows")
 
@@ -135,7 +138,10 @@ def select_windows(
         return IterableDatasetDict(kept)
     if isinstance(rows, IterableDataset):
         return _filter(rows, selection, by)
-    return keep_rows(rows, keep_and_warn(read_columns(rows, *_columns_of(selection), by), selection, by))
+    keep, cautions = keep_with_cautions(read_columns(rows, *_columns_of(selection), by), selection, by)
+    for sentence in cautions:
+        logger.warning("%s", sentence)
+    return keep_rows(rows, keep)
 
 
 def select_table(table: Any, **how: Any) -> pa.Table:

@@ -10,6 +10,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import HfApi
 
+from longattn_hf.explore.app import _headline
 from longattn_hf.explore.listing import find_windows, show_page
 from longattn_hf.explore.scored_corpus import ScoredCorpus
 from longattn_hf.explore.session import Session
@@ -301,6 +302,16 @@ def test_a_file_of_any_scorers_is_opened_whatever_its_ids(tmp_path, ids):
         search = session.search("TEXT 4", "all")
         search.go_on(10)
         assert np.flatnonzero(search.found).tolist() == [session.corpus.row_of(names[4])]
+
+
+def test_what_a_reader_should_know_of_a_selection_is_said_of_the_one_that_is_shown(tmp_path):
+    scores = {"num_tokens": [4] * 9, "echo": [0.0] * 8 + [1.0], "length": [float(n) for n in range(9)]}
+    Dataset.from_dict({"text": ["a"] * 9} | scores).to_parquet(tmp_path / "s.parquet")
+    session = Session(tmp_path / "s.parquet")
+    assert not session.select(Selection(score="length", fraction=0.5)).cautions
+    (sentence,) = session.select(Selection(score="echo", fraction=0.5)).cautions
+    assert sentence.startswith("8 of the 9 windows of all have the same echo at the cut")
+    assert _headline(session, [sentence]).endswith(f"**Mind:** {sentence}")
 
 
 def test_what_is_no_corpus_is_said_to_be_so_without_asking_the_hub(hub, tmp_path, monkeypatch):
