@@ -108,12 +108,14 @@ class _Block:
         total, far, norms = [], [], []
         for keys in self._tiles():
             weights_GRS = self._logits(q_GRE, self.k_TE, keys).exp2_()
-            total.append(weights_GRS.sum(-1))
+            sum_GR = weights_GRS.sum(-1)
+            total.append(sum_GR)
             if keys.start > nearest_far:
                 continue
             if keys.stop > self.first - self.min_distance + 1:
                 weights_GRS *= self._distances(keys, self.min_distance - 1).clamp_(0, 1)
-            far.append(weights_GRS.sum(-1))
+                sum_GR = weights_GRS.sum(-1)
+            far.append(sum_GR)
             norms.append(torch.linalg.vector_norm(weights_GRS, dim=-1))
         return torch.stack([torch.stack(total).sum(0), torch.stack(far).sum(0), torch.stack(norms).square_().sum(0)])
 

@@ -1,14 +1,15 @@
 """Guesses every row's far sums from a few keys, at some percent of the map's cost, and how far off that may be.
 
-A row takes its nearest keys as they are; some hundred keys, chosen with unequal chances, stand with weights for all
-others. A few rows, the pilots, are looked at in full: they show which keys carry the energy, and what is missed.
+The rows of a block take the nearest keys as they are; some hundred keys, chosen with unequal chances, stand with
+weights for all others. A few rows, the pilots, are looked at in full: they show which keys carry the energy, and what
+is missed.
 
 Shape suffixes: H key head, G query heads of a key head, Q all query heads, T keys, F rows with a far key; R rows of a
 block, N those of all G heads, S chosen keys, L nearest keys of a block, P pilot rows, D head size, E = D + 2.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from longattn_hf.attention.blockwise import run_on_all_threads
 _PILOT_ROWS = 64
 # pilots that share one product
 _PILOTS_AT_ONCE = 8
-# each row's nearest keys, which take most of its near mass, are never guessed
+# each row's nearest keys, which take most of its near mass, are never guessed; nor are those of its block's other rows
 _LOCAL_KEYS = 64
 
 
@@ -55,7 +56,7 @@ def guess_rows(
     Returns:
         The guess, or None where the window is too short for one to pay.
     """
-    if not (0 < guess_keys < k.shape[1] and _LOCAL_KEYS <= min_distance < k.shape[1]):
+    if not (0 < guess_keys < k.shape[1] and 2 * _LOCAL_KEYS <= min_distance < k.shape[1]):
         return None
     return _guess_all(q, k, min_distance, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, guess_keys)
 
@@ -73,10 +74,12 @@ def _guess_all(q: Tensor, k: Tensor, min_distance: int, scale: float, num_keys: 
     exact_2HGP = torch.empty(*sums_2HGF.shape[:-1], len(pilots_P), device=q.device)
     # small enough for a core's cache, large enough for a GPU
     step = 128 if q.device.type == "cpu" else 1024
+    # no row of a block has a far key among its block's nearest
+    step = min(step, min_distance - _LOCAL_KEYS + 1)
     for h, (q_GFD, k_TD) in enumerate(zip(q_HGFD, k, strict=True)):
         q_GFD, k_TD = q_GFD.float() * (scale * math.log2(math.e)), k_TD.float()
         importance_T, exact_2HGP[:, h] = _look(q_GFD, k_TD, pilots_P, min_distance)
-        head = _Head(q_GFD, k_TD, min_distance, *_choose_keys(importance_T, num_keys))
+        head = _Head(q_GFD, k_TD, min_distance, *_choose_keys(importance_T, num_keys), step)
         starts = iter(range(0, num_far, step))
 
         def work(h: int = h, head: _Head = head, starts: Iterator = starts) -> None:
@@ -137,70 +140,66 @@ def _choose_keys(importance_T: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
 
 
 class _Head:
-    """The query heads of a key head; q holds the factor to base-2 logits.
+    """The query heads of a key head, in blocks of at most `step` rows; q holds the factor to base-2 logits.
 
     Each chosen key's weight is split: its root is in the product, as one more component, for the norm to see the
     weight once where it sees the exponential twice; the other root comes with the sum.
     """
 
-    def __init__(self, q_GFD: Tensor, k_TD: Tensor, min_distance: int, chosen_S: Tensor, weights_S: Tensor) -> None:
+    def __init__(
+        self, q_GFD: Tensor, k_TD: Tensor, min_distance: int, chosen_S: Tensor, weights_S: Tensor, step: int
+    ) -> None:
         self.min_distance, self.chosen_S, self.chosen = min_distance, chosen_S, chosen_S.tolist()
-        self.q_GFE, self.k_TE = pad(q_GFD, (0, 2), value=1.0), pad(k_TD, (0, 2), value=1.0)
+        # the heads of a row side by side, so that a block is one matrix
+        self.q_FGE, self.k_TE = pad(q_GFD.transpose(0, 1), (0, 2), value=1.0), pad(k_TD, (0, 2), value=1.0)
+        # a row's logit with its own key stands in for the largest, as long as nothing overflows
+        self.q_FGE[..., -2] = -torch.linalg.vecdot(self.q_FGE[..., :-2], k_TD[min_distance:, None])
         self.roots_S, self.k_SE = weights_S.sqrt(), self.k_TE[chosen_S]
         self.k_TE[:, -1], self.k_SE[:, -1] = 0.0, weights_S.log2() / 2
+        last_R, nearest_L = torch.arange(step) + (_LOCAL_KEYS - 1), torch.arange(step + _LOCAL_KEYS - 1)
+        # +inf where a row sees the key, else -inf; ten times faster than masked_fill_
+        self.seen_RL = ((last_R[:, None] - nearest_L + 0.5) * torch.inf).to(k_TD.device)
 
     def guess(self, rows: slice) -> Tensor:
         """[2, G, R] mass and energy of some of the rows with a far key."""
-        q_GRE = self.q_GFE[:, rows].clone()
-        first, last = self.min_distance + rows.start, self.min_distance + rows.stop - 1
-        # a row's logit with its own key stands in for the largest, as long as nothing overflows
-        q_GRE[..., -2] = -torch.linalg.vecdot(q_GRE[..., :-2], self.k_TE[first : last + 1, :-2])
-        sums_2GR = self._sums(q_GRE, first, last)
-        lost_GR = ~sums_2GR.isfinite().all(0)
-        if lost_GR.any():
-            sums_2GR = torch.where(lost_GR, self._sums(self._below_largest(q_GRE, first, last), first, last), sums_2GR)
-        return sums_2GR
+        q_RGE, first, last = self.q_FGE[rows], self.min_distance + rows.start, self.min_distance + rows.stop - 1
+        sums_2RG = self._sums(q_RGE, first, last)
+        lost_RG = ~sums_2RG.isfinite().all(0)
+        if lost_RG.any():
+            sums_2RG = torch.where(lost_RG, self._sums(self._below_largest(q_RGE, first, last), first, last), sums_2RG)
+        return sums_2RG.transpose(1, 2)
 
-    def _sums(self, q_GRE: Tensor, first: int, last: int) -> Tensor:
-        # one product of all heads' rows, which is faster than a batch of heads
-        q_NE, heads_and_rows = q_GRE.flatten(0, 1), q_GRE.shape[:2]
-        total_GR = self._near_logits(q_GRE, first, last).exp2_().sum(-1)
-        away_NS = (q_NE @ self.k_SE[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T).exp2_()
-        away_GRS = self._reached(away_NS.unflatten(0, heads_and_rows), first, last, _LOCAL_KEYS)
-        total_GR += away_GRS @ self.roots_S[: away_GRS.shape[-1]]
-        far_GRS = self._reached(away_GRS, first, last, self.min_distance)
-        mass_GR = far_GRS @ self.roots_S[: far_GRS.shape[-1]] / total_GR
-        energy_GR = (torch.linalg.vector_norm(far_GRS, dim=-1) / total_GR).square()
-        return torch.stack([mass_GR, energy_GR])
+    def _sums(self, q_RGE: Tensor, first: int, last: int) -> Tensor:
+        near_RGL, away_RGS = self._logits(q_RGE, first, last)
+        total_RG = near_RGL.exp2_().sum(-1)
+        total_RG += away_RGS.exp2_() @ self.roots_S[: away_RGS.shape[-1]]
+        far_RGS = self._reached(away_RGS, first, last)
+        mass_RG = far_RGS @ self.roots_S[: far_RGS.shape[-1]] / total_RG
+        energy_RG = (torch.linalg.vector_norm(far_RGS, dim=-1) / total_RG).square()
+        return torch.stack([mass_RG, energy_RG])
 
-    def _near_logits(self, q_GRE: Tensor, first: int, last: int) -> Tensor:
-        """[G, R, L], -inf outside of a row's nearest keys."""
+    def _logits(self, q_RGE: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """[R, G, L] of the nearest keys, -inf where a row sees none, and [R, G, S] of the chosen ones before them."""
         nearest = first - _LOCAL_KEYS + 1
-        near_GRL = (q_GRE.flatten(0, 1) @ self.k_TE[nearest : last + 1].T).unflatten(0, q_GRE.shape[:2])
-        positions = torch.arange(nearest, last + 1, device=q_GRE.device, dtype=q_GRE.dtype)
-        behind_RL = positions[_LOCAL_KEYS - 1 :, None] - positions
-        # +inf within; ten times faster than masked_fill_
-        return torch.minimum(near_GRL, _within(behind_RL, _LOCAL_KEYS), out=near_GRL)
+        # one product of all heads' rows, which is faster than a batch of heads
+        q_NE = q_RGE.flatten(0, 1)
+        near_NL = q_NE @ self.k_TE[nearest : last + 1].T
+        away_NS = q_NE @ self.k_SE[: bisect_left(self.chosen, nearest)].T
+        near_RGL, away_RGS = (logits_N.unflatten(0, q_RGE.shape[:2]) for logits_N in (near_NL, away_NS))
+        seen_RL = self.seen_RL[: near_RGL.shape[0], : near_RGL.shape[2]]
+        return torch.minimum(near_RGL, seen_RL[:, None], out=near_RGL), away_RGS
 
-    def _below_largest(self, q_GRE: Tensor, first: int, last: int) -> Tensor:
-        """Takes the largest logit off; a chosen key beyond a row's sight counts too, and may leave it nothing."""
-        q_GRE = q_GRE.clone()
-        q_GRE[..., -2] = 0
-        largest_GR = self._near_logits(q_GRE, first, last).amax(-1)
-        away_GRS = q_GRE @ self.k_SE[: bisect_right(self.chosen, last - _LOCAL_KEYS)].T
-        if away_GRS.shape[-1]:
-            largest_GR = torch.maximum(largest_GR, away_GRS.amax(-1))
-        q_GRE[..., -2] = -largest_GR
-        return q_GRE
+    def _below_largest(self, q_RGE: Tensor, first: int, last: int) -> Tensor:
+        """Takes each row's largest logit off in place of its own key's."""
+        q_RGE = q_RGE.clone()
+        q_RGE[..., -2] = 0
+        both = [logits.amax(-1) for logits in self._logits(q_RGE, first, last) if logits.shape[-1]]
+        q_RGE[..., -2] = -torch.stack(both).amax(0)
+        return q_RGE
 
-    def _reached(self, away_GRS: Tensor, first: int, last: int, distance: int) -> Tensor:
-        """The columns of the keys that lie `distance` or more behind some row of first to last, 0 in nearer rows."""
-        of_all, of_some = (bisect_right(self.chosen, row - distance) for row in (first, last))
-        reach_R1 = torch.arange(first, last + 1, device=away_GRS.device)[:, None] - distance
-        away_GRS[..., of_all:of_some] *= self.chosen_S[of_all:of_some] <= reach_R1
-        return away_GRS[..., :of_some]
-
-
-def _within(behind: Tensor, distance: int) -> Tensor:
-    """+inf where 0 <= behind < distance, -inf elsewhere, for whole numbers."""
-    return torch.minimum(behind + 0.5, distance - 0.5 - behind) * torch.inf
+    def _reached(self, away_RGS: Tensor, first: int, last: int) -> Tensor:
+        """The columns of the keys that are far from some row of first to last, 0 in nearer rows."""
+        of_all, of_some = (bisect_right(self.chosen, row - self.min_distance) for row in (first, last))
+        reach_R1 = torch.arange(first, last + 1, device=away_RGS.device)[:, None] - self.min_distance
+        away_RGS[..., of_all:of_some] *= (self.chosen_S[of_all:of_some] <= reach_R1)[:, None]
+        return away_RGS[..., :of_some]

@@ -89,7 +89,7 @@ class BuildConfig:
         language: Language codes for the card.
         output_dir: Where everything goes, a folder or one in a store, `s3://bucket/folder`; `out/NAME` if None.
         overwrite: Discard what another configuration left in the output folder.
-        batch_tokens: Tokens scored together.
+        batch_tokens: Tokens scored together; on a CPU at most 8,192 are.
         engine: What launches the work: `ray`; the processes that were launched together if None.
         address: The engine's cluster, as `ray.init` takes it; a cluster of this machine alone if None.
         workers: How many workers the engine has at once; one for each GPU, or CPU, of its cluster if None.

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
 _PAPERS_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 # how `row_fraction` draws rows; another name whenever that changes, so that sampled scores are made again
-_DRAWN_BY = "cells by what their guess misses"
+_DRAWN_BY = "cells by what a guess with a block's nearest keys misses"
+# more at a time only take a CPU out of its caches, and fresh memory
+_CPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class LongAttnScorer(ModelScorer):
         on_error: What a bad row (missing, empty, not text, ids that are not the model's, shorter than a far pair,
             longer than `window_tokens`) does: `"raise"`, or `"skip"`, which leaves its scores null and says why in
             the column `skip_reason`.
-        batch_tokens: Windows of equal length are scored together up to this many tokens.
+        batch_tokens: Windows of equal length are scored together up to this many tokens, on a CPU up to 8,192.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
         tokenizer: Another place of the model's tokenizer, or the tokenizer itself; if None, where the model is. A
             loaded model brings none: it is needed for texts, and to know of BOS.
@@ -187,9 +189,8 @@ class LongAttnScorer(ModelScorer):
     @property
     def _types(self) -> Mapping[str, pa.DataType]:
         errors = [f"{name}{STANDARD_ERROR}" for name in _PAPERS_SCORES] if self.row_fraction is not None else []
-        per_head = [f"{name}{PER_HEAD}" for name in _PAPERS_SCORES] if self.per_head else []
-        single = dict.fromkeys((*SCORE_FEATURES, *errors), pa.float64())
-        return single | dict.fromkeys(per_head, pa.list_(pa.float64()))
+        heads = [f"{name}{PER_HEAD}" for name in _PAPERS_SCORES] if self.per_head else []
+        return dict.fromkeys((*SCORE_FEATURES, *errors), pa.float64()) | dict.fromkeys(heads, pa.list_(pa.float64()))
 
     @property
     def readable_columns(self) -> tuple[str, ...]:
@@ -258,7 +259,8 @@ class LongAttnScorer(ModelScorer):
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
         rows, results = [], []
-        for group in equal_lengths(ids, self.batch_tokens):
+        most = self.batch_tokens if layer.device.type != "cpu" else min(self.batch_tokens, _CPU_BATCH_TOKENS)
+        for group in equal_lengths(ids, most):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
             results.append(self._score_group(stacked, layer))

@@ -151,6 +151,22 @@ def test_rows_that_follow_one_another_are_scored_together_as_long_as_they_are_eq
     assert groups([5, 5], 4) == [[0], [7]] and groups([], 4) == []
 
 
+def test_a_cpu_works_on_no_more_than_8192_tokens_at_once(tiny_llama, monkeypatch):
+    scorer, shapes = LongAttnScorer(str(tiny_llama), add_bos=False, device="cpu"), []
+    query_key = FirstLayer.query_key
+
+    def spy(layer, ids):
+        shapes.append(tuple(ids.shape))
+        return query_key(layer, ids)
+
+    monkeypatch.setattr(FirstLayer, "query_key", spy)
+    rows = windows(20, tokens=500)
+    together = scorer({"input_ids": rows["input_ids"]})
+    assert shapes == [(16, 500), (4, 500)]
+    few = replace(scorer, batch_tokens=1000)({"input_ids": rows["input_ids"]})
+    assert shapes[2:] == 10 * [(2, 500)] and few == together
+
+
 def test_the_settings_that_are_not_named_are_the_papers():
     """A map's cached results hang on these values: one that changes is another scorer, and a line of the changes."""
     assert asdict(LongAttnScorer("m")) == {
