@@ -99,14 +99,15 @@ def score_columns(corpus: ScoredCorpus) -> list[str]:
 
 
 def describe_categories(corpus: ScoredCorpus, selected: Selected, other: Selected) -> dict[str, Any]:
-    """Returns the table of what each selection keeps of each category, and of all."""
+    """Returns the table of what each selection keeps of each category, and of all where there are several."""
     both = selected.kept & other.kept
     counted = [
         count_windows(corpus.table, kept, [CATEGORY]) | count_windows(corpus.table, kept, [])
         for kept in (selected.kept, other.kept, both)
     ]
     rows = []
-    for key in [*((name,) for name in corpus.categories), ()]:
+    keys: list[tuple[str, ...]] = [(name,) for name in corpus.categories]
+    for key in [*keys, ()] if len(keys) > 1 else keys:
         here, there, shared = (counts[key] for counts in counted)
         row = [visible(key[0]) if key else "all", here.windows]
         for counts in (here, there):

@@ -36,6 +36,7 @@ def count_windows(
 
     Args:
         table: One row a window, with the columns `num_tokens`, `doc_id` and `by`; one that is missing counts as null.
+            A window without a `doc_id` is a document of its own.
         kept: bool `[len(table)]`.
         by: The columns whose values tell the groups apart; with none of them all windows are one group, `()`.
 
@@ -63,13 +64,15 @@ def count_windows(
 def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     """Returns each group's windows, tokens and documents."""
     all_rows = pc.CountOptions(mode="all")
-    sums = [("num_tokens", "count", all_rows), ("num_tokens", "sum"), (DOC_ID, "count_distinct", all_rows)]
+    unnamed = pc.CountOptions(mode="only_null")
+    sums = [("num_tokens", "count", all_rows), ("num_tokens", "sum")]
+    sums += [(DOC_ID, "count_distinct"), (DOC_ID, "count", unnamed)]
     groups = table.group_by(list(by), use_threads=False).aggregate(sums)
     return {
         tuple(row[name] for name in by): (
             row["num_tokens_count"],
             row["num_tokens_sum"] or 0,
-            row[f"{DOC_ID}_count_distinct"],
+            row[f"{DOC_ID}_count_distinct"] + row[f"{DOC_ID}_count"],
         )
         for row in groups.to_pylist()
         if row["num_tokens_count"]

@@ -237,7 +237,7 @@ def test_columns_that_a_data_set_does_not_have_are_not_needed(tmp_path):
     described = describe_sources(
         corpus, corpus.select(Selection(fraction=0.5)), corpus.select(Selection(fraction=1.0))
     )
-    assert described["rows"] == [["unnamed", 9, 5, 1, 40, 9, 5]]
+    assert described["rows"] == [["unnamed", 9, 5, 5, 40, 9, 5]]
 
 
 def test_a_folder_may_have_brackets_in_its_name(tmp_path):
@@ -309,7 +309,10 @@ def test_what_a_reader_should_know_of_a_selection_is_said_of_the_one_that_is_sho
     Dataset.from_dict({"text": ["a"] * 9} | scores).to_parquet(tmp_path / "s.parquet")
     session = Session(tmp_path / "s.parquet")
     assert not session.select(Selection(score="length", fraction=0.5)).cautions
-    (sentence,) = session.select(Selection(score="echo", fraction=0.5)).cautions
+    selected = session.select(Selection(score="echo", fraction=0.5))
+    # each row is a document, and its only category is all of it
+    assert describe_categories(session.corpus, selected, selected)["rows"] == [["all", 9, 5, 5, 20, 5, 5, 20, 5]]
+    (sentence,) = selected.cautions
     assert sentence.startswith("8 of the 9 windows of all have the same echo at the cut")
     assert _headline(session, [sentence]).endswith(f"**Mind:** {sentence}")
 

@@ -43,9 +43,11 @@ def test_dictionary_columns_and_missing_ones_count_alike():
     )
     assert count_windows(encoded, kept, ["source"]) == count_windows(plain, kept, ["source"])
     assert count_windows(plain.drop_columns(["source", "doc_id"]), kept, ["source"]) == {
-        # all of a document that has no name
-        (None,): WindowCounts(windows=6, tokens=210, kept_windows=6, kept_tokens=210, kept_documents=1)
+        # that nobody named the documents does not make them one
+        (None,): WindowCounts(windows=6, tokens=210, kept_windows=6, kept_tokens=210, kept_documents=6)
     }
+    half = plain.set_column(2, "doc_id", pa.array(["d", "d", None, "f", None, None]))
+    assert count_windows(half, np.array([True] * 5 + [False]), [])[()].kept_documents == 4
     for by in (["source"], []):
         assert count_windows(plain.slice(0, 0), kept[:0], by) == {}
     assert count_windows(plain.drop_columns(["num_tokens"]), kept, []) == {
