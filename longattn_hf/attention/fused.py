@@ -261,5 +261,7 @@ def far_rows(
                 precision="ieee" if q_BHRD.dtype == torch.float32 else "tf32",
                 described=can_describe(generation, k_BHTD),
                 num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+                # as it always was: the default differs between releases of Triton
+                enable_fp_fusion=True,
             )  # fmt: on
     return mass_BHR, energy_BHR
