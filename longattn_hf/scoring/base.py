@@ -15,6 +15,8 @@ from longattn_hf.rows import TypedList, columns_of, first_row, is_null, table_of
 
 # what the score does not depend on; a model is known by its bytes
 _THIS_RUN = ("model", "revision", "gguf_file", "token", "tokenizer", "trust_remote_code", "device", "batch_tokens")
+# more at a time only take a CPU out of its caches, and fresh memory
+_CPU_BATCH_TOKENS = 8192
 
 
 class Scorer(KnowsItsBytes, ABC):
@@ -210,11 +212,21 @@ def too_short(count: int, unit: str, least: int) -> str | None:
     return f"too short ({count} {unit}, {least} are the least)" if count < least else None
 
 
-def equal_lengths(ids: Mapping[int, np.ndarray], batch_tokens: int) -> Iterator[list[int]]:
-    """Groups rows that follow one another and are equally long, up to `batch_tokens` tokens a group."""
-    group: list[int] = []
+def equal_lengths(
+    ids: Mapping[int, np.ndarray], batch_tokens: int, *, on_cpu: bool = False, padded_to: int = 0
+) -> Iterator[list[int]]:
+    """Groups rows that follow one another and are equally long, to be scored together.
+
+    Args:
+        ids: The rows' token ids, int `[T]`.
+        batch_tokens: The most tokens of a group of several rows.
+        on_cpu: Whether a CPU scores them, on which no group has more than 8,192.
+        padded_to: The length that shorter rows are padded to before they are scored.
+    """
+    most, group = min(batch_tokens, _CPU_BATCH_TOKENS) if on_cpu else batch_tokens, list[int]()
     for row, row_ids in ids.items():
-        if group and (len(row_ids) != len(ids[group[0]]) or (len(group) + 1) * len(row_ids) > batch_tokens):
+        tokens = (len(group) + 1) * max(len(row_ids), padded_to)
+        if group and (len(row_ids) != len(ids[group[0]]) or tokens > most):
             yield group
             group = []
         group.append(row)

@@ -32,8 +32,6 @@ DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
 _PAPERS_SCORES = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 # how `row_fraction` draws rows; another name whenever that changes, so that sampled scores are made again
 _DRAWN_BY = "cells by what a guess with a block's nearest keys misses"
-# more at a time only take a CPU out of its caches, and fresh memory
-_CPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,8 @@ class LongAttnScorer(ModelScorer):
     def _score(self, ids: Mapping[int, np.ndarray], layer: FirstLayer) -> dict[int, dict[str, np.ndarray]]:
         """Scores rows of ids; returns, row by row, each score per head. Results leave the device once."""
         rows, results = [], []
-        most = self.batch_tokens if layer.device.type != "cpu" else min(self.batch_tokens, _CPU_BATCH_TOKENS)
-        for group in equal_lengths(ids, most):
+        least = self.window_tokens or 0 if get_convention(self.convention).pads else 0
+        for group in equal_lengths(ids, self.batch_tokens, on_cpu=layer.device.type == "cpu", padded_to=least):
             stacked = torch.from_numpy(np.stack([ids[row] for row in group]).astype(np.int64, copy=False))
             rows += group
             results.append(self._score_group(stacked, layer))

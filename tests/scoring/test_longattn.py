@@ -141,14 +141,17 @@ def test_windows_of_unequal_length_score_as_they_do_alone(scorer):
 
 
 def test_rows_that_follow_one_another_are_scored_together_as_long_as_they_are_equal_and_few():
-    def groups(lengths, tokens):
-        return list(equal_lengths({7 * row: np.zeros(n) for row, n in enumerate(lengths)}, tokens))
+    def groups(lengths, tokens, **how):
+        return list(equal_lengths({7 * row: np.zeros(n) for row, n in enumerate(lengths)}, tokens, **how))
 
     assert groups([5, 5, 5, 7, 5, 5], 10) == [[0, 7], [14], [21], [28, 35]]
     assert groups([5, 5, 5, 5], 14) == [[0, 7], [14, 21]]
     assert groups([5, 5, 5, 5], 15) == [[0, 7, 14], [21]]
     # one that is too long for the limit is scored all the same
     assert groups([5, 5], 4) == [[0], [7]] and groups([], 4) == []
+    # what is padded takes as much as the rest
+    assert groups([5, 5, 5], 16, padded_to=8) == [[0, 7], [14]] and groups([5, 5], 10, padded_to=3) == [[0, 7]]
+    assert groups([5000, 5000], 10000) == [[0, 7]] and groups([5000, 5000], 10000, on_cpu=True) == [[0], [7]]
 
 
 def test_a_cpu_works_on_no_more_than_8192_tokens_at_once(tiny_llama, monkeypatch):
