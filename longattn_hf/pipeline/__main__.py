@@ -12,7 +12,6 @@ without scoring. The engine `ray` hands the work to a Ray cluster, to the same b
     longattn build --config my.yaml --push_to_hub me/NAME --dry_run
 """
 
-import os
 import re
 import shlex
 import sys
@@ -28,8 +27,6 @@ from longattn_hf.selection.cut import LIMITS
 
 def main(arguments: list[str] | None = None, *, program: str = "build") -> None:
     """Runs a build from the command line; `program` is what its refusals begin with."""
-    # large tensors in large pages, where the system has some, are filled sooner; torch looks when it is loaded
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     start, folder, first = time.monotonic(), None, True
     output = Output.read(arguments)
     try:

@@ -1,11 +1,9 @@
-import os
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from longattn_hf.pipeline.__main__ import main
 from longattn_hf.pipeline.command_line import read_build
 from longattn_hf.pipeline.config import BuildConfig, load_config
 from longattn_hf.pipeline.source_config import SourceConfig
@@ -108,17 +106,6 @@ def test_files_that_are_no_configuration_are_named(tmp_path):
 def test_an_unknown_option_names_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="Unknown setting 'apha' in the command line. Did you mean 'alpha'"):
         read_build(["--apha", "1"], default_config=write(tmp_path))
-
-
-@pytest.mark.parametrize("own", [None, "0"])
-def test_a_build_asks_torch_for_large_pages_unless_its_user_does_not_want_any(monkeypatch, own):
-    name = "THP_MEM_ALLOC_ENABLE"
-    monkeypatch.setenv(name, own or "")
-    if own is None:
-        monkeypatch.delenv(name)
-    with pytest.raises(SystemExit, match="Did you mean 'alpha'"):
-        main(["--apha", "1"])
-    assert os.environ[name] == (own or "1")
 
 
 def test_settings_are_frozen_and_name_their_folder():
