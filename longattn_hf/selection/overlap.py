@@ -8,11 +8,17 @@ from longattn_hf.selection.standardisation import get_column
 
 
 def overlapping_pairs(table: pa.Table) -> np.ndarray:
-    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`."""
+    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`.
+
+    A window whose `doc_id` is null is a document of its own, as where documents are counted.
+    """
     start = get_column(table, "start_token").to_numpy()
     end = start + get_column(table, "num_tokens").to_numpy()
     owners = [name for name in (DOC_ID, DOC_HASH, "source", CATEGORY) if name in table.column_names]
-    codes = [table.column(name).combine_chunks().dictionary_encode().indices.to_numpy() for name in owners]
+    encoded = [table.column(name).combine_chunks().dictionary_encode().indices for name in owners]
+    codes = [indices.cast(pa.int64()).fill_null(-1).to_numpy() for indices in encoded]
+    if DOC_ID in owners:
+        codes[0] = np.where(codes[0] < 0, -1 - np.arange(len(table)), codes[0])
     order = np.lexsort((start, *codes))
     start, end, codes = start[order], end[order], [code[order] for code in codes]
     pairs = []

@@ -237,6 +237,28 @@ def test_refusing_overlap_counts_no_token_twice():
     assert keep_mask(table, Selection(threshold=0.4, refuse_overlap=True)).tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("encode", [False, True])
+def test_windows_without_a_documents_name_overlap_with_none(encode):
+    table = pa.table(
+        {
+            "id": list("abcde"),
+            # two of a document, and of those that nobody named each by itself; a source that is null is one of them
+            "doc_id": pa.array(["d", "d", None, None, None]),
+            "source": pa.array([None, None, None, None, "s"]),
+            "category": ["book"] * 5,
+            "start_token": [0] * 5,
+            "num_tokens": [100] * 5,
+            "long_distance_score": [1.0, 2.0, 3.0, 4.0, 5.0],
+        }
+    )
+    if encode:
+        for at in (1, 2):
+            encoded = table.column(at).combine_chunks().dictionary_encode()
+            table = table.set_column(at, table.column_names[at], encoded)
+    kept = keep_mask(table, Selection(fraction=1.0, refuse_overlap=True))
+    assert kept.tolist() == [False, True, True, True, True]
+
+
 def greedy(table, limit=None):
     """The windows kept one by one, the best first, each unless it shares tokens with one that is kept."""
     kept = []
