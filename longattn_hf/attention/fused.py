@@ -260,8 +260,6 @@ def far_rows(
                 # the kernel is exact: float32 products are not rounded to TensorFloat-32
                 precision="ieee" if q_BHRD.dtype == torch.float32 else "tf32",
                 described=can_describe(generation, k_BHTD),
-                num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
-                # as it always was: the default differs between releases of Triton
-                enable_fp_fusion=True,
+                **tile.options,
             )  # fmt: on
     return mass_BHR, energy_BHR

@@ -1,6 +1,7 @@
 """The shapes in which the Triton kernel cuts its work: fixed for a device, so that it always gives the same bits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -38,6 +39,17 @@ class Tile:
     stages: int
     parts: int = 8
     registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton compiles and launches the kernel with."""
+        return {
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "maxnreg": self.registers,
+            # as it always was: the default differs between releases of Triton
+            "enable_fp_fusion": True,
+        }
 
 
 def split_head(head_dim: int) -> tuple[int, int]:

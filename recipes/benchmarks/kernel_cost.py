@@ -199,13 +199,8 @@ def compile_kernel(architecture: int) -> tuple[Any, Any, bool]:
         {(names.index(name),): value for name, value in constants.items()},
         {(i,): [["tt.divisibility", 16]] for i in aligned if signature[names[i]] != "constexpr"},
     )
-    options = {
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-        "maxnreg": tile.registers,
-        "enable_fp_fusion": True,
-    }
-    return compile_source(source, target=GPUTarget("cuda", architecture, 32), options=options), tile, described
+    target = GPUTarget("cuda", architecture, 32)
+    return compile_source(source, target=target, options=tile.options), tile, described
 
 
 def find_tools() -> dict[str, Any]:
