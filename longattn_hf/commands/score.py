@@ -121,14 +121,19 @@ def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, s
         counts = [
             len(ids)
             for batch in rows.select_columns(texts).iter(64)
-            for ids in tokenise(loaded, [text or "" for text in batch[texts]])["input_ids"]
+            for ids in tokenise(loaded, [_text_of(value) for value in batch[texts]])["input_ids"]
         ]
         return rows.add_column("num_tokens", pa.array(counts, pa.int64())), tokenizer
 
     def estimate(row: dict[str, Any]) -> dict[str, int]:
-        return {"num_tokens": -(-len((row[texts] or "").encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)}
+        return {"num_tokens": -(-len(_text_of(row[texts]).encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)}
 
     return rows.map(estimate), f"estimated as one a {_BYTES_A_TOKEN} bytes"
+
+
+def _text_of(value: Any) -> str:
+    """Returns a text to count; of anything else, of which the scorers say what it is, an empty one."""
+    return value if isinstance(value, str) else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

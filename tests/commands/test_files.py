@@ -50,6 +50,20 @@ def test_rows_without_a_score_are_counted_by_reason_and_not_by_their_own_length(
     assert [row["far_gain"] is None for row in read(tmp_path / "out.parquet")] == [True, True, True, False]
 
 
+@pytest.mark.parametrize("values", [["a text", ["two", "texts"]], [[1, 2], [3]], [1.5, None]], ids=str)
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_what_is_not_text_is_a_row_without_a_score_like_any_other(tmp_path, tiny_llama, capsys, values, tokenizer):
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"text": value}) + "\n" for value in values))
+    words = ["--tokenizer", str(tiny_llama)] if tokenizer else []
+    main(["score", str(path), "--scorer", "length", "-o", str(tmp_path / "out.parquet"), *words])
+    others = sum(not isinstance(value, str | None) for value in values)
+    assert f"{others} without a score: not text" in capsys.readouterr().out
+    rows = read(tmp_path / "out.parquet")
+    assert [row["length"] is None for row in rows] == [not isinstance(value, str) for value in values]
+    assert [row["num_tokens"] > 0 for row in rows] == [isinstance(value, str) for value in values]
+
+
 def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, tmp_path, capsys):
     main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "out.parquet")])
     main(["select", str(tmp_path / "out.parquet"), "--token_budget", "9"])
