@@ -1,12 +1,13 @@
 """What a build spends its time and memory on, stage by stage, and whether windowing keeps up with scoring.
 
     python -m recipes.benchmarks.pipeline_cost [--documents FILE.parquet] [--gpu_tokens_per_s N]
-    python -m recipes.benchmarks.pipeline_cost --documents book.parquet code.parquet --windows 400 --folder cost
+    python -m recipes.benchmarks.pipeline_cost --documents book.parquet code.parquet --folder cost --certify
 
 A build of so many windows is run in a fresh interpreter, which writes down each second what its stage has taken: wall
 time, CPU time, and peak memory, begun anew with each stage. A run that was killed goes on in its folder, and the runs
-add up. Then windowing is timed in CPU seconds of one thread, which other work on the machine hardly touches, and
-scoring beside its statistics alone. One JSON file under recipes/results/ holds the figures.
+add up. With `certify` the same windows are built a second time, with a certified cut. Then windowing is timed in CPU
+seconds of one thread, which other work on the machine hardly touches, and scoring beside its statistics alone. One
+JSON file under recipes/results/ holds the figures.
 """
 
 import json
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import torch
 from datasets import Dataset
 
 from longattn_hf import LongAttnScorer, WindowDocuments, far_attention
+from longattn_hf.columns import CATEGORY, ID, KEPT, ROW_FRACTION
 from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.config import BuildConfig
@@ -54,6 +58,8 @@ class PipelineCostConfig:
         window_tokens: The windows' length.
         windows: How many windows the build has at least, as far as the documents reach.
         threads: Of the build.
+        fraction: Of each category's windows that the build keeps.
+        certify: Build a second time with a certified cut, and compare.
         folder: Where corpus and build go, and where a killed run goes on; a temporary folder if None.
         rounds: Of windowing, and windows to score; the first of each warms caches, so at least two.
         gpu_tokens_per_s: What a GPU scores, to say how many cores feed it.
@@ -66,6 +72,8 @@ class PipelineCostConfig:
     window_tokens: int = 8192
     windows: int = 1000
     threads: int = 2
+    fraction: float = 0.5
+    certify: bool = False
     folder: LocalPath | None = None
     rounds: int = 5
     gpu_tokens_per_s: float | None = None
@@ -93,7 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "window_tokens": config.window_tokens,
         }
         with tempfile.TemporaryDirectory() as temporary:
-            report["build"] = measure_build(rows, config, config.folder or Path(temporary))
+            folder = config.folder or Path(temporary)
+            report["build"] = measure_build(rows, replace(config, certify=False), folder)
+            if config.certify:
+                certified = folder / "certified"
+                report["certified"] = measure_build(rows, config, certified)
+                report["certified_and_exact"] = compare_builds(folder, certified)
         report |= {**time_windowing(texts, config), **time_scoring(texts, config)}
     except (ValueError, OSError) as error:
         raise Refusal("pipeline_cost", error) from error
@@ -127,7 +140,12 @@ def measure_build(rows: Sequence[Mapping[str, Any]], config: PipelineCostConfig,
     corpus = folder / "corpus"
     if not corpus.exists():
         write_corpus(rows, config, corpus)
-    words = ["--build_in", str(folder), "--model", config.model, "--window_tokens", str(config.window_tokens)]
+    names = ("model", "window_tokens", "fraction", "certify")
+    words = [
+        "--build_in",
+        str(folder),
+        *(word for name in names for word in (f"--{name}", str(getattr(config, name)))),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
     if subprocess.run([sys.executable, "-m", __spec__.name, *words], env=environment).returncode:
         raise ValueError("The build failed.")
@@ -141,7 +159,34 @@ def measure_build(rows: Sequence[Mapping[str, Any]], config: PipelineCostConfig,
             one[f"{kind}_share"] = round(one[f"{kind}_s"] / total, 4)
     report = json.loads(BuildFolder(folder / "out").report.read_text())["categories"].values()
     counted = {name: sum(one[name] for one in report) for name in ("documents", "windows", "kept_windows")}
-    return counted | {"runs": len(runs), "threads": config.threads, "stages": facts}
+    asked = {"fraction": config.fraction, "certify": config.certify, "threads": config.threads}
+    return counted | asked | {"runs": len(runs), "stages": facts}
+
+
+def compare_builds(exact: Path, certified: Path) -> dict[str, Any]:
+    """What a certified build kept of what an exact one of the same windows did, and the share of the rows it read.
+
+    Raises:
+        ValueError: The builds are of other windows.
+    """
+    tables = [
+        pq.read_table(BuildFolder(folder / "out").published_scores).sort_by(
+            [(CATEGORY, "ascending"), (ID, "ascending")]
+        )
+        for folder in (exact, certified)
+    ]
+    whole, sampled = (table[KEPT].to_numpy() for table in tables)
+    if not tables[0].select([CATEGORY, ID]).equals(tables[1].select([CATEGORY, ID])):
+        raise ValueError("The two builds are not of the same windows.")
+    read = tables[1][ROW_FRACTION].value_counts().to_pylist()
+    return {
+        "kept_by_both": int((whole & sampled).sum()),
+        "kept_by_exact": int(whole.sum()),
+        "kept_by_certified": int(sampled.sum()),
+        "windows_by_share_of_rows_read": {
+            str(one["values"]): one["counts"] for one in sorted(read, key=itemgetter("values"))
+        },
+    }
 
 
 def write_corpus(rows: Sequence[Mapping[str, Any]], config: PipelineCostConfig, folder: Path) -> None:
@@ -181,7 +226,8 @@ def run_build(config: PipelineCostConfig, folder: Path) -> None:
         model=config.model,
         sources=tuple(SourceConfig(category=file.stem, path="parquet", data_files=str(file)) for file in files),
         window_tokens=config.window_tokens,
-        fraction=0.5,
+        fraction=config.fraction,
+        certify=config.certify,
         output_dir=str(folder / "out"),
     )
     with StageMeter(folder / f"cost-{len(list(folder.glob('cost-*.json'))):03d}.json") as meter:

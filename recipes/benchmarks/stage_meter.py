@@ -16,7 +16,7 @@ from longattn_hf.pipeline.processes import Process
 STAGES = {
     "start-up": (),
     "tokenising": ("windows",),
-    "scoring": ("scores",),
+    "scoring": ("scores", "scores again"),
     "selecting": ("scores read", "files compared"),
     "writing": ("scores written", "windows written", "files placed"),
     "report": ("examples", "report"),

@@ -1,10 +1,14 @@
 """What a benchmark says that the stages of a build take: real builds, of which one was killed."""
 
 import json
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from recipes.benchmarks.pipeline_cost import PipelineCostConfig, measure_build
+from longattn_hf.columns import CATEGORY, ID, KEPT, ROW_FRACTION
+from recipes.benchmarks.pipeline_cost import PipelineCostConfig, compare_builds, measure_build
 from recipes.benchmarks.stage_meter import STAGES, StageMeter
 from tests.support.recipes import text
 
@@ -30,6 +34,37 @@ def test_each_stage_has_its_time_and_peak_and_a_killed_run_counts_too(tiny_llama
     assert stages["scoring"]["cpu_s"] == own["scoring"]["cpu_s"] and stages["scoring"]["peak_mb"] > 50
     for kind in ("wall", "cpu"):
         assert sum(one[f"{kind}_share"] for one in stages.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_certified_build_is_set_beside_the_exact_one(tiny_llama, tmp_path):
+    config = PipelineCostConfig(model=str(tiny_llama), window_tokens=128, windows=24, threads=1)
+    exact = measure_build(ROWS, config, tmp_path)
+    certified = measure_build(ROWS, replace(config, certify=True), tmp_path / "certified")
+    assert (exact["certify"], certified["certify"]) == (False, True)
+    found = compare_builds(tmp_path, tmp_path / "certified")
+    assert found["kept_by_exact"] == exact["kept_windows"] and found["kept_by_certified"] == certified["kept_windows"]
+    assert exact["kept_windows"] - 1 <= found["kept_by_both"] <= exact["kept_windows"]
+    assert sum(found["windows_by_share_of_rows_read"].values()) == exact["windows"] == certified["windows"]
+
+
+def test_builds_are_compared_window_by_window(tmp_path):
+    ids, shares = ["a", "b", "c", "d"], [1.0, 0.0625, 0.0625, 1.0]
+    for name, order, kept in (("one", [0, 1, 2, 3], "ab"), ("two", [3, 1, 0, 2], "bd"), ("fewer", [0, 1], "a")):
+        rows = [
+            {CATEGORY: "book", ID: ids[i], KEPT: ids[i] in kept, ROW_FRACTION: shares[i] if name == "two" else 1.0}
+            for i in order
+        ]
+        path = tmp_path / name / "out" / "scores" / "train-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    assert compare_builds(tmp_path / "one", tmp_path / "two") == {
+        "kept_by_both": 1,
+        "kept_by_exact": 2,
+        "kept_by_certified": 2,
+        "windows_by_share_of_rows_read": {"0.0625": 2, "1.0": 2},
+    }
+    with pytest.raises(ValueError, match="not of the same windows"):
+        compare_builds(tmp_path / "one", tmp_path / "fewer")
 
 
 def test_a_stages_peak_is_its_own(tmp_path):
