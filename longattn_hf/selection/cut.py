@@ -19,7 +19,7 @@ from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID, ID, KEPT, LONG_DISTA
 from longattn_hf.method import get_convention
 from longattn_hf.selection.cautions import caution, count_tied
 from longattn_hf.selection.gate import draw, is_refused, refusals
-from longattn_hf.selection.overlap import overlapping_pairs, without_conflicts
+from longattn_hf.selection.overlap import Spans, without_overlaps
 from longattn_hf.selection.standardisation import (
     RAW_SCORES,
     ScoreStatistics,
@@ -256,10 +256,11 @@ def rank_windows(
     keys = pa.table({"score": scores, ID: names})
     by_score = [("score", "descending"), (ID, "ascending")]
     best_first = pc.sort_indices(keys, sort_keys=by_score).to_numpy().astype(np.int64)
-    conflicts = overlapping_pairs(table) if selection.refuse_overlap else np.empty((0, 2), dtype=np.int64)
+    spans = Spans.of(table) if selection.refuse_overlap else None
     ranked = {}
     for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
         member = np.zeros(len(table), dtype=bool)
         member[rows] = passes[rows]
-        ranked[group] = without_conflicts(best_first[member[best_first]], conflicts, len(table)), len(rows)
+        order = best_first[member[best_first]]
+        ranked[group] = order if spans is None else without_overlaps(order, spans), len(rows)
     return scores, ranked

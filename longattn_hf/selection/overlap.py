@@ -1,30 +1,59 @@
 """Which windows share tokens, and which of them have to go."""
 
+from bisect import bisect
+from collections import defaultdict
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
-from longattn_hf.columns import CATEGORY, DOC_HASH, DOC_ID
+from longattn_hf.selection.documents import number_documents
 from longattn_hf.selection.standardisation import get_column
 
 
-def overlapping_pairs(table: pa.Table) -> np.ndarray:
-    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`.
+@dataclass(frozen=True)
+class Spans:
+    """Where windows lie: the number of each one's document, its first token, and the one after its last; int64 each."""
 
-    A window whose `doc_id` is null is a document of its own, as where documents are counted.
-    """
-    start = get_column(table, "start_token").to_numpy()
-    end = start + get_column(table, "num_tokens").to_numpy()
-    owners = [name for name in (DOC_ID, DOC_HASH, "source", CATEGORY) if name in table.column_names]
-    encoded = [table.column(name).combine_chunks().dictionary_encode().indices for name in owners]
-    codes = [indices.cast(pa.int64()).fill_null(-1).to_numpy() for indices in encoded]
-    if DOC_ID in owners:
-        codes[0] = np.where(codes[0] < 0, -1 - np.arange(len(table)), codes[0])
-    order = np.lexsort((start, *codes))
-    start, end, codes = start[order], end[order], [code[order] for code in codes]
+    document: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Spans":
+        """Reads them.
+
+        Raises:
+            ValueError: Nothing says which document a window is of, or where in it.
+        """
+        document = number_documents(table)
+        if document is None:
+            raise ValueError(
+                "refuse_overlap asks which windows are of one document, and there is neither a column 'doc_id' nor a "
+                f"column 'doc_hash'; the columns are {', '.join(table.column_names)}."
+            )
+        columns = [get_column(table, name) for name in ("start_token", "num_tokens")]
+        for name, column in zip(("start_token", "num_tokens"), columns, strict=True):
+            if column.null_count:
+                raise ValueError(f"Column {name!r} is null in {column.null_count} rows, which refuse_overlap needs.")
+        start, count = (column.cast(pa.int64()).to_numpy() for column in columns)
+        return cls(document, start, start + count)
+
+    @property
+    def order(self) -> np.ndarray:
+        """The windows by document and first token."""
+        return np.lexsort((self.start, self.document))
+
+
+def overlapping_pairs(table: pa.Table) -> np.ndarray:
+    """Lists the pairs of windows that share tokens of their document, int64 `[P, 2]`; raises as `Spans.of`."""
+    spans = Spans.of(table)
+    order = spans.order
+    document, start, end = spans.document[order], spans.start[order], spans.end[order]
     pairs = []
     # sorted by start, a window that overlaps the one `apart` places before it overlaps those between them too
     for apart in range(1, len(order)):
-        touch = np.all([code[apart:] == code[:-apart] for code in codes], axis=0) & (start[apart:] < end[:-apart])
+        touch = (document[apart:] == document[:-apart]) & (start[apart:] < end[:-apart])
         at = np.flatnonzero(touch)
         if not len(at):
             break
@@ -32,18 +61,33 @@ def overlapping_pairs(table: pa.Table) -> np.ndarray:
     return np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
 
 
-def without_conflicts(order: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
-    """Drops each window that overlaps a better one that stays; of a corpus of `count` windows."""
-    rank = np.full(count, len(order))
-    rank[order] = np.arange(len(order))
-    pairs = pairs[(rank[pairs] < len(order)).all(axis=1)]
-    better, worse = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1]).T
-    refused = np.zeros(count, dtype=bool)
-    # a window that no better one can refuse any more stays, and refuses all that it overlaps
-    while len(better):
-        open_to_refusal = np.zeros(count, dtype=bool)
-        open_to_refusal[worse] = True
-        refused[worse[~open_to_refusal[better]]] = True
-        live = ~refused[better] & ~refused[worse]
-        better, worse = better[live], worse[live]
-    return order[~refused[order]]
+def without_overlaps(best_first: np.ndarray, spans: Spans) -> np.ndarray:
+    """Drops each of some windows that overlaps a better one of them that stays."""
+    some = Spans(spans.document[best_first], spans.start[best_first], spans.end[best_first])
+    touching = np.sort(_touching(some))
+    stays = np.ones(len(best_first), dtype=bool)
+    taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    places = zip(*(values[touching].tolist() for values in (some.document, some.start, some.end)), strict=True)
+    for row, (document, start, end) in zip(touching.tolist(), places, strict=True):
+        # what stays of a document lies apart, so that two neighbours tell
+        beside = taken[document]
+        at = bisect(beside, (start, end))
+        if (at and beside[at - 1][1] > start) or (at < len(beside) and beside[at][0] < end):
+            stays[row] = False
+        else:
+            beside.insert(at, (start, end))
+    return best_first[stays]
+
+
+def _touching(spans: Spans) -> np.ndarray:
+    """Returns the windows that overlap any other: few, as a rule, and the only ones that are looked at singly."""
+    order = spans.order
+    if not len(order):
+        return order
+    # one axis for all documents, one behind the other
+    shift = spans.document[order] * (int(spans.end.max()) + 1)
+    start, end = shift + spans.start[order], shift + spans.end[order]
+    before, behind = np.zeros(len(order), dtype=bool), np.zeros(len(order), dtype=bool)
+    before[1:] = np.maximum.accumulate(end)[:-1] > start[1:]
+    behind[:-1] = end[:-1] > start[1:]
+    return order[before | behind]

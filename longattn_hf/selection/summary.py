@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn_hf.columns import DOC_ID
+from longattn_hf.selection.documents import number_documents
 
 #: Cards and pictures show more of so many categories.
 MOST_CATEGORIES = 10
+# a name that no scored row has
+_DOCUMENT = "longattn_hf.document"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ def count_windows(
     """Counts windows by group.
 
     Args:
-        table: One row a window, with the columns `num_tokens`, `doc_id` and `by`; one that is missing counts as null.
-            A window without a `doc_id` is a document of its own.
+        table: One row a window, with the columns `num_tokens` and `by`, one that is missing counting as null, and
+            those that `number_documents` reads; without them each window is a document of its own.
         kept: bool `[len(table)]`.
         by: The columns whose values tell the groups apart; with none of them all windows are one group, `()`.
 
@@ -44,10 +46,10 @@ def count_windows(
         By the groups' values.
     """
     nothing = pa.nulls(len(table), pa.int64())
-    names = dict.fromkeys((*by, "num_tokens", DOC_ID))
+    names = dict.fromkeys((*by, "num_tokens"))
     columns = {name: table[name] if name in table.column_names else pa.chunked_array([nothing]) for name in names}
-    if pa.types.is_dictionary(columns[DOC_ID].type):
-        columns[DOC_ID] = pa.chunked_array([chunk.indices for chunk in columns[DOC_ID].chunks])
+    numbers = number_documents(table)
+    columns[_DOCUMENT] = pa.chunked_array([np.arange(len(table)) if numbers is None else numbers])
     selected, counts = _sum_groups(pa.table(columns).filter(kept), by), {}
     for group, (windows, tokens, _) in _sum_groups(pa.table(columns), by).items():
         kept_windows, kept_tokens, kept_documents = selected.get(group, (0, 0, 0))
@@ -64,15 +66,13 @@ def count_windows(
 def _sum_groups(table: pa.Table, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     """Returns each group's windows, tokens and documents."""
     all_rows = pc.CountOptions(mode="all")
-    unnamed = pc.CountOptions(mode="only_null")
-    sums = [("num_tokens", "count", all_rows), ("num_tokens", "sum")]
-    sums += [(DOC_ID, "count_distinct"), (DOC_ID, "count", unnamed)]
+    sums = [("num_tokens", "count", all_rows), ("num_tokens", "sum"), (_DOCUMENT, "count_distinct")]
     groups = table.group_by(list(by), use_threads=False).aggregate(sums)
     return {
         tuple(row[name] for name in by): (
             row["num_tokens_count"],
             row["num_tokens_sum"] or 0,
-            row[f"{DOC_ID}_count_distinct"] + row[f"{DOC_ID}_count"],
+            row[f"{_DOCUMENT}_count_distinct"],
         )
         for row in groups.to_pylist()
         if row["num_tokens_count"]

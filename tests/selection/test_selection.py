@@ -259,6 +259,45 @@ def test_windows_without_a_documents_name_overlap_with_none(encode):
     assert kept.tolist() == [False, True, True, True, True]
 
 
+@pytest.mark.parametrize("named", ["doc_hash", None])
+def test_refusing_overlap_asks_for_a_name_of_the_documents(named):
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "category": ["book"] * 2,
+            "start_token": [0, 0],
+            "num_tokens": [100, 100],
+            "long_distance_score": [1.0, 2.0],
+        }
+    )
+    everything = Selection(fraction=1.0, refuse_overlap=True)
+    if named:
+        assert keep_mask(table.append_column(named, pa.array(["h", "i"])), everything).all()
+        assert keep_mask(table.append_column(named, pa.array(["h", "h"])), everything).tolist() == [False, True]
+        return
+    with pytest.raises(ValueError, match="'doc_id'.*'doc_hash'.*id, category"):
+        keep_mask(table, everything)
+    unknown = table.append_column("doc_id", pa.array(["d", "d"])).set_column(3, "num_tokens", pa.array([100, None]))
+    with pytest.raises(ValueError, match="'num_tokens' is null in 1 rows"):
+        keep_mask(unknown, everything)
+
+
+def test_refusing_overlap_takes_many_copies_of_one_window():
+    count = 20_000
+    table = pa.table(
+        {
+            "id": [f"w{i}" for i in range(count)],
+            "doc_id": ["d"] * count,
+            "category": ["book"] * count,
+            "start_token": [0] * count,
+            "num_tokens": [100] * count,
+            "long_distance_score": np.arange(count) / count,
+        }
+    )
+    # the pairs alone would take gigabytes
+    assert np.flatnonzero(keep_mask(table, Selection(fraction=1.0, refuse_overlap=True))).tolist() == [count - 1]
+
+
 def greedy(table, limit=None):
     """The windows kept one by one, the best first, each unless it shares tokens with one that is kept."""
     kept = []

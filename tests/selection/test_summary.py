@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from longattn_hf.selection.documents import number_documents
 from longattn_hf.selection.summary import WindowCounts, bin_edges, count_windows, split_cells, split_histogram
 
 
@@ -21,12 +22,13 @@ def windows():
 def test_windows_tokens_and_documents_are_counted_by_group():
     kept = np.array([True, True, False, True, True, False])
     assert count_windows(windows(), kept, ["category"]) == {
-        ("a",): WindowCounts(windows=2, tokens=30, kept_windows=2, kept_tokens=30, kept_documents=1),
-        ("b",): WindowCounts(windows=3, tokens=120, kept_windows=2, kept_tokens=90, kept_documents=1),
+        # two sources may number their documents alike
+        ("a",): WindowCounts(windows=2, tokens=30, kept_windows=2, kept_tokens=30, kept_documents=2),
+        ("b",): WindowCounts(windows=3, tokens=120, kept_windows=2, kept_tokens=90, kept_documents=2),
         (None,): WindowCounts(windows=1, tokens=60),
     }
     assert astuple(WindowCounts()) == (0, 0, 0, 0, 0)
-    whole = WindowCounts(windows=6, tokens=210, kept_windows=4, kept_tokens=120, kept_documents=2)
+    whole = WindowCounts(windows=6, tokens=210, kept_windows=4, kept_tokens=120, kept_documents=4)
     assert count_windows(windows(), kept, []) == {(): whole}
     assert count_windows(windows(), pa.chunked_array([kept]), ["category", "source"])["b", "x"] == WindowCounts(
         windows=2, tokens=70, kept_windows=1, kept_tokens=40, kept_documents=1
@@ -47,12 +49,23 @@ def test_dictionary_columns_and_missing_ones_count_alike():
         (None,): WindowCounts(windows=6, tokens=210, kept_windows=6, kept_tokens=210, kept_documents=6)
     }
     half = plain.set_column(2, "doc_id", pa.array(["d", "d", None, "f", None, None]))
-    assert count_windows(half, np.array([True] * 5 + [False]), [])[()].kept_documents == 4
+    assert count_windows(half, np.array([True] * 5 + [False]), [])[()].kept_documents == 5
     for by in (["source"], []):
         assert count_windows(plain.slice(0, 0), kept[:0], by) == {}
     assert count_windows(plain.drop_columns(["num_tokens"]), kept, []) == {
-        (): WindowCounts(windows=6, tokens=0, kept_windows=6, kept_tokens=0, kept_documents=4)
+        (): WindowCounts(windows=6, tokens=0, kept_windows=6, kept_tokens=0, kept_documents=6)
     }
+
+
+def test_documents_are_told_apart_by_their_hashes_where_sources_give_the_same_names():
+    table = pa.table({"doc_id": ["0", "1", "0", "0", None, None, None], "doc_hash": list("abcaxx") + [None]})
+    assert number_documents(table).tolist()[:4] == [0, 1, 2, 0]
+    named_by_hash, unnamed = number_documents(table)[4:6], number_documents(table)[6]
+    assert named_by_hash[0] == named_by_hash[1] and unnamed not in number_documents(table)[:6]
+    assert number_documents(table.select(["doc_hash"])).tolist()[:6] == [0, 1, 2, 0, 3, 3]
+    assert number_documents(pa.table({"source": ["s"]})) is None
+    counts = count_windows(table, np.ones(7, dtype=bool), [])[()]
+    assert counts.kept_documents == 5
 
 
 def test_bins_cover_all_values_and_their_edges_are_multiples_of_one_rounded_width():
