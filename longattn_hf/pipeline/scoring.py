@@ -159,7 +159,7 @@ def _score_batches(
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         there = file.schema_arrow.names
         kept = [name for name in there if name not in (TEXT, INPUT_IDS)]
-        reads = {name: next(c for c in scorer.readable_columns if c in there) for name, scorer in scorers.items()}
+        reads = {name: scorer.column_of(there) for name, scorer in scorers.items()}
         # a source's own column may be called like a score
         own = {name: [c for c in kept if c not in scorer.added_columns] for name, scorer in scorers.items()}
         yield {name: file.schema_arrow.empty_table().select(columns) for name, columns in own.items()}
@@ -175,7 +175,7 @@ def _score_batches(
 
 def score_some(table: pa.Table, scorer: Scorer, path: Path) -> pa.Table:
     """Scores windows of one shard, with their ids or text; returns their `id`s and the scores."""
-    column = next(name for name in scorer.readable_columns if name in table.column_names)
+    column = scorer.column_of(table.column_names)
     return _add_scores(table.select([ID]), scorer, {column: columns_of(table)[column]}, path)
 
 

@@ -3,7 +3,8 @@
 import argparse
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -71,6 +72,15 @@ def _read_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return int(value) if "e" in text.lower() and value.is_integer() else value
 
 
+def _read_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
+    """Reads a mapping that names nothing twice, of which YAML allows none, and its reader takes the last."""
+    names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} is given twice", node.start_mark)
+    yield from loader.construct_yaml_map(node)
+
+
+_Yaml.add_constructor("tag:yaml.org,2002:map", _read_mapping)
 _Yaml.add_constructor("tag:yaml.org,2002:float", _read_number)
 # SafeLoader's own would read 010 as eight
 _Yaml.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))

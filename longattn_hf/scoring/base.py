@@ -1,7 +1,7 @@
 """What all scorers share: rows in, columns of scores out, as a `datasets.map` callable."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -68,13 +68,13 @@ class Scorer(KnowsItsBytes, ABC):
         """
         if (table := table_of(batch)) is not None:
             return with_columns(table, self._score_batch(columns_of(table), rank))
-        column = self._column_of(batch)
+        column = self.column_of(batch)
         if not _is_batch(batch[column], column == INPUT_IDS):
             return first_row(self._score_batch({name: [value] for name, value in batch.items()}, rank), batch)
         return self._score_batch(batch, rank)
 
     def _score_batch(self, batch: Mapping[str, Any], rank: int | None) -> dict[str, TypedList]:
-        values, reasons = self._usable_rows(batch, self._column_of(batch), rank)
+        values, reasons = self._usable_rows(batch, self.column_of(batch), rank)
         scores_of = self._score_rows(values, rank)
         columns = {
             name: TypedList([scores_of[row][name] if row in scores_of else None for row in range(len(reasons))], kind)
@@ -98,7 +98,12 @@ class Scorer(KnowsItsBytes, ABC):
         """The columns that can be scored, the best first."""
         return (self.text_column,)
 
-    def _column_of(self, batch: Mapping[str, Any]) -> str:
+    def column_of(self, batch: Collection[str]) -> str:
+        """Returns the one of a batch's columns that is scored.
+
+        Raises:
+            ValueError: It has none that can be.
+        """
         for name in self.readable_columns:
             if name in batch:
                 return name

@@ -161,7 +161,7 @@ class LongAttnScorer(ModelScorer):
 
     def token_ids(self, window: Mapping[str, Any]) -> np.ndarray:
         """Returns the ids, int64 `[T]`, of one window with BOS where it gets one; ValueError where none are usable."""
-        column = self._column_of(window)
+        column = self.column_of(window)
         batch = {name: [value] for name, value in window.items()}
         ids, reasons = self._usable_rows(batch, column, None)
         if not ids:

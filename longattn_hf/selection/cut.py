@@ -95,6 +95,8 @@ class Selection:
             raise ValueError(f"gate={dict(self.gate)} must give each column a finite least value.")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be a finite number of at least 0.")
+        if self.seed < 0:
+            raise ValueError(f"The seed of a draw is {self.seed}, and must be at least 0.")
         if self.temperature and self.threshold is not None:
             raise ValueError("A draw by temperature keeps a fraction or a budget; a threshold leaves no choice.")
         if not math.isfinite(self.alpha):

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn_hf.columns import ID
-from longattn_hf.selection.moments import Moments
-from longattn_hf.selection.standardisation import get_numbers, group_rows
+from longattn_hf.selection.standardisation import get_numbers, group_rows, standardise_finite
 
 
 def refusals(table: pa.Table, gate: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -48,6 +47,9 @@ def draw(table: pa.Table, scores: np.ndarray, *, temperature: float, seed: int, 
 
     Returns:
         float64 `[len(table)]`.
+
+    Raises:
+        ValueError: A score is infinite.
     """
     names = table[ID] if ID in table.column_names else pa.array(np.arange(len(table)))
     order = pc.sort_indices(names).to_numpy()
@@ -56,5 +58,5 @@ def draw(table: pa.Table, scores: np.ndarray, *, temperature: float, seed: int, 
     drawn = np.full(len(table), np.nan)
     for rows in group_rows(table, by, ~np.isnan(scores)).values():
         if len(rows):
-            drawn[rows] = Moments.of(scores[rows]).standardise(scores[rows], "zscore") / temperature + noise[rows]
+            drawn[rows] = standardise_finite(scores[rows], "the scores drawn by") / temperature + noise[rows]
     return drawn

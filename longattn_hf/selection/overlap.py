@@ -13,7 +13,7 @@ from longattn_hf.selection.standardisation import get_column
 
 @dataclass(frozen=True)
 class Spans:
-    """Where windows lie: the number of each one's document, its first token, and the one after its last; int64 each."""
+    """Where windows lie: each one's document, by number, its first token, and the one after its last; int64 each."""
 
     document: np.ndarray
     start: np.ndarray

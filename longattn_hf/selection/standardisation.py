@@ -251,7 +251,7 @@ def ranking_scores(
             their mean, which no outlier can rule.
 
     Raises:
-        ValueError: A column is missing or holds no numbers.
+        ValueError: A column is missing or holds no numbers, or Z-scores are asked of an infinite one.
     """
     names = [score] if isinstance(score, str) else list(score)
     columns = {name: get_numbers(table, name) for name in names}
@@ -261,14 +261,28 @@ def ranking_scores(
     result = np.full(len(table), np.nan)
     for rows in group_rows(table, by, ~missing).values():
         if len(rows):
-            parts = [weight * _on_one_scale(columns[name][rows], combine) for name, weight in score.items()]
+            parts = [weight * _on_one_scale(columns[name][rows], combine, name) for name, weight in score.items()]
             result[rows] = np.sum(parts, axis=0)
     return result
 
 
-def _on_one_scale(values: np.ndarray, how: str) -> np.ndarray:
+def _on_one_scale(values: np.ndarray, how: str, name: str) -> np.ndarray:
     if how == "zscore":
-        return Moments.of(values).standardise(values, "zscore")
+        return standardise_finite(values, name)
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts) - 1
     return (last - (counts - 1) / 2)[place] / max(len(values) - 1, 1)
+
+
+def standardise_finite(values: np.ndarray, name: str) -> np.ndarray:
+    """Returns the Z-scores of values of this name, float64 alike.
+
+    Raises:
+        ValueError: One is infinite, so that none has a Z-score.
+    """
+    if np.isinf(values).any():
+        raise ValueError(
+            f"Of {name}, {np.isinf(values).sum()} scores are infinite, and then there are no Z-scores: a weighted sum "
+            "with combine='rank' takes them; else make them null, as where there is no score."
+        )
+    return Moments.of(values).standardise(values, "zscore")

@@ -128,6 +128,17 @@ def test_words_of_yaml_1_1_are_text_and_numbers_are_numbers_inside_lists_and_map
     assert config.data_version == "2026-11-25"
 
 
+def test_a_setting_given_twice_is_refused(tmp_path):
+    path = write(tmp_path)
+    for text, name in (("fraction: 0.5\nfraction: 0.25\n", "fraction"), ("gate: {x: 1, y: 2, x: 3}\n", "x")):
+        twice = tmp_path / "twice.yaml"
+        twice.write_text(path.read_text() + text)
+        with pytest.raises(ValueError, match=f"twice.yaml is not YAML: {name} is given twice in .*line"):
+            load_config(twice)
+    with pytest.raises(ValueError, match="x is given twice"):
+        read_build(["--gate", "{x: 1, x: 2}"], default_config=path)
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/x", "", "a b", "a\nb", "*", "scores", "x" * 300])
 def test_a_category_that_cannot_name_a_configuration_is_refused_at_once(tmp_path, name):
     with pytest.raises(ValueError, match="cannot name a configuration|is the name of the scores"):

@@ -1,11 +1,13 @@
 """What a gate refuses, and what a draw keeps."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from longattn_hf.columns import KEPT
-from longattn_hf.selection.cut import Selection
+from longattn_hf.selection.cut import Selection, keep_mask
 from longattn_hf.selection.gate import draw, refusals
 
 
@@ -56,12 +58,23 @@ def test_ranks_are_summed_from_0_to_1_with_ties_at_their_mean():
     assert ranked["selection_score"].to_pylist() == pytest.approx([1 / 6 + 0.5, 1 / 6 + 1 / 3, 2 / 3 + 1 / 6, 1.0])
 
 
+def test_an_infinite_score_ranks_and_has_no_place_in_a_sum_or_a_draw():
+    table = pa.table({"id": list("abcd"), "x": [1.0, math.inf, 2.0, 3.0], "y": [1.0, 2.0, 3.0, 4.0]})
+    assert keep_mask(table, Selection(score="x", fraction=0.5), by=None).tolist() == [False, True, False, True]
+    both = {"x": 1.0, "y": 1.0}
+    assert keep_mask(table, Selection(score=both, combine="rank", fraction=0.5), by=None).sum() == 2
+    for settings in ({"score": both}, {"score": "x", "temperature": 1.0}):
+        with pytest.raises(ValueError, match="1 scores are infinite.*combine='rank'"):
+            keep_mask(table, Selection(fraction=0.5, **settings), by=None)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"gate": {"x": float("inf")}}, "finite least value"),
         ({"combine": "mean"}, "must be 'zscore' or 'rank'"),
         ({"temperature": float("nan")}, "temperature=nan must be"),
+        ({"temperature": 0.5, "seed": -1}, "seed of a draw is -1"),
         ({"temperature": 0.5, "fraction": None, "threshold": 1.0}, "leaves no choice"),
     ],
 )
