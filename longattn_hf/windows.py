@@ -62,6 +62,11 @@ def _utf8(text: str) -> Iterator[bytes]:
         yield text[start : start + _PART].encode()
 
 
+def _name(source_id: object) -> str:
+    """Returns a document's own id as text; half of a surrogate pair, which no file can hold, as a question mark."""
+    return str(plain(source_id)).encode("utf-8", "replace").decode()
+
+
 def is_unicode(text: str) -> bool:
     """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
     try:
@@ -239,7 +244,7 @@ class WindowDocuments(KnowsItsBytes):
                 {
                     ID: window_hash.hexdigest()[:32],
                     DOC_HASH: digest.hexdigest()[:32],
-                    DOC_ID: digest.hexdigest()[:32] if is_null(source_id) else str(plain(source_id)),
+                    DOC_ID: digest.hexdigest()[:32] if is_null(source_id) else _name(source_id),
                     "window_index": index,
                     "num_windows": len(bounds),
                     "start_char": start_char,

@@ -22,7 +22,7 @@ from longattn_hf.pipeline.processes import Process
 from longattn_hf.pipeline.recipe import added_features, plan_report
 from longattn_hf.pipeline.scoring import read_all_scores
 from longattn_hf.pipeline.shards import ScoredShards
-from longattn_hf.pipeline.sources import read_pins
+from longattn_hf.pipeline.source_pins import read_pins
 from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import compare_conventions, describe_categories, describe_sources, software_versions
 from longattn_hf.report.examples import ReadPassages, compare_scores, echoing_passage, pick_examples, pick_refused

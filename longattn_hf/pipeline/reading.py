@@ -20,7 +20,7 @@ from datasets.utils.file_utils import xopen
 logger = logging.getLogger(__name__)
 
 #: The column that says why a row cannot be read.
-UNREADABLE = "_unreadable"
+UNREADABLE = "longattn_hf.unreadable"
 
 _MOST_BYTES_A_LINE = 2**30
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -134,6 +134,8 @@ def rows_of(stream: IterableDataset, *, where: str, start: int, skip: bool) -> I
         if not isinstance(error, _DAMAGE) and (type(error) is not OSError or error.errno is not None):
             raise
         message = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, DatasetsError | TypeError | pa.ArrowException) and ".json" in where:
+            message += "; json_lines, with columns, reads files whose fields differ in type"
         if not skip:
             raise ValueError(
                 f"{where} cannot be read from row {number + 1} on: {message}. Mend or leave out the file, or pass "

@@ -24,7 +24,8 @@ from longattn_hf.pipeline.result import BuildResult
 from longattn_hf.pipeline.scoring import fingerprints_of, make_scorers, score_windows
 from longattn_hf.pipeline.shards import ScoredShards
 from longattn_hf.pipeline.so_far import write_plan
-from longattn_hf.pipeline.sources import open_sources, pin_sources
+from longattn_hf.pipeline.source_pins import pin_sources
+from longattn_hf.pipeline.sources import open_sources
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.pipeline.traces import describe_inputs, is_untouched, remember
 from longattn_hf.windows import WindowDocuments

@@ -49,6 +49,10 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 0:
             raise ValueError(f"max_documents={self.max_documents} must be at least 0.")
+        if not self.path:
+            raise ValueError("path is empty: it is a Hub id, a local folder, a format with data_files, or demo.")
+        if self.data_files is not None and not self.data_files:
+            raise ValueError(f"The source {self.path!r} has data_files without a file: name some, or leave it out.")
         if self.json_lines and not self.data_files:
             raise ValueError(f"The source {self.path!r} has json_lines and no data_files: name its files.")
 

@@ -1,9 +1,7 @@
 """Opens the document sources that a build's configuration names, as streams with a stable identity."""
 
-import json
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt
@@ -11,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, DatasetBuilder, Features, IterableDataset, LargeList, List, Value, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, Features, IterableDataset, LargeList, List, Value
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import HfApi
 
 from longattn_hf.columns import CATEGORY, LICENSE, SOURCE, TEXT, is_added
-from longattn_hf.files import hash_json, read_record, write_record
-from longattn_hf.hub.client import bounded_timeouts, httpx, persist
+from longattn_hf.files import hash_json
+from longattn_hf.hub.client import httpx
 from longattn_hf.pipeline.reading import UNREADABLE, JoinPages, JsonLines
 from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
+from longattn_hf.pipeline.source_files import identify_files, load_builder
+from longattn_hf.pipeline.source_pins import commit_of, is_on_the_hub, is_pinned, name_of, pin_sources, read_pins
+from longattn_hf.pipeline.source_types import agree
 
 logger = logging.getLogger(__name__)
 
 #: The path of the documents that installed packages bring; see `demo_corpus`.
 DEMO = "demo"
-_UNOPENED = (DatasetNotFoundError, FileNotFoundError, ValueError, httpx.RequestError)
+_UNOPENED = (DatasetNotFoundError, FileNotFoundError, ValueError, StopIteration, httpx.RequestError)
 _TEXT = (Value("string"), Value("large_string"), Value("string_view"))
 
 
@@ -41,6 +41,7 @@ class Source:
         constants: Columns with one value for all documents, where the documents do not bring their own.
         max_documents: Read no more than this from each of the stream's shards.
         features: The types of columns; None where they are not known.
+        types: What columns are kept as, by name; plain ones if None.
         files: The names of the stream's shards, where these are files.
     """
 
@@ -51,7 +52,13 @@ class Source:
     constants: Mapping[str, str] | None = None
     max_documents: int | None = None
     features: Features | None = None
+    types: Mapping[str, Any] | None = None
     files: tuple[str, ...] = ()
+
+    @property
+    def kept_as(self) -> Mapping[str, Any]:
+        """The types that its columns are kept as."""
+        return agree([self.features]) if self.types is None else self.types
 
     def open_part(self, part: int) -> IterableDataset:
         """Opens one shard of the stream, or its first `max_documents`."""
@@ -74,76 +81,11 @@ def _take_block(stream: IterableDataset, block: int) -> IterableDataset:
     return stream.shard(isqrt(stream.num_shards), block)
 
 
-def pin_sources(sources: Sequence[SourceConfig], record: Path) -> list[SourceConfig]:
-    """Puts a commit in place of the revision of each dataset on the Hub.
-
-    The commits are those that the revisions named when `record` was written: a build that was interrupted goes on with
-    the documents it began with, whatever has been pushed since. Of several processes, one calls this first.
-
-    Args:
-        sources: The sources as configured; local files and demo documents are left as they are.
-        record: A JSON file that keeps the commits; it is written if it is not there.
-
-    Raises:
-        ValueError: There is no such dataset or revision, no access to it, or its files are named by address.
-        ConnectionError: The Hub cannot be reached.
-    """
-    before = read_pins(record)
-    kept = dict(before)
-    for source in sources:
-        files = json.dumps(source.data_files)
-        if "hf://" in files:
-            raise ValueError(
-                f"data_files={files} names files on the Hub by address, which cannot be pinned to a commit: give the "
-                "dataset's id as `path`, its branch as `revision` and the files inside it as `data_files`."
-            )
-        if _is_on_the_hub(source) and _name_of(source) not in kept:
-            kept[_name_of(source)] = _commit_of(source)
-    if kept != before:
-        write_record(record, dict(sorted(kept.items())))
-    return [replace(source, revision=kept.get(_name_of(source), source.revision)) for source in sources]
-
-
-def read_pins(record: Path) -> dict[str, str]:
-    """Returns the commits that `pin_sources` wrote down, by `path@revision`; raises ValueError if they are damaged."""
-    pins = read_record(record)
-    if not pins and record.exists():
-        raise ValueError(
-            f"{record} is damaged. It holds the commits that the sources were read at: delete it, and the build reads "
-            "them as they are now; what differs is windowed and scored again."
-        )
-    return pins
-
-
-def _is_on_the_hub(source: SourceConfig) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", source.path) is not None and not Path(source.path).exists()
-
-
-def _is_pinned(source: SourceConfig) -> bool:
-    return re.fullmatch("[0-9a-f]{40}", source.revision or "") is not None
-
-
-def _name_of(source: SourceConfig) -> str:
-    return f"{source.path}@{source.revision or 'main'}"
-
-
-def _commit_of(source: SourceConfig) -> str:
-    api = HfApi()
-
-    def resolve() -> str:
-        # a gated dataset tells its commit to everybody, and its files to few
-        api.auth_check(source.path, repo_type="dataset")
-        return str(api.dataset_info(source.path, revision=source.revision).sha)
-
-    with bounded_timeouts(60.0):
-        return persist(resolve, what=f"Reading the source {source.path!r}", attempts=4, last_word="Try again later")
-
-
 def open_source(config: SourceConfig) -> Source:
     """Opens documents that `datasets` can load, without downloading them whole.
 
-    Local files are known by path and time, a dataset on the Hub by its commit: that of `revision` now, unless it is
-    one already (see `pin_sources`).
+    Local files are known by path, time and size, a dataset on the Hub by its commit: that of `revision` now, unless
+    it is one already (see `pin_sources`).
 
     Args:
         config: The source.
@@ -152,68 +94,65 @@ def open_source(config: SourceConfig) -> Source:
         ValueError: There is no such dataset, split or column, no access to it, or the column is not text.
         ConnectionError: The Hub cannot be reached.
     """
-    if _is_on_the_hub(config) and not _is_pinned(config):
-        config = replace(config, revision=_commit_of(config))
+    if is_on_the_hub(config) and not is_pinned(config):
+        config = replace(config, revision=commit_of(config))
     try:
-        builder = _load_builder(config)
-        stream = builder.as_streaming_dataset(config.split)
+        builder = load_builder(config, _addresses(config))
+        names, identity = identify_files(builder, config)
+        stream, features = _stream_of(builder, config, names)
     except _UNOPENED as error:
-        raise ValueError(f"The source {config.path!r} cannot be opened: {error}") from error
-    names, identity = _identify_files(builder, config)
+        reason = str(error) or "datasets finds no files by these names"
+        raise ValueError(f"The source {config.path!r} cannot be opened: {reason}") from error
+    return _as_source(config, stream, features, identity, names if len(names) == stream.num_shards else ())
+
+
+def _stream_of(
+    builder: DatasetBuilder, config: SourceConfig, names: Sequence[str]
+) -> tuple[IterableDataset, Features | None]:
+    columns = tuple(dict.fromkeys((config.text_column, *(config.columns or ()))))
     if config.json_lines:
-        columns = tuple(dict.fromkeys((config.text_column, *(config.columns or ()))))
         stream = JsonLines(config.text_column, columns, config.join).open(names, config.path)
-    return _as_source(config, stream, identity, names if len(names) == stream.num_shards else ())
+        return stream, stream.features
+    try:
+        stream = builder.as_streaming_dataset(config.split)
+        return stream, stream.features or _infer_features(stream)
+    except StopIteration:
+        # so the readers of JSON and CSV end at files without a row
+        features = Features(dict.fromkeys(columns, Value("string")))
+        return IterableDataset.from_generator(_read_nothing, features=features), features
 
 
-def _load_builder(config: SourceConfig) -> DatasetBuilder:
-    return load_dataset_builder(
-        # the json reader wants one schema for all files; lines of text have one
-        "text" if config.json_lines else config.path,
-        config.name,
-        data_files=_addresses(config) if config.json_lines else config.patterns,
-        data_dir=config.data_dir,
-        revision=config.revision,
-        # a file of text is a document, and not each of its lines
-        **({"sample_by": "document"} if config.path == "text" else {}),
-    )
-
-
-def _identify_files(builder: DatasetBuilder, config: SourceConfig) -> tuple[tuple[str, ...], str]:
-    files = (builder.config.data_files or {}).get(config.split)
-    names = tuple(str(file) for file in files or ())
-    return names, hash_json([builder.hash, config.name, config.split, [*names], files and files.origin_metadata])
+def _read_nothing() -> Iterator[dict[str, str]]:
+    yield from ()
 
 
 def identify_sources(sources: Sequence[SourceConfig], record: Path) -> list[str] | None:
     """Names the documents that `open_sources` would open, without opening them; None where that takes a network."""
     pins, identities = read_pins(record), []
     for source in sources:
-        config = replace(source, revision=pins.get(_name_of(source), source.revision))
+        config = replace(source, revision=pins.get(name_of(source), source.revision))
         if config.path == DEMO:
             from longattn_hf.pipeline.demo_corpus import demo_versions
 
             identities.append(hash_json(demo_versions()))
-        elif not _is_on_the_hub(config):
+        elif not is_on_the_hub(config):
             try:
-                identities.append(_identify_files(_load_builder(config), config)[1])
+                identities.append(identify_files(load_builder(config, _addresses(config)), config)[1])
             except _UNOPENED:
                 return None
-        elif _is_pinned(config):
+        elif is_pinned(config):
             identities.append(f"{config.path}@{config.revision}")
         else:
             return None
     return identities
 
 
-def _addresses(config: SourceConfig) -> list[str]:
+def _addresses(config: SourceConfig) -> list[str] | None:
     """Where the files of a source of JSON lines are: in a dataset at a commit, in a folder, or as they are given."""
     files = config.patterns
-    if not files:
-        raise ValueError(f"The source {config.path!r} has json_lines and no data_files: name its files.")
-    if config.path == "json":
+    if not config.json_lines or files is None or config.path == "json":
         return files
-    root = f"hf://datasets/{config.path}@{config.revision}" if _is_on_the_hub(config) else config.path
+    root = f"hf://datasets/{config.path}@{config.revision}" if is_on_the_hub(config) else config.path
     return [file if Path(file).is_absolute() else f"{root}/{file}" for file in files]
 
 
@@ -221,16 +160,21 @@ def open_documents(config: SourceConfig, documents: Iterable[Mapping[str, Any]])
     """Opens documents that are at hand, such as the embedded demo's."""
     rows = [dict(document) for document in documents]
     stream = Dataset.from_list(rows).to_iterable_dataset(num_shards=max(1, len(rows)))
-    return _as_source(config, stream, hash_json(rows))
+    return _as_source(config, stream, stream.features, hash_json(rows))
 
 
-def _as_source(config: SourceConfig, stream: IterableDataset, identity: str, files: tuple[str, ...] = ()) -> Source:
-    features = stream.features or _infer_features(stream)
+def _as_source(
+    config: SourceConfig,
+    stream: IterableDataset,
+    features: Features | None,
+    identity: str,
+    files: tuple[str, ...] = (),
+) -> Source:
     if features is not None:
         if config.text_column not in features:
             raise ValueError(
                 f"The source {config.path!r} has no column {config.text_column!r}; it has "
-                f"{', '.join(features)}. Name the text's column with text_column."
+                f"{', '.join(features) or 'none'}. Name the text's column with text_column."
             )
         feature = features[config.text_column]
         pages = isinstance(feature, List | LargeList) and feature.feature in _TEXT
@@ -291,4 +235,6 @@ def open_sources(sources: Sequence[SourceConfig], record: Path) -> list[Source]:
             return open_source(source)
         return open_documents(source, [row for row in demo if row[CATEGORY] == source.category])
 
-    return [open_one(source) for source in pin_sources(sources, record)]
+    opened = [open_one(source) for source in pin_sources(sources, record)]
+    types = agree([source.features for source in opened])
+    return [replace(source, types=types) for source in opened]

@@ -5,7 +5,6 @@ was made from. A shard that is there, whole, and carries the fingerprint expecte
 goes on where it stopped, with any number of processes, and ends in the same bytes. Processes share only the folder.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.processes import ALONE, Process
 from longattn_hf.pipeline.reading import UNREADABLE, rows_of
 from longattn_hf.pipeline.shards import read_facts, write_shard
+from longattn_hf.pipeline.source_types import as_text, convert, differ
 from longattn_hf.pipeline.sources import Source
 from longattn_hf.windows import WindowDocuments
 
@@ -106,6 +106,9 @@ class Windowing:
                 dict(source.constants or {}),
                 source.max_documents,
             ]
+            kept_otherwise = differ(source.features, source.kept_as)
+            filled = sorted({*(source.features or ())} & {SOURCE, LICENSE})
+            identity += [kept_otherwise, filled] if kept_otherwise or filled else []
             turns = max(1, -(-(workers - unit % len(parts)) // len(parts)))
             units.append(_Part(number, part, unit // len(parts), turns, hash_json(identity)))
         return units
@@ -170,18 +173,20 @@ def _window_batch(
 
     `where` names the file and the number of the first document in it.
     """
-    known = dict(source.features or {})
+    known, kept_as = dict(source.features or {}), source.kept_as
     names = [n for n in dict.fromkeys([*known, *(n for document in batch for n in document)]) if not is_added(n)]
     columns: dict[str, list[Any]] = {name: [document.get(name) for document in batch] for name in names}
     reasons = columns.pop(UNREADABLE, [None] * len(batch))
-    columns = {name: [value] * len(batch) for name, value in (source.constants or {}).items()} | columns
+    constants = source.constants or {}
+    columns = {name: [None] * len(batch) for name in constants} | columns
     columns.setdefault(transform.text_column, [None] * len(batch))
-    types: dict[str, Any] = {name: Value("string") for name in (*(source.constants or {}), CATEGORY)}
+    types: dict[str, Any] = {name: Value("string") for name in (*constants, SOURCE, LICENSE, CATEGORY)}
     for name in [name for name in columns if name not in (*WINDOW_FEATURES, transform.text_column, CATEGORY)]:
-        types.setdefault(name, known.get(name, Value("null")))
-        if name in (SOURCE, LICENSE) or types[name] == Value("null"):
-            # what a column's first rows do not tell is kept as text, the same in all batches
-            types[name], columns[name] = Value("string"), [_as_text(value) for value in columns[name]]
+        # what a column's first rows do not tell is kept as text, the same in all batches
+        types.setdefault(name, kept_as.get(name, Value("string")))
+        columns[name] = convert(columns[name], known.get(name), types[name])
+        if name in (*constants, SOURCE, LICENSE):
+            columns[name] = [constants.get(name) if not value else as_text(value) for value in columns[name]]
         columns[name], reasons = _fit(name, columns[name], types[name], reasons)
     columns[SKIP_REASON] = reasons
     if transform.on_error == "raise":
@@ -223,15 +228,6 @@ def _fit(name: str, values: list[Any], feature: Any, reasons: list[str | None]) 
         [value if fit else None for value, fit in zip(values, good, strict=True)],
         [reason or (None if fit else wrong) for reason, fit in zip(reasons, good, strict=True)],
     )
-
-
-def _as_text(value: object) -> str | None:
-    """Returns what a document says of its source or licence as the text that columns and reports hold."""
-    if value is None or isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() if value else None
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return ", ".join(value) or None
-    return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)
 
 
 def _count_by_source(columns: Mapping[str, list], count: int) -> list[list]:

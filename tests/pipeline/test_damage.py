@@ -3,7 +3,7 @@
 import pytest
 
 from longattn_hf.files import read_record, write_record
-from longattn_hf.pipeline.sources import read_pins
+from longattn_hf.pipeline.source_pins import read_pins
 from tests.support.damage import DamagedBuilds
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,8 @@ from longattn_hf.pipeline.reading import UNREADABLE
 from longattn_hf.pipeline.recipe import shareable_recipe
 from longattn_hf.pipeline.shards import read_facts
 from longattn_hf.pipeline.source_config import SourceConfig
-from longattn_hf.pipeline.sources import open_source, pin_sources
+from longattn_hf.pipeline.source_pins import pin_sources
+from longattn_hf.pipeline.sources import open_source
 from longattn_hf.pipeline.stages import window_sources, windowed_shards
 from longattn_hf.windows import WindowDocuments
 
