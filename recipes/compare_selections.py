@@ -26,7 +26,7 @@ from longattn_hf.baselines import RandomScore
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, TEXT
 from longattn_hf.files import as_pattern, claim
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Several, check_settings, each, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
@@ -123,10 +123,8 @@ class CompareConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares from the command line."""
     disable_progress_bars()
-    try:
+    with refusing("compare_selections"):
         print(compare(read_command_line(CompareConfig, arguments, description=__doc__)))
-    except (ValueError, OSError) as error:
-        raise Refusal("compare_selections", error) from error
 
 
 def compare(config: CompareConfig) -> str:

@@ -27,7 +27,7 @@ from longattn_hf.files import write_json
 from longattn_hf.model.language_model import load_language_model, token_losses
 from longattn_hf.model.location import ModelRef, locate
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
@@ -86,10 +86,8 @@ class EvaluateConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates from the command line."""
-    try:
+    with refusing("evaluate_model"):
         print(summary(evaluate_model(read_command_line(EvaluateConfig, arguments, description=__doc__))))
-    except (ValueError, OSError) as error:
-        raise Refusal("evaluate_model", error) from error
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:

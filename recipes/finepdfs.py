@@ -29,7 +29,7 @@ from huggingface_hub import HfApi
 
 from longattn_hf.files import hash_json, replacing, write_text
 from longattn_hf.pipeline import BuildResult, build, load_config
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 
 DATASET = "HuggingFaceFW/finepdfs"
@@ -110,11 +110,9 @@ def run(config: FinePdfsConfig) -> BuildResult:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
-    try:
+    with refusing("finepdfs"):
         config = read_command_line(FinePdfsConfig, arguments, description=__doc__)
         result = run(config)
-    except (ValueError, OSError) as error:
-        raise Refusal("finepdfs", error) from error
     print(f"{result}\n{result.folder}: {result.published or 'nothing published; --repo owner/name says where to'}")
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from longattn_hf.files import replacing
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
@@ -68,10 +68,8 @@ class GroupConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
-    try:
+    with refusing("group_repositories"):
         group(read_command_line(GroupConfig, arguments, description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("group_repositories", error) from error
 
 
 def group(config: GroupConfig) -> None:

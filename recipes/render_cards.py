@@ -1,4 +1,4 @@
-"""Renders the committed cards of the recipes' datasets.
+"""Renders the committed cards: those of the demo's and the paper's datasets.
 
     python -m recipes.render_cards [OUT ...]
 
@@ -14,7 +14,7 @@ from longattn_hf.pipeline.config import load_config
 from longattn_hf.pipeline.folder import BuildFolder
 from longattn_hf.pipeline.packaged_configs import CONFIGS
 from longattn_hf.pipeline.recipe import plan_report
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Several, read_command_line, settings
 from longattn_hf.report.card import render_card
 from longattn_hf.report.facts import Report
@@ -37,10 +37,8 @@ class RenderConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     """Writes `dataset_cards/<name>/` for finished builds, and for the recipes that have no build's card there."""
-    try:
+    with refusing("render_cards"):
         render(read_command_line(RenderConfig, arguments, positional=("builds",), description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("render_cards", error) from error
 
 
 def render(config: RenderConfig) -> None:

@@ -21,9 +21,11 @@ Made by `python -m recipes.render_settings` from the docstrings of the package: 
 
 A configuration is a YAML file of these; each can also be given on the command line, `--name VALUE`, which goes before
 the file. Recipes: [demo.yaml](demo.yaml), the embedded demo; [longabc_32k.yaml](longabc_32k.yaml) and
-[longabc_32k_70b.yaml](longabc_32k_70b.yaml), the paper's LongABC-32K with open sources. The others in this folder
-belong to [train_longattn.py](../train_longattn.py) and [compare_selections.py](../compare_selections.py), whose
-`--help` explains them.
+[longabc_32k_70b.yaml](longabc_32k_70b.yaml), the paper's LongABC-32K with open sources; [arxiv.yaml](arxiv.yaml),
+[books.yaml](books.yaml), [code_repositories.yaml](code_repositories.yaml) and [longmino.yaml](longmino.yaml) read one
+kind of source each. `train_*.yaml`, `compare_*.yaml` and `pilot_cpu.yaml` are settings of
+[train_longattn.py](../train_longattn.py) and [compare_selections.py](../compare_selections.py), whose `--help`
+explains them.
 """
 
 

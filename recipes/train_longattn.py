@@ -25,7 +25,7 @@ from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Several, each, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
@@ -48,6 +48,7 @@ class TrainSource(SourceConfig):
     weight: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} of source {self.path!r} must be positive.")
 
@@ -119,10 +120,8 @@ class TrainConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains from the command line."""
-    try:
+    with refusing("train_longattn"):
         train(read_command_line(TrainConfig, arguments, description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("train_longattn", error) from error
 
 
 def train(config: TrainConfig) -> Path:

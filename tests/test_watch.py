@@ -95,10 +95,10 @@ def test_a_look_fits_eighty_columns_with_large_numbers_and_wide_names(tmp_path):
 
 def test_heartbeats_of_an_earlier_run_with_more_processes_do_not_count(tmp_path):
     for index in range(3):
-        Progress(tmp_path, process=index, processes=3, stage="scores", total=5, unit="windows").close()
+        Progress(tmp_path, process=index, processes=3, stage="scores", total=5, unit="windows").__exit__(None)
     again = Progress(tmp_path, process=0, processes=2, stage="windows", total=9, unit="parts")
     again.update(4)
-    again.close()
+    again.__exit__(None)
     (tmp_path / "9.json").write_text("{half")
     found = read_heartbeats(tmp_path)
     assert [(one.process, one.stage, one.done) for one in found] == [(0, "windows", 4), (1, "scores", 0)]
@@ -109,7 +109,7 @@ def test_a_full_or_read_only_folder_stops_no_work(tmp_path):
     (tmp_path / "processes").write_text("a file where the folder should be")
     progress = Progress(tmp_path / "processes", process=0, processes=1, stage="scores", total=5, unit="windows")
     progress.update(5)
-    progress.close()
+    progress.__exit__(None)
     assert read_heartbeats(tmp_path / "processes") == []
 
 

@@ -29,10 +29,11 @@ import numpy as np
 import pyarrow as pa
 
 from longattn_hf.baselines.text_kind import SURFACE, Kind, describe_surface
-from longattn_hf.baselines.word_gain import mean_far_gain, split_words, why_too_short
+from longattn_hf.baselines.word_gain import mean_far_gain, why_too_short
 from longattn_hf.baselines.word_order import PASSAGES, order_z_scores
 from longattn_hf.model.identity import identify_file
 from longattn_hf.scoring.base import TextScorer
+from longattn_hf.scoring.words import split_words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longattn_hf.baselines.word_gain import number_words, split_words
+from longattn_hf.scoring.words import COPY_WORDS, hash_runs, number_words, split_words
 
 #: The figures, in their order; logarithms or log-odds of shares.
 SURFACE = (
@@ -21,10 +21,7 @@ SURFACE = (
     "runs of six words that stood before", "word length", "its spread", "spread of line length",
 )  # fmt: skip
 _PIECE = 8000
-_COPY_WORDS = 6
 _START = 6
-# an odd multiplier, of which powers modulo 2^64 never vanish
-_HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 _SHRINK, _LEAST_VARIANCE = 0.05, 0.0025
 
 
@@ -118,9 +115,7 @@ def _log_odds(count: int, of: int) -> float:
 
 
 def _copied_share(ids: np.ndarray) -> float:
-    if len(ids) < _COPY_WORDS:
+    if len(ids) < COPY_WORDS:
         return 0.0
-    hashes = np.zeros(len(ids) - _COPY_WORDS + 1, dtype=np.uint64)
-    for offset in range(_COPY_WORDS):
-        hashes = hashes * _HASH_BASE + ids[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(1)
+    hashes = hash_runs(ids)
     return 1 - len(np.unique(hashes)) / len(hashes)

@@ -12,7 +12,6 @@ context alone and once with all that stands before, and the far gain of a word i
 gain, for a small language model.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,17 +19,8 @@ from typing import ClassVar
 import numpy as np
 
 from longattn_hf.scoring.base import TextScorer, too_short
+from longattn_hf.scoring.words import CHARACTER, number_words, split_words
 
-# the scripts that set no blanks between words, in which a character with its marks counts as a word: Han, Kana, Thai,
-# Lao, Myanmar, Khmer
-_UNSPACED = (
-    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-)
-# the vowel signs, tone marks and stacked letters of those
-_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3\u3099\u309a"
-_WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|[^\W{_UNSPACED}]+|[^\w\s]")
-_CHARACTER = re.compile(rf"[{_UNSPACED}]")
 #: How many words the longest sequence has that is counted.
 ORDERS = 3
 #: Near is an eighth of the window; the mean goes over the words from the second eighth's end on.
@@ -41,17 +31,6 @@ LEAST_WORDS = 512
 _WORD_COST, _LETTER_COST, _MOST_LETTERS = 1.0, 1.3, 8
 # there are some thousand characters, and little is known of each by its length
 _CHARACTER_COST = 7.0
-
-
-def split_words(text: str) -> list[str]:
-    """Splits a text into words and marks; in scripts without blanks, into characters."""
-    return _WORD.findall(text)
-
-
-def number_words(words: Sequence[str]) -> np.ndarray:
-    """Numbers words by their first appearance: int64 `[T]`."""
-    number_of: dict[str, int] = {}
-    return np.array([number_of.setdefault(word, len(number_of)) for word in words], dtype=np.int64)
 
 
 def far_gains(words: Sequence[str], near: int) -> np.ndarray:
@@ -92,7 +71,7 @@ def why_too_short(text: str) -> str | None:
 
 def _spelling_costs(words: Sequence[str]) -> np.ndarray:
     cost_of = {
-        word: _CHARACTER_COST if _CHARACTER.match(word) else _WORD_COST + _LETTER_COST * min(len(word), _MOST_LETTERS)
+        word: _CHARACTER_COST if CHARACTER.match(word) else _WORD_COST + _LETTER_COST * min(len(word), _MOST_LETTERS)
         for word in set(words)
     }
     return np.array([cost_of[word] for word in words])

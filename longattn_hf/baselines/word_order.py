@@ -15,7 +15,7 @@ from itertools import permutations
 
 import numpy as np
 
-from longattn_hf.baselines.word_gain import number_words
+from longattn_hf.scoring.words import number_words
 
 #: How many blocks a text is cut into.
 BLOCKS = 64

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from longattn_hf.columns import INPUT_IDS, SKIP_REASON, TEXT
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.packaged_configs import CONFIGS, find_config
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import check_settings, parse_command_line, parse_words, read_yaml, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.terminal import OUTPUT, Output, fold, lay_out
@@ -113,10 +113,7 @@ def _spread(source: "Source", count: int) -> Iterator[dict[str, Any]]:
     shards = source.stream.num_shards
     parts = min(shards, count)
     for part in range(parts):
-        stream = source.stream
-        if shards > 1:
-            stream = stream.shard(num_shards=shards, index=part * shards // parts)
-        yield from islice(stream, count // parts + (part < count % parts))
+        yield from islice(source.open_part(part * shards // parts), count // parts + (part < count % parts))
 
 
 def count_documents(config: SourceConfig, source: "Source") -> int | None:
@@ -281,15 +278,13 @@ def _range(value: float, error: float) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     output = Output.read(arguments)
-    try:
+    with refusing("estimate"):
         path, words = parse_command_line(EstimateSettings, arguments, parents=[OUTPUT])
         path = find_config(path or CONFIGS / "demo.yaml")
         values = read_yaml(path) | parse_words(EstimateSettings, words)
         config = check_settings(EstimateSettings, values, f"the configuration {path}")
         with output.speaking():
             estimate = estimate_build(config)
-    except (ValueError, OSError) as error:
-        raise Refusal("estimate", error) from error
     output.show(estimate, estimate.facts)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from longattn_hf.baselines.by_name import SCORERS, ranking_column
 from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE
 from longattn_hf.files import write_text
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.selection.standardisation import RAW_SCORES, get_numbers, long_distance_scores
 
@@ -56,7 +56,7 @@ class ExplainSettings:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
-    try:
+    with refusing("explain"):
         given = read_command_line(ExplainSettings, arguments, positional=("file",), short={"output": "o"})
         from longattn_hf.commands.tables import is_table, read_notes
         from longattn_hf.explore.token_view import explain
@@ -75,8 +75,6 @@ def main(arguments: list[str] | None = None) -> None:
         window, title, why = _read_window(given, known)
         output = given.output or Path(given.file).with_suffix(".html")
         write_text(output, explain(window, scorer, title=title).to_html(why=why))
-    except (ValueError, OSError) as error:
-        raise Refusal("explain", error) from error
     print(output)  # noqa: T201
 
 

@@ -1,6 +1,6 @@
 """`longattn publish OUT OWNER/NAME`: puts a finished build on the Hub."""
 
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
 
@@ -33,7 +33,7 @@ class PublishSettings:
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     output = Output.read(arguments)
-    try:
+    with refusing("publish", RuntimeError):
         given = read_command_line(PublishSettings, arguments, positional=("folder", "repo_id"), parents=[OUTPUT])
         # here and in the other programs: what takes seconds to load, which help does without
         from longattn_hf.hub.publishing import publish
@@ -48,8 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
                 tag=given.tag,
                 dry_run=given.dry_run,
             )
-    except (ValueError, OSError, RuntimeError) as error:
-        raise Refusal("publish", error) from error
     output.show(publication, publication.facts)
 
 

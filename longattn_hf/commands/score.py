@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
 from longattn_hf.selection.cautions import count_reasons
@@ -139,7 +139,7 @@ def _text_of(value: Any) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     output = Output.read(arguments)
-    try:
+    with refusing("score"):
         given = read_command_line(
             ScoreSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
         )
@@ -149,8 +149,6 @@ def main(arguments: list[str] | None = None) -> None:
             path = check_output(given.output)
             rows, notes = score_files(given)
             write_rows(rows, path, notes)
-    except (ValueError, OSError) as error:
-        raise Refusal("score", error) from error
     skipped = count_reasons(filter(None, rows[SKIP_REASON]) if SKIP_REASON in rows.column_names else ())
     lines = [f"{path}: {len(rows):,} rows, scores {', '.join(notes['scores'])}; tokens: {notes['num_tokens']}"]
     lines += [f"{count:,} without a score: {reason}" for reason, count in skipped.items()]

@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
 from longattn_hf.selection.cut import LIMITS, Selection
@@ -72,11 +72,10 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     from longattn_hf.pipeline.scored_with import find_convention, scored_with
     from longattn_hf.selection.select import add_long_distance_score, select_windows
 
-    limits = {name: getattr(given, name) for name in LIMITS}
+    names = (*LIMITS, "refuse_overlap", "combine", "gate", "temperature", "seed")
+    how: dict[str, Any] = {name: getattr(given, name) for name in names}
     # refused before anything is read
-    how: dict[str, Any] = {name: getattr(given, name) for name in ("refuse_overlap", "combine", "gate")}
-    how |= {"temperature": given.temperature, "seed": given.seed}
-    Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **limits, **how)
+    Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **how)
     rows = read_rows(given.files)
     notes = {file: read_notes([file]) for file in given.files}
     first = notes[given.files[0]]
@@ -88,7 +87,7 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
         convention = find_convention(known, given.convention, statistics)
         rows = add_long_distance_score(rows, alpha=given.alpha, by=by, convention=convention, statistics=statistics)
     score = given.score or _default_score(rows, first)
-    kept = select_windows(rows, score=score, by=by, **limits, **how)
+    kept = select_windows(rows, score=score, by=by, **how)
     return rows, kept, score, first
 
 
@@ -103,7 +102,7 @@ def _default_score(rows: "Dataset", notes: Mapping[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     output = Output.read(arguments)
-    try:
+    with refusing("select"):
         given = read_command_line(
             SelectSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
         )
@@ -114,8 +113,6 @@ def main(arguments: list[str] | None = None) -> None:
             path = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
             rows, kept, score, notes = select_rows(given)
             write_rows(kept, path, notes)
-    except (ValueError, OSError) as error:
-        raise Refusal("select", error) from error
     tokens = sum(kept["num_tokens"]) if "num_tokens" in kept.column_names else None
     counted = "" if tokens is None else f", {tokens:,} tokens"
     if counted and str(notes.get("num_tokens", "")).startswith("estimated"):

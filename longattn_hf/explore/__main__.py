@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from longattn_hf.files import is_address
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 
 
@@ -55,7 +55,7 @@ def check_address(host: str, port: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the explorer from the command line."""
-    try:
+    with refusing("explore"):
         given = read_command_line(ExploreSettings, arguments, positional=("folder",))
         from longattn_hf.explore.session import Session, require_gradio
         from longattn_hf.pipeline.store import naming
@@ -71,8 +71,6 @@ def main(arguments: list[str] | None = None) -> None:
                 model=given.model,
                 recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
             )
-    except (ValueError, OSError) as error:
-        raise Refusal("explore", error) from error
     from longattn_hf.explore.server import serve
 
     address = f"http://{given.host}:{given.port}/"

@@ -18,7 +18,6 @@ END = "<!-- longattn_hf:end -->"
 _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 # keys that are text, `<<` among them
 _TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
-# a card's values once its aliases are written out; more is a trap for its readers
 # the code of a card that loads the dataset, and the name in each of its calls
 _USE = re.compile(r"^## Use\n\n```python\n.*?^```$", re.MULTILINE | re.DOTALL)
 _LOADS = re.compile(r'(= load_dataset\()"(?:[^"\\]|\\.)*"')

@@ -102,7 +102,7 @@ class FirstLayer:
         """
         device = pick_device(device)
         dtype = pick_dtype(dtype, device)
-        location = locate(ModelRef(model, revision, gguf_file), token=token)
+        location = locate(ModelRef(model, revision, gguf_file, token))
         gguf = open_gguf(location) if location.gguf_file else None
         if gguf and rope_scaling is None and (scaling := gguf_rope_scaling(gguf)):
             raise ValueError(

@@ -64,7 +64,7 @@ def save_layer(
     # where it was loaded from may be a path of this machine
     written.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    tokenizer = load_tokenizer(ModelRef(location.path, location.commit), token=location.token)
+    tokenizer = load_tokenizer(ModelRef(location.path, location.commit, token=location.token))
     tokenizer.save_pretrained(folder)
     _write_card(location, origin, folder, repo_id)
 

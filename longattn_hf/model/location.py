@@ -134,15 +134,14 @@ class Location:
         return self.loading_arguments | {"quantization_config": transformers.GgufConfig(dequantize=True)}
 
 
-def locate(model: ModelRef | str, *, token: str | bool | None = None) -> Location:
+def locate(model: ModelRef | str) -> Location:
     """Finds a model; a Hub repository's revision is pinned to its commit.
 
     Raises:
         ValueError: There is no such model, or no access to it.
     """
     ref = ModelRef.of(model)
-    name, gguf_file = ref.name, ref.gguf_file
-    token = ref.token if token is None else token
+    name, gguf_file, token = ref.name, ref.gguf_file, ref.token
     if is_loaded(name):
         raise ValueError(f"{ref.title} has no files to read: give the name of a model.")
     path = Path(resolve_model(name)).expanduser()

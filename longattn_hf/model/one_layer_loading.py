@@ -189,9 +189,7 @@ def _load_publicly(
     whole, loaded = pair
     computed = [name for name, _ in network.named_non_persistent_buffers()]
     for name in {*needed} - {*loaded["missing_keys"]} | {*computed}:
-        tensor = whole.get_parameter_or_buffer(name)
-        on_device = tensor.detach().to(device)
-        _put(network, name, nn.Parameter(on_device) if isinstance(tensor, nn.Parameter) else on_device)
+        _put(network, name, whole.get_parameter_or_buffer(name).detach().to(device))
     return loaded["mismatched_keys"]
 
 

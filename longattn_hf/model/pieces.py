@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer
 
 from longattn_hf.model.splits import Splits, is_byte_level
 
@@ -202,11 +202,9 @@ def _by_offsets(encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
 
 def _bytes_by_id(settings: dict[str, Any]) -> list[bytes]:
     """Returns what each token of a byte-level vocabulary spells; nothing for those that are not of its alphabet."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # the first ones stand for themselves, the rest in order for all other bytes
-    themselves = {ord(char) for char in alphabet if ord(char) < 256}
-    others = [byte for byte in range(256) if byte not in themselves]
-    byte_of = {code: code for code in themselves} | {256 + i: byte for i, byte in enumerate(others)}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {ord(char): byte for byte, char in bytes_to_unicode().items()}
     vocabulary, added = (
         settings["model"]["vocab"],
         {token["id"]: token["content"] for token in settings["added_tokens"]},

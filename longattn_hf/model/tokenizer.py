@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 
-def load_tokenizer(
-    model: ModelRef | str, *, token: str | bool | None = None, trust_remote_code: bool = False
-) -> "PreTrainedTokenizerFast":
+def load_tokenizer(model: ModelRef | str) -> "PreTrainedTokenizerFast":
     """Loads a model's tokenizer from where `locate` finds the model.
 
     Returns:
@@ -28,13 +26,13 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    location = locate(model, token=token)
-    trust_remote_code = trust_remote_code or ModelRef.of(model).trust_remote_code
-    if trust_remote_code:
+    ref = ModelRef.of(model)
+    location = locate(ref)
+    if ref.trust_remote_code:
         refuse_other_code(location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            location.path, trust_remote_code=trust_remote_code, **location.loading_arguments
+            location.path, trust_remote_code=ref.trust_remote_code, **location.loading_arguments
         )
     # the tokenizers library raises nothing more exact for a file that it cannot read
     except Exception as error:

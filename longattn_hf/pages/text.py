@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import quote
 
 # zero-width (non-)joiners shape letters and emoji; every other character that does not print is shown as U+FFFD
 _JOINERS = "\u200c\u200d"
@@ -54,11 +53,6 @@ def excerpt(text: str, width: int = 100, most: int = 5) -> str:
     lines = [line for line in text.expandtabs(4).splitlines() if line.strip()]
     wrapped = [part for line in textwrap.dedent("\n".join(lines)).splitlines() for part in textwrap.wrap(line, width)]
     return fence("\n".join(wrapped if len(wrapped) <= most else [*wrapped[:most], "…"]))
-
-
-def link(path: str) -> str:
-    """Escapes a relative path for the target of a link."""
-    return quote(path)
 
 
 def _visible(line: str) -> str:

@@ -27,7 +27,7 @@ from longattn_hf.report.card import render_card
 from longattn_hf.report.describe import compare_conventions, describe_categories, describe_sources, software_versions
 from longattn_hf.report.examples import ReadPassages, compare_scores, echoing_passage, pick_examples, pick_refused
 from longattn_hf.report.facts import Report
-from longattn_hf.report.html_report import write_report_page
+from longattn_hf.report.html_report import render_report_page
 from longattn_hf.report.parts import ModelFacts
 from longattn_hf.scoring.base import Scorer
 from longattn_hf.selection.standardisation import ScoreStatistics
@@ -117,7 +117,8 @@ def finish(
         return replace(report, figures=draw_figures(table, report, staged.path))
 
     def write_page(report: Report) -> Report:
-        return replace(report, page=write_report_page(table, report, staged.path))
+        write_text(staged.page, render_report_page(table, report))
+        return replace(report, page=staged.page.name)
 
     def write_card(report: Report) -> Report:
         if LONGATTN in scorers:

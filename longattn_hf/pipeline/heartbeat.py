@@ -132,16 +132,11 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
         # what is said of an error stands below the bar
         self._bar.close()
-
-    def close(self) -> None:
-        """Notes the end of the stage."""
-        self._heartbeat.ended, self._heartbeat.beat = True, time.time()
-        self._bar.close()
-        self._write()
+        if kind is None:
+            self._heartbeat.ended, self._heartbeat.beat = True, time.time()
+            self._write()
 
     def _write(self) -> None:
         self._written = time.time()

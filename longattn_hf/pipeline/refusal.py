@@ -1,6 +1,8 @@
 """How a program ends that cannot do what it is told."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Refusal(SystemExit):
@@ -10,3 +12,12 @@ class Refusal(SystemExit):
         super().__init__(f"{program}: {' '.join(str(reason).split())}")
         self.code = 1 if isinstance(reason, OSError) else 2
         print(self, file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def refusing(program: str, *others: type[Exception]) -> Iterator[None]:
+    """Ends a program with a `Refusal` where the block raises ValueError or OSError, or one of `others`."""
+    try:
+        yield
+    except (ValueError, OSError, *others) as error:
+        raise Refusal(program, error) from error

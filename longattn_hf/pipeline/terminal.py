@@ -89,11 +89,11 @@ def say(text: object) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def lay_out(rows: Sequence[Sequence[str]], *, align: str = "r") -> list[str]:
+def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lays rows of cells out as the lines of a table that fits the terminal, or 80 columns where there is none.
 
-    First cells stand to the left, and are shortened where all would not fit; the others to the right, or to the left
-    with `align="l"`. Characters as wide as two, and marks that take no room, count as what they take.
+    First cells stand to the left, and are shortened where all would not fit; the others to the right. Characters as
+    wide as two, and marks that take no room, count as what they take.
     """
     rows = [[visible(cell) for cell in row] for row in rows]
     first, *others = (max(map(_columns_of, column)) for column in zip(*rows, strict=True))
@@ -101,9 +101,10 @@ def lay_out(rows: Sequence[Sequence[str]], *, align: str = "r") -> list[str]:
     first = min(first, max(room, _LEAST_COLUMNS))
     lines = []
     for name, *cells in rows:
-        line = _pad(_shorten(name, first), first)
+        line = _shorten(name, first)
+        line += " " * (first - _columns_of(line))
         for cell, width in zip(cells, others, strict=True):
-            line += "  " + (_pad(cell, width) if align == "l" else " " * (width - _columns_of(cell)) + cell)
+            line += "  " + " " * (width - _columns_of(cell)) + cell
         lines.append(line.rstrip())
     return lines
 
@@ -112,10 +113,6 @@ def fold(sentence: str) -> str:
     """Breaks a sentence into lines that fit the terminal, or 80 columns where there is none."""
     columns = shutil.get_terminal_size().columns
     return textwrap.fill(sentence, columns, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _pad(cell: str, width: int) -> str:
-    return cell + " " * (width - _columns_of(cell))
 
 
 def _columns_of(text: str) -> int:

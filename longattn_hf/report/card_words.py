@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined, Undefined
 
@@ -28,7 +29,7 @@ def environment(not_run: bool) -> Environment:
         "percent": lambda value: f"{value:.1%}",
         "fact": lambda value: "not run" if value is None and not_run else markdown.code(value),
         "fence": markdown.fence,
-        "link": markdown.link,
+        "link": quote,
         "prose": markdown.prose,
         "caption": lambda path: markdown.prose(Path(path).stem.replace("_", " ")),
         # a category that was not run has no facts to look up

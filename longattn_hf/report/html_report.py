@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pyarrow as pa
 from markdown_it import MarkdownIt
 
 from longattn_hf.columns import CATEGORY, DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY, KEPT, MAP_VARIANCE
-from longattn_hf.files import write_text
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.pages.page import render_page, visible
 from longattn_hf.report.card import render_card
@@ -21,29 +19,12 @@ from longattn_hf.report.facts import Report
 from longattn_hf.report.parts import CategoryFacts
 from longattn_hf.selection.summary import bin_edges, split_cells, split_histogram
 
-PAGE = "report.html"
-
 # all of the card that is HTML and may stay it
 _FOLD = re.compile(r"<details>\n<summary>[^<>]*</summary>\n?|</details>\n?")
 # a cut can be tried at this many scores of a category
 _MOST_STEPS = 200
 # the plane's
 _STRENGTHS = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
-
-
-def write_report_page(scores: pa.Table, report: Report, folder: Path) -> str:
-    """Writes the page of a scored and selected corpus; takes the arguments of `render_report_page`.
-
-    Args:
-        scores: All windows.
-        report: The run's report.
-        folder: The build's output folder; the page replaces its predecessor as a whole.
-
-    Returns:
-        The page's path relative to `folder`.
-    """
-    write_text(folder / PAGE, render_report_page(scores, report))
-    return PAGE
 
 
 def render_report_page(scores: pa.Table, report: Report) -> str:

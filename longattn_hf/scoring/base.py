@@ -45,11 +45,6 @@ class Scorer(KnowsItsBytes, ABC):
         """
 
     @property
-    def added_columns(self) -> Mapping[str, pa.DataType]:
-        """The columns of scores that it adds, with their types; not the reasons of rows that have none."""
-        return self._types
-
-    @property
     def fingerprint(self) -> str:
         """Hashes all that a score depends on: settings and bytes of models, not where and in what batches it runs."""
         # subclasses are dataclasses
@@ -78,7 +73,7 @@ class Scorer(KnowsItsBytes, ABC):
         scores_of = self._score_rows(values, rank)
         columns = {
             name: TypedList([scores_of[row][name] if row in scores_of else None for row in range(len(reasons))], kind)
-            for name, kind in self._types.items()
+            for name, kind in self.added_columns.items()
         }
         if self.on_error == "skip":
             columns[SKIP_REASON] = TypedList(reasons, pa.string())
@@ -86,12 +81,12 @@ class Scorer(KnowsItsBytes, ABC):
 
     @property
     @abstractmethod
-    def _types(self) -> Mapping[str, pa.DataType]:
-        """The columns that are added, with their types."""
+    def added_columns(self) -> Mapping[str, pa.DataType]:
+        """The columns of scores that it adds, with their types; not the reasons of rows that have none."""
 
     @abstractmethod
     def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> Mapping[int, Mapping[str, Any]]:
-        """Scores what `_read` made of usable rows, by their numbers; gives each a value for each of `_types`."""
+        """Scores what `_read` made of usable rows, by their numbers: a value for each of `added_columns`."""
 
     @property
     def readable_columns(self) -> tuple[str, ...]:
@@ -171,14 +166,15 @@ class TextScorer(Scorer):
     version: int = 1
 
     @property
-    def _types(self) -> Mapping[str, pa.DataType]:
+    def added_columns(self) -> Mapping[str, pa.DataType]:
+        """The score's column, and its parts."""
         return {self.column: pa.float64(), **self.parts}
 
     def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> dict[int, dict[str, Any]]:
         rows = {}
         for row, value in values.items():
             scored = self._score(value, rank)
-            rows[row] = dict(zip(self._types, scored if isinstance(scored, tuple) else (scored,), strict=True))
+            rows[row] = dict(zip(self.added_columns, scored if isinstance(scored, tuple) else (scored,), strict=True))
         return rows
 
     @abstractmethod

@@ -24,7 +24,6 @@ It does not see meaning: a far dependency without a shared word is worth nothing
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,22 +36,11 @@ import pyarrow as pa
 
 from longattn_hf.model.identity import identify_file
 from longattn_hf.scoring.base import TextScorer
+from longattn_hf.scoring.words import COPY_WORDS, hash_runs, number_words, split_words
 
-# the scripts that set no blanks between words, in which a character with its marks counts as a word: Han, Kana, Thai,
-# Lao, Myanmar, Khmer
-_UNSPACED = (
-    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-)
-# the vowel signs, tone marks and stacked letters of those
-_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3\u3099\u309a"
-_WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|[^\W{_UNSPACED}]+|[^\w\s]")
 _BLOCK_WORDS = 64
-_COPY_WORDS = 6
 _CACHE_WEIGHT = 0.1
 _LEAST_WORDS = 8 * _BLOCK_WORDS
-# an odd multiplier, of which powers modulo 2^64 never vanish
-_HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +110,7 @@ class EchoScorer(TextScorer):
         return identify_file(Path(self.calibration)) if self.calibration else None
 
     def _why_refused(self, value: str, rank: int | None) -> str | None:
-        words = len(_WORD.findall(value))
+        words = len(split_words(value))
         return f"too short for an echo ({words} words, {_LEAST_WORDS} are the least)" if words < _LEAST_WORDS else None
 
     def _score(self, text: str, rank: int | None) -> tuple[float, float, float]:
@@ -133,7 +121,7 @@ class EchoScorer(TextScorer):
 
 def word_frequencies(texts: Iterable[str], most: int) -> tuple[dict[str, float], float]:
     """Counts the shares of the most frequent words of some texts, and the mean share of the others."""
-    counts = Counter(word for text in texts for word in _WORD.findall(text))
+    counts = Counter(word for text in texts for word in split_words(text))
     total = counts.total()
     if not total:
         raise ValueError("The texts have no words to count.")
@@ -157,16 +145,16 @@ def echo_gains(text: str, frequencies: Mapping[str, float], other_frequency: flo
     Raises:
         ValueError: The text is too short.
     """
-    words = _WORD.findall(text)
+    words = split_words(text)
     if len(words) < _LEAST_WORDS:
         raise ValueError(f"A window of {len(words)} words is too short for an echo; {_LEAST_WORDS} is the least.")
-    number_of: dict[str, int] = {}
     blocks = len(words) // _BLOCK_WORDS
-    ids = np.array([number_of.setdefault(word, len(number_of)) for word in words[: blocks * _BLOCK_WORDS]])
-    background = np.array([frequencies.get(word, other_frequency) for word in number_of])[ids]
+    words = words[: blocks * _BLOCK_WORDS]
+    ids = number_words(words)
+    background = np.array([frequencies.get(word, other_frequency) for word in words])
     block_of = np.arange(len(ids)) // _BLOCK_WORDS
     # before[w, b]: how often w stands in the blocks before b
-    before = np.zeros((len(number_of), blocks + 1), dtype=np.int32)
+    before = np.zeros((ids.max() + 1, blocks + 1), dtype=np.int32)
     np.add.at(before, (ids, block_of + 1), 1)
     before.cumsum(axis=1, out=before)
     copied = _ends_a_copy(ids)
@@ -189,11 +177,8 @@ def _bands(blocks: int) -> list[tuple[int, int]]:
 
 
 def _ends_a_copy(ids: np.ndarray) -> np.ndarray:
-    """Marks the words that end a run of `_COPY_WORDS` which stood at least a block earlier already."""
-    hashes = np.zeros(len(ids) - _COPY_WORDS + 1, dtype=np.uint64)
-    for offset in range(_COPY_WORDS):
-        hashes = hashes * _HASH_BASE + ids[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(1)
-    _, first, run = np.unique(hashes, return_index=True, return_inverse=True)
+    """Marks the words that end a run of `COPY_WORDS` which stood at least a block earlier already."""
+    _, first, run = np.unique(hash_runs(ids), return_index=True, return_inverse=True)
     copied = np.zeros(len(ids), dtype=bool)
-    copied[_COPY_WORDS - 1 :] = np.arange(len(hashes)) - first[run] >= _BLOCK_WORDS
+    copied[COPY_WORDS - 1 :] = np.arange(len(run)) - first[run] >= _BLOCK_WORDS
     return copied

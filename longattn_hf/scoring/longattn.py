@@ -185,7 +185,8 @@ class LongAttnScorer(ModelScorer):
         )
 
     @property
-    def _types(self) -> Mapping[str, pa.DataType]:
+    def added_columns(self) -> Mapping[str, pa.DataType]:
+        """Strength, uniformity and variance, and what `row_fraction` and `per_head` add to them."""
         errors = [f"{name}{STANDARD_ERROR}" for name in _PAPERS_SCORES] if self.row_fraction is not None else []
         heads = [f"{name}{PER_HEAD}" for name in _PAPERS_SCORES] if self.per_head else []
         return dict.fromkeys((*SCORE_FEATURES, *errors), pa.float64()) | dict.fromkeys(heads, pa.list_(pa.float64()))

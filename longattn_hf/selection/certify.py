@@ -81,9 +81,7 @@ def refuse_uncertain(selection: Selection, confidence: float) -> None:
         )
 
 
-def certify(
-    table: pa.Table, selection: Selection, *, confidence: float = 0.99, by: str | None = CATEGORY
-) -> Certificate:
+def certify(table: pa.Table, selection: Selection, *, confidence: float = 0.99) -> Certificate:
     """Says how sure a cut is, and what to score again.
 
     Args:
@@ -91,20 +89,19 @@ def certify(
         selection: How to select.
         confidence: How probable it has to be that the kept windows, of all categories together, are those that exact
             scores keep on this scale. No more than half of `1 - confidence` of them may hang on the exact scale.
-        by: The categories' column.
 
     Raises:
         ValueError: As `refuse_uncertain` and `Selection.apply`.
     """
     refuse_uncertain(selection, confidence)
-    statistics = selection.statistics or ScoreStatistics.of(table, by)
-    table = replace(selection, statistics=statistics).add_scores(table, by)
-    scores, ranked = rank_windows(table, selection, by)
+    statistics = selection.statistics or ScoreStatistics.of(table)
+    table = replace(selection, statistics=statistics).add_scores(table)
+    scores, ranked = rank_windows(table, selection)
     kept = keep_ranked(table, selection, scores, ranked)
     pairs = _rival_pairs(table, selection, scores)
     allowed = (1 - confidence) / max(len(ranked), 1)
     categories, undecided, nearly = {}, [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=bool)]
-    for group, rows in group_rows(table, by, ~np.isnan(scores)).items():
+    for group, rows in group_rows(table, CATEGORY, ~np.isnan(scores)).items():
         if not len(rows):
             continue
         places, errors = _on_scale(table, rows, statistics.by_category[group], selection.alpha)

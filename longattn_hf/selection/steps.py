@@ -25,14 +25,13 @@ ESTIMATED = (DEPENDENCY_STRENGTH, DISTRIBUTION_UNIFORMITY)
 _EXPECTED_RATIO, _EXPECTED_COUNT = 1.25, 4
 
 
-def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by: str | None = CATEGORY) -> pa.Table:
+def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str]) -> pa.Table:
     """Puts together what windows were scored by in several steps.
 
     Args:
         steps: The share of the rows that a step reads, and its scores: a row for every window, null where it has none.
             The coarsest come first, the exact ones, which have no standard errors, last.
         added: The columns of the first step's scores.
-        by: The categories' column.
 
     Returns:
         The first table with each window's finest scores, the column `row_fraction`, and standard errors as large as
@@ -52,7 +51,7 @@ def join_steps(steps: Sequence[tuple[float, pa.Table]], added: Sequence[str], by
         expected: dict[str, float] = {}
         for estimate, (_, scores) in zip(estimates, steps, strict=False):
             claimed = get_numbers(scores, name + STANDARD_ERROR)
-            for group, rows in group_rows(table, by, ~np.isnan(estimate)).items():
+            for group, rows in group_rows(table, CATEGORY, ~np.isnan(estimate)).items():
                 with np.errstate(divide="ignore", invalid="ignore"):
                     ratios = ((estimate - exact) / claimed)[rows]
                 ratios = ratios[np.isfinite(ratios)]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from longattn_hf.attention import far_attention
 from longattn_hf.model.device import pick_device, pick_dtype
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.attention_methods import (
     METHODS,
@@ -146,10 +146,8 @@ class Timer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark and writes its results."""
-    try:
+    with refusing("attention_cost"):
         run(read_command_line(AttentionCostConfig, arguments, description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("attention_cost", error) from error
 
 
 def run(config: AttentionCostConfig) -> None:

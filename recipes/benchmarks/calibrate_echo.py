@@ -23,7 +23,7 @@ import longattn_hf
 from longattn_hf.files import write_text
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.scoring.echo import Calibration, echo_gains, word_frequencies
 from recipes.benchmarks.environment import SMALL_MODEL
@@ -62,10 +62,8 @@ class CalibrateConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Calibrates and writes the file."""
-    try:
+    with refusing("calibrate_echo"):
         calibrate(read_command_line(CalibrateConfig, arguments, description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("calibrate_echo", error) from error
 
 
 def calibrate(config: CalibrateConfig) -> None:

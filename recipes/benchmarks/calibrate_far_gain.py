@@ -28,13 +28,14 @@ import numpy as np
 import longattn_hf
 from longattn_hf.baselines.far_gain import FarGainCalibration
 from longattn_hf.baselines.text_kind import Kind, describe_surface, fit_kind
-from longattn_hf.baselines.word_gain import mean_far_gain, split_words
+from longattn_hf.baselines.word_gain import mean_far_gain
 from longattn_hf.baselines.word_order import PASSAGES, order_z_scores
 from longattn_hf.files import write_text
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
+from longattn_hf.scoring.words import split_words
 from recipes.benchmarks.controls import all_kinds, bars_for
 from recipes.benchmarks.environment import SMALL_MODEL
 from recipes.benchmarks.planted import read_documents
@@ -79,10 +80,8 @@ class FarGainCalibrationConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Calibrates and writes the file."""
-    try:
+    with refusing("calibrate_far_gain"):
         calibrate(read_command_line(FarGainCalibrationConfig, arguments, description=__doc__))
-    except (ValueError, OSError) as error:
-        raise Refusal("calibrate_far_gain", error) from error
 
 
 def calibrate(config: FarGainCalibrationConfig) -> None:

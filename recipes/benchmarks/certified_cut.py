@@ -27,7 +27,7 @@ from longattn_hf.columns import CATEGORY, KEPT, STANDARD_ERROR
 from longattn_hf.files import write_json
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.rows import put_array
 from longattn_hf.scoring.longattn import LongAttnScorer
@@ -80,13 +80,11 @@ class CertifiedCutConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark and writes its results."""
     started = time.process_time()
-    try:
+    with refusing("certified_cut"):
         config = read_command_line(CertifiedCutConfig, arguments, description=__doc__)
         windows = draw_windows(config)
         layer = FirstLayer.from_pretrained(config.model, device="cpu")
         read = {c: [read_rows(config, layer, c, i, ids) for i, ids in enumerate(w)] for c, w in windows.items()}
-    except (ValueError, OSError) as error:
-        raise Refusal("certified_cut", error) from error
     report: dict[str, Any] = {
         "environment": read_environment(torch.device("cpu"), torch.float32, rounds=config.rounds),
         "model": layer.identity["model"],

@@ -21,7 +21,7 @@ from datasets import Dataset
 from longattn_hf.files import write_json
 from longattn_hf.model.language_model import load_language_model
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS
 from recipes.benchmarks.gold_report import (
@@ -81,7 +81,7 @@ class GoldConfig(CorpusConfig):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures windows, then compares the scores with their gains."""
-    try:
+    with refusing("gold"):
         config = read_command_line(GoldConfig, arguments, description=__doc__)
         if config.minutes > 0:
             measure(config)
@@ -90,8 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(config.out, report)
             plot_gold(report, config.out.with_suffix(".png"))
             print_table(report)
-    except (ValueError, OSError) as error:
-        raise Refusal("gold", error) from error
 
 
 def measure(config: GoldConfig) -> None:

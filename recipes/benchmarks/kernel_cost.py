@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from longattn_hf.files import write_json
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, installed
 
@@ -104,7 +104,7 @@ class KernelCostConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compiles, reads and prints."""
-    try:
+    with refusing("kernel_cost"):
         config = read_command_line(KernelCostConfig, arguments, description=__doc__)
         report = {
             "prediction": "read from machine code and data sheets; nothing was run on a GPU",
@@ -119,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_cost(cost)
         config.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(config.out, report)
-    except (ValueError, OSError) as error:
-        raise Refusal("kernel_cost", error) from error
 
 
 def kernel_cost(architecture: int, window_tokens: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from longattn_hf.model.tokenizer import load_tokenizer_once
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.demo_corpus import demo_documents
 from longattn_hf.pipeline.folder import BuildFolder
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
@@ -89,7 +89,7 @@ class PipelineCostConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures a build stage by stage, windowing on one core, and the parts of scoring one window after another."""
-    try:
+    with refusing("pipeline_cost"):
         config = read_command_line(PipelineCostConfig, arguments, description=__doc__)
         if config.build_in:
             run_build(config, config.build_in)
@@ -108,8 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 report["certified"] = measure_build(rows, config, certified)
                 report["certified_and_exact"] = compare_builds(folder, certified)
         report |= {**time_windowing(texts, config), **time_scoring(texts, config)}
-    except (ValueError, OSError) as error:
-        raise Refusal("pipeline_cost", error) from error
     if config.gpu_tokens_per_s:
         report["cores_for_one_gpu"] = config.gpu_tokens_per_s / report["windowing_tokens_per_core_s"]
     name = device_name(torch.device("cpu")).lower().replace(" ", "-")

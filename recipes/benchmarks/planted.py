@@ -23,7 +23,7 @@ from longattn_hf.files import as_pattern, write_json
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
 from recipes.benchmarks.planted_plots import plot_areas, plot_correlation
@@ -88,11 +88,9 @@ class PlantedConfig(CorpusConfig):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
-    try:
+    with refusing("planted"):
         config = read_command_line(PlantedConfig, arguments, description=__doc__)
         report = measure(plant_windows(config), config)
-    except (ValueError, OSError) as error:
-        raise Refusal("planted", error) from error
     write_json(config.out, report)
     plot_areas(report, config.out.with_suffix(".png"))
     plot_correlation(report, config.out.with_name(config.out.stem + "-correlation.png"))

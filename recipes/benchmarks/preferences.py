@@ -25,7 +25,7 @@ from datasets import Dataset
 
 from longattn_hf.files import write_json, write_text
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from recipes.benchmarks.controls import all_kinds, bars_for
 from recipes.benchmarks.environment import RESULTS
@@ -73,11 +73,9 @@ class PreferencesConfig(CorpusConfig):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs from the command line."""
-    try:
+    with refusing("preferences"):
         config = read_command_line(PreferencesConfig, arguments, description=__doc__)
         report = measure(config)
-    except (ValueError, OSError) as error:
-        raise Refusal("preferences", error) from error
     write_json(config.out, report)
     write_text(config.out.with_suffix(".md"), render_page(report))
     print(f"wrote {config.out} and {config.out.with_suffix('.md')}")

@@ -25,7 +25,7 @@ from longattn_hf.attention.sampled import sampled_far_attention
 from longattn_hf.files import write_json
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.tokenizer import load_tokenizer
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.scoring.longattn import map_scores
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, read_environment
@@ -70,7 +70,7 @@ class SamplingConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison and writes its results."""
-    try:
+    with refusing("sampling"):
         config = read_command_line(SamplingConfig, arguments, description=__doc__)
         layer = FirstLayer.from_pretrained(config.model, device=config.device)
         report = {
@@ -80,8 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "seeds": config.seeds,
         }
         windows = dict(draw_windows(config))
-    except (ValueError, OSError) as error:
-        raise Refusal("sampling", error) from error
     report["ranking"] = [row for category, ids in windows.items() for row in compare(layer, category, ids, config)]
     all_ids = np.concatenate([x for ids in windows.values() for x in ids])
     report["speed"] = measure_speed(layer, all_ids, config) if config.rounds else []

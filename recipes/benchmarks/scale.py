@@ -29,7 +29,7 @@ from longattn_hf.files import write_json
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.pipeline.config import BuildConfig
 from longattn_hf.pipeline.processes import join_processes
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.run import build
 from longattn_hf.pipeline.settings import LocalPath, Several, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
@@ -66,15 +66,13 @@ class ScaleConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark, or one process of it."""
-    try:
+    with refusing("scale"):
         config = read_command_line(ScaleConfig, arguments, description=__doc__)
         if config.rank_of:
             run_rank(config)
             return
         with tempfile.TemporaryDirectory() as temporary:
             report = measure(config, config.folder or Path(temporary))
-    except (ValueError, OSError) as error:
-        raise Refusal("scale", error) from error
     write_json(config.out, report)
     print_table(report)
 

@@ -25,7 +25,7 @@ from longattn_hf.files import write_json
 from longattn_hf.method import uniform_dependency_strength
 from longattn_hf.model.device import pick_device
 from longattn_hf.model.tokenizer import load_tokenizer_once
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.scoring.longattn import LongAttnScorer
 from longattn_hf.selection.standardisation import RAW_SCORES, long_distance_scores
@@ -87,13 +87,11 @@ def choices_for(window_tokens: int) -> dict[str, Choice]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the comparison from the command line."""
-    try:
+    with refusing("settings"):
         config = read_command_line(ChoicesConfig, arguments, description=__doc__)
         windows = cut_from_documents(config)
         choices = choices_for(config.window_tokens)
         raw = score_all(windows, choices, config)
-    except (ValueError, OSError) as error:
-        raise Refusal("settings", error) from error
     report = compare(choices, raw, windows, config.window_tokens)
     write_json(config.out, report)
     print("| setting | agreement | kept |\n|---|---:|---:|")

@@ -32,7 +32,7 @@ from longattn_hf.files import write_json
 from longattn_hf.model.pieces import DocumentTokenizer, document_tokenizer
 from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 from longattn_hf.pipeline.demo_corpus import demo_documents
-from longattn_hf.pipeline.refusal import Refusal
+from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from recipes.benchmarks.environment import RESULTS, SMALL_MODEL, allocated_bytes, device_name, read_environment
 
@@ -67,7 +67,7 @@ class TokenisingConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Times both ways, and measures the memory of one long document."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
+    with refusing("tokenising"):
         config = read_command_line(TokenisingConfig, words, description=__doc__)
         if config.documents:
             texts = pq.read_table(pa.OSFile(str(config.documents)), columns=["text"])["text"].to_pylist()
@@ -87,8 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if done.returncode:
                 raise ValueError(f"The process that windows the long document failed: {done.stderr[-500:]}")
             report["long_document"] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, OSError) as error:
-        raise Refusal("tokenising", error) from error
     write_json(config.out, report)
     print(json.dumps(report, indent=1))
 

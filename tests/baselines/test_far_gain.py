@@ -9,8 +9,9 @@ import longattn_hf
 from longattn_hf.baselines.by_name import make_scorer, ranking_column
 from longattn_hf.baselines.far_gain import FarGainCalibration, FarGainScorer, load_far_gain_calibration
 from longattn_hf.baselines.text_kind import SURFACE, Kind, describe_surface, fit_kind
-from longattn_hf.baselines.word_gain import WordGainScorer, far_gains, mean_far_gain, split_words
+from longattn_hf.baselines.word_gain import WordGainScorer, far_gains, mean_far_gain
 from longattn_hf.baselines.word_order import BLOCKS, order_z_scores
+from longattn_hf.scoring.words import split_words
 
 ONE_LETTER = np.exp(-(1.0 + 1.3))
 

@@ -60,7 +60,3 @@ def test_values_that_are_not_text_are_json_and_null_is_none():
     assert markdown.code(None) == "`none`"
     assert markdown.code(True) == "`true`"
     assert markdown.code({"é": [1, 2.5]}) == '`{"é": [1, 2.5]}`'
-
-
-def test_a_path_with_spaces_and_brackets_is_a_link():
-    assert markdown.link("figures/a b)é.png") == "figures/a%20b%29%C3%A9.png"

@@ -160,7 +160,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys
         progress = Progress(None, process=index, processes=2, stage="scores", total=4, unit="windows")
         progress._heartbeat.started -= 10
         progress.update(1)
-        progress.close()
+        progress.__exit__(None)
 
     work()
     line = told(caplog)[0]

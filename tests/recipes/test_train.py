@@ -196,6 +196,8 @@ def test_another_runs_folder_is_refused(base, texts, tmp_path):
         ({"sources": []}, "names no sources"),
         ({"sources": [{"category": "a", "path": "b"}]}, "lacks weight"),
         ({"sources": [{"category": "a", "path": "b", "weight": 0}]}, "weight=0.* must be positive"),
+        # as in a build
+        ({"sources": [{"category": "a", "path": "b", "weight": 1, "max_documents": -1}]}, "max_documents=-1 must be"),
         ({"learning_rate": "fast"}, "learning_rate='fast' .* must be float"),
         (
             {"sources": [{"category": "a", "path": "b", "weight": "0.3"}]},

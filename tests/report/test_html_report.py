@@ -12,7 +12,7 @@ from tests.support.reports import example_report
 pytest.importorskip("markdown_it", reason="no markdown-it-py: pip install 'longattn_hf[build]'")
 pytest.importorskip("jinja2", reason="no jinja2: pip install 'longattn_hf[build]'")
 
-from longattn_hf.report.html_report import render_report_page, write_report_page
+from longattn_hf.report.html_report import render_report_page
 
 REPORT = example_report()
 NASTY = '</script><script>alert(1)</script><img src="http://198.51.100.1/x">\x1b[31m'
@@ -101,7 +101,7 @@ def test_a_category_without_scores_says_so(scores):
 
 def test_the_page_opens_from_disk_asks_for_nothing_and_all_follows_its_cut(scores, tmp_path, browser):
     alone = REPORT | {"settings": REPORT["settings"] | {"refuse_overlap": False}}
-    assert write_report_page(scores, Report.from_dict(alone), tmp_path) == "report.html"
+    (tmp_path / "report.html").write_text(render_report_page(scores, Report.from_dict(alone)))
     page, asked, wrong = browser.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -142,7 +142,7 @@ def test_the_page_opens_from_disk_asks_for_nothing_and_all_follows_its_cut(score
     assert bars.evaluate_all("bars => bars.map((bar) => Number(bar.getAttribute('height')))") == heights
     assert page.get_by_role("button", name="Reset the cuts").is_disabled()
     # where more than the cut refuses windows, its counts are not said to be those of the kept ones
-    write_report_page(scores, Report.from_dict(REPORT), tmp_path)
+    (tmp_path / "report.html").write_text(render_report_page(scores, Report.from_dict(REPORT)))
     page.reload()
     cut.press("Home")
     assert "297 from the cut up" in legend.inner_text() and "would be kept" not in legend.inner_text()
@@ -161,7 +161,9 @@ def test_one_category_is_not_blown_up_and_thirty_are_not_all_drawn(scores, brows
     few = scores.filter(pa.compute.equal(scores["category"], "code")).slice(3, 20)
     tables = [few.set_column(0, "category", pa.array([name] * 20)) for name in names]
     report = REPORT | {"categories": dict.fromkeys(names, facts), "configs": {"c00": REPORT["configs"]["code"]}}
-    write_report_page(pa.concat_tables(tables), Report.from_dict(report | {"default_config": "c00"}), tmp_path)
+    (tmp_path / "report.html").write_text(
+        render_report_page(pa.concat_tables(tables), Report.from_dict(report | {"default_config": "c00"}))
+    )
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto((tmp_path / "report.html").as_uri())
     plots = page.locator("#plots .la-grid").first.locator("svg")

@@ -30,7 +30,7 @@ class Sum(Scorer):
     """Adds up ids, or the letters of a text where there are none; `rank` weighs them."""
 
     readable_columns = ("input_ids", "text")
-    _types = {"sum": pa.int64()}
+    added_columns = {"sum": pa.int64()}
     on_error: str = "raise"
 
     def _score_rows(self, values, rank):
