@@ -58,7 +58,7 @@ def meet(conditions: str, columns: Mapping[str, Column]) -> np.ndarray:
             )
         name, how = match["column"].strip('"'), match["how"].lower()
         met.append(_meet_one(_find(name, columns), name, how, _unquote(match["value"])))
-    return np.logical_and.reduce(met)
+    return np.all(met, axis=0)
 
 
 def _find(name: str, columns: Mapping[str, Column]) -> Column:

@@ -158,7 +158,7 @@ def say_attention(
     `strength` and `even` are the dependency strengths of it and of attention spread evenly, `heads` `[Q]` those of
     each head; `first` is the share of the far attention that the window's first token receives.
     """
-    most, least = int(heads.argmax()), int(heads.argmin())
+    most, least = int(np.argmax(heads)), int(np.argmin(heads))
     sentences = [
         f"Of all attention {_percent(strength)} goes at least {min_distance:,} tokens back (the strength); spread "
         f"evenly, {_percent(even)} would. Head {most} sends most, {_percent(heads[most])}, head {least} least, "

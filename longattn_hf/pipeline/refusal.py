@@ -17,7 +17,8 @@ class Refusal(SystemExit):
 @contextmanager
 def refusing(program: str, *others: type[Exception]) -> Iterator[None]:
     """Ends a program with a `Refusal` where the block raises ValueError or OSError, or one of `others`."""
+    kinds: tuple[type[Exception], ...] = (ValueError, OSError, *others)
     try:
         yield
-    except (ValueError, OSError, *others) as error:
+    except kinds as error:
         raise Refusal(program, error) from error

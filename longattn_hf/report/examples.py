@@ -118,7 +118,7 @@ def echoing_passage(text: str) -> str:
         if word.start() - first.setdefault(word[0], word.start()) >= max(len(text) // 4, _EXCERPT_CHARACTERS)
     ]
     ends = np.searchsorted(far, np.array(far) + _EXCERPT_CHARACTERS)
-    start = far[int((ends - np.arange(len(far))).argmax())] if far else 0
+    start = far[int(np.argmax(ends - np.arange(len(far))))] if far else 0
     return text[start : start + _EXCERPT_CHARACTERS]
 
 

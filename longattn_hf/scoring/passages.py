@@ -60,7 +60,7 @@ def _find_passage(scorer: LongAttnScorer, text: str) -> tuple[str, float | None]
         sampled = far_shares(np.arange(first, length, step))
         # a passage holds this many of the rows that were read
         run = max(1, _TOKENS // step)
-        start = first + step * int(np.convolve(sampled, np.ones(run), "valid").argmax())
+        start = first + step * int(np.argmax(np.convolve(sampled, np.ones(run), "valid")))
         rows = np.arange(start, min(start + _TOKENS, length))
         share = float(far_shares(rows).mean())
     passage = scorer.load_tokenizer().decode(ids_BT[0, rows].tolist(), skip_special_tokens=True)

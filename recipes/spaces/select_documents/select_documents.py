@@ -1,6 +1,6 @@
 """Documents in, scores, and those that are kept: what the page calls."""
 
-import pathlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Kept:
 
 def python_library() -> list[str]:
     """Fifty files of Python's own library, to try the page with."""
-    files = Path(pathlib.__file__).parent.glob("*.py")
+    files = Path(os.__file__).parent.glob("*.py")
     return [str(file) for file in sorted(files, key=lambda file: (-file.stat().st_size, file.name))[20:70]]
 
 
