@@ -35,6 +35,10 @@ LongAttn.report = (root, sourcesRoot, data) => {
       `${count(sum(data.categories.map((category) => category.windows)))} windows ` +
       `${moved.length && data.refusedBy ? "from the cuts up" : "kept"}, ${count(sum(kept.map((one) => one.tokens)))} tokens.` +
       (data.refusedBy ? ` Whatever the cut, ${data.refusedBy} refuses windows too.` : "");
+    // a built cut goes through equal scores, of which a threshold keeps all
+    const tied = data.refusedBy ? 0 : sum(data.categories.map((category) => category.steps && now.get(category) === first.get(category)
+      ? Math.max(0, category.steps.windows[first.get(category)] - category.kept) : 0));
+    if (tied) totals.textContent += ` As a threshold the cut keeps ${count(tied)} more, of scores equal to it.`;
     reset.disabled = !moved.length;
     setting.textContent = `threshold: {${data.categories.map((category) =>
       `${JSON.stringify(category.key)}: ${category.steps ? category.steps.thresholds[now.get(category)] : 0}`).join(", ")}}`;

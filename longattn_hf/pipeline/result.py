@@ -93,7 +93,8 @@ class BuildResult:
         rows += [_cells(name, _count(facts), facts.cut) for name, facts in self.categories.items()]
         if len(self.categories) > 1:
             rows.append(_cells("all", _count(*self.categories.values()), None))
-        return "\n".join([f"Ranked by {self.report.ranked_by}; the cut is the lowest score kept:", *lay_out(rows)])
+        how = "Drawn at random, the likelier the higher," if self.report.settings.get("temperature") else "Ranked"
+        return "\n".join([f"{how} by {self.report.ranked_by}; the cut is the lowest score kept:", *lay_out(rows)])
 
 
 def _count(*categories: CategoryFacts) -> dict[str, int]:

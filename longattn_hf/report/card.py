@@ -52,7 +52,7 @@ _MEANINGS = {
     "overlap_tokens": "tokens shared with windows of the same document cut earlier",
     "text": "the window",
     "input_ids": "its token ids, without special tokens",
-    "category": "the group within which scores were standardised",
+    "category": "the kind of document: windows of each are ranked by themselves",
     "source": "where the document comes from",
     "license": "the licence of the source",
     DEPENDENCY_STRENGTH: "in [0, 1], larger is better: the share of the attention that falls at least k tokens back",

@@ -369,3 +369,12 @@ def test_what_a_reader_should_know_of_the_selection_stands_among_the_limits():
         f"- {facts['tied']:,} of the {facts['windows']:,} windows of {name} have the same long\\_distance\\_score at"
         in limits
     )
+
+
+def test_a_draw_is_told_as_one_everywhere():
+    report = example_report()
+    assert "The windows with the highest `long_distance_score` of each category were kept" in render(report)
+    report["settings"]["temperature"] = 0.5
+    card = render(report)
+    assert "windows were drawn by chance, the likelier the higher their `long_distance_score`" in card
+    assert "with the highest" not in card

@@ -188,3 +188,20 @@ def test_of_html_only_what_folds_a_part_away_stays(scores):
     assert "<b>" not in page and "<details open>" not in page and "<i>" not in page and "<p onclick" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page and "&lt;summary&gt;&lt;i&gt;y" in page
     assert page.count("<details>\n<summary>Columns</summary>") == 1
+
+
+def test_the_page_says_what_a_threshold_keeps_of_equal_scores(scores, tmp_path, browser):
+    report = json.loads(json.dumps(REPORT | {"settings": REPORT["settings"] | {"refuse_overlap": False}}))
+    more = 0
+    for name, facts in report["categories"].items():
+        values = (
+            scores.filter(pa.compute.equal(scores["category"], name))["long_distance_score"].drop_null().to_numpy()
+        )
+        if facts["cut"] is not None:
+            # as where the cut goes through three equal scores and leaves two of them out
+            facts["kept_windows"], more = int((values >= facts["cut"]).sum()) - 2, more + 2
+    (tmp_path / "report.html").write_text(render_report_page(scores, Report.from_dict(report)))
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.get_by_text(f"As a threshold the cut keeps {more} more, of scores equal to it.").count() == 1
+    page.close()
