@@ -55,6 +55,9 @@ class ProLong(TokenScorer):
             later, earlier = later[chosen], earlier[chosen]
         alone = self._perplexities(segments_NT, rank)
         both = self._perplexities(torch.cat([segments_NT[earlier], segments_NT[later]], dim=1), rank)
+        if not (np.isfinite(alone).all() and np.isfinite(both).all()):
+            # a pair whose strength is no number would pass for one below the threshold
+            return math.nan
         return _combine(alone, both, later, earlier, self.threshold)
 
     def _perplexities(self, rows_BT: torch.Tensor, rank: int | None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Scores that a language model gives a window's tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ class TokenScorer(ModelScorer, TextScorer):
         tokenizer: Another place of the model's tokenizer, or the tokenizer itself; if None, where the model is.
         token: As for `huggingface_hub`.
         trust_remote_code: Whether code of the model's repository may run.
+
+    Raises:
+        ValueError: On a missing column, a row that cannot be scored, or a score that is not finite.
     """
 
     model: Any
@@ -61,3 +64,14 @@ class TokenScorer(ModelScorer, TextScorer):
         if column != INPUT_IDS and values:
             values = tokenise(self.load_tokenizer(), values)["input_ids"]
         return [np.asarray(ids, dtype=np.int64) for ids in values]
+
+    def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> dict[int, dict[str, Any]]:
+        rows = super()._score_rows(values, rank)
+        for row, scores in rows.items():
+            numbers = [number for score in scores.values() for number in np.ravel(score) if number is not None]
+            if not np.isfinite(np.array(numbers, dtype=float)).all():
+                raise ValueError(
+                    f"The score of row {row} is not finite: the model's weights or activations overflow in "
+                    f"{self.load_model(rank).dtype}. Check the checkpoint, or score with dtype='float32'."
+                )
+        return rows

@@ -1,0 +1,56 @@
+"""What the scorers that run a whole language model share: what they refuse, and what they say."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from longattn_hf.baselines import DeepAttention, DeepFarAttention, Ladm, LossGain, ProLong
+from tests.support.tiny import build_tokenizer
+
+SETTINGS = {
+    LossGain: {},
+    ProLong: {"segment_tokens": 16},
+    Ladm: {"span_tokens": 2},
+    DeepAttention: {"layer": -1},
+    DeepFarAttention: {"layer": -1},
+}
+each_scorer = pytest.mark.parametrize("score", SETTINGS, ids=lambda score: score.__name__)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def draw_ids(tokens, seed=0):
+    return np.random.default_rng(seed).integers(2, 300, tokens).tolist()
+
+
+def save(network, path):
+    """Writes a model and a tokenizer, and gives the folder's name."""
+    network.save_pretrained(path)
+    build_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def overflowing(tiny_llama, tmp_path_factory):
+    """A folder with the tiny Llama, whose first layer hands on more than float16 can hold."""
+    network = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        network.model.layers[0].mlp.down_proj.weight.mul_(3e4)
+        network.model.layers[0].mlp.up_proj.weight.mul_(30)
+    return save(network, tmp_path_factory.mktemp("model") / "overflowing")
+
+
+@each_scorer
+def test_a_score_that_is_not_finite_is_an_error_that_names_its_row(score, overflowing):
+    rows = {"input_ids": [None, draw_ids(128)], "skip_reason": ["missing", None]}
+    settings = {"model": overflowing, "device": "cpu", "on_error": "skip", **SETTINGS[score]}
+    with pytest.raises(ValueError, match="The score of row 1 is not finite: .* overflow in torch.float16.*'float32'"):
+        score(dtype="float16", **settings)(rows)
+    scored = score(dtype="float32", **settings)(rows)
+    assert scored[score.column][0] is None and np.isfinite(scored[score.column][1])
+
+
+def test_a_strength_that_is_not_finite_is_an_error_where_another_layers_is_asked_for(overflowing):
+    scorer = DeepAttention(model=overflowing, device="cpu", dtype="float16", layer=0)
+    with pytest.raises(ValueError, match="The score of row 0 is not finite"):
+        scorer({"input_ids": [draw_ids(64)]})
