@@ -20,6 +20,8 @@ from longattn_hf.scoring.map_scores import map_scores
 #: A token is near within an eighth of the window; rows are read from the second quarter on, one in so many.
 NEAR_SHARE, FIRST_SHARE, ROWS_APART = 8, 4, 24
 _LEAST_TOKENS, _ROWS_AT_ONCE = 64, 64
+# a quarter of fewer is no token
+_LEAST_FOR_STRENGTH = 4
 
 
 class _Read(Exception):
@@ -107,6 +109,7 @@ class DeepAttention(TokenScorer):
 
     Raises:
         IndexError: The model has no such layer.
+        ValueError: A window has fewer than 4 tokens.
     """
 
     column: ClassVar[str] = "deep_strength"
@@ -114,6 +117,11 @@ class DeepAttention(TokenScorer):
     citation: ClassVar[str] = "This package; dependency strength is arXiv:2502.16860's (Eq. 5)."
 
     layer: int = -2
+    version: int = 2
+
+    def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
+        # without a far pair the strength would be that of a formula, and the best there is
+        return too_short(len(value), "tokens", _LEAST_FOR_STRENGTH)
 
     def _score(self, ids: np.ndarray, rank: int | None) -> tuple[float, list[float]]:
         strengths: list[float] = []

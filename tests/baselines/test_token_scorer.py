@@ -54,3 +54,11 @@ def test_a_strength_that_is_not_finite_is_an_error_where_another_layers_is_asked
     scorer = DeepAttention(model=overflowing, device="cpu", dtype="float16", layer=0)
     with pytest.raises(ValueError, match="The score of row 0 is not finite"):
         scorer({"input_ids": [draw_ids(64)]})
+
+
+def test_a_window_without_a_far_pair_has_no_strength(tiny_llama):
+    scorer = DeepAttention(model=str(tiny_llama), device="cpu", on_error="skip")
+    scored = scorer({"input_ids": [draw_ids(tokens) for tokens in (1, 2, 3, 4)]})
+    assert scored["deep_strength"][:3] == scored["strength_by_layer"][:3] == [None] * 3
+    assert scored["skip_reason"] == [f"too short ({n} tokens, 4 are the least)" for n in (1, 2, 3)] + [None]
+    assert 0 < scored["deep_strength"][3] < 1
