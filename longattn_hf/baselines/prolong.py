@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from longattn_hf.baselines.token_scorer import TokenScorer
-from longattn_hf.model.language_model import token_losses
+from longattn_hf.model.language_model import prove_losses, token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class ProLong(TokenScorer):
     threshold: float = 0.1
     seed: int = 11
     batch_pairs: int = 8
+
+    def _check_model(self, network: PreTrainedModel) -> None:
+        prove_losses(network)
 
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
         enough = len(ids) >= 2 * self.segment_tokens

@@ -47,9 +47,16 @@ class TokenScorer(ModelScorer, TextScorer):
         object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
 
     def prepare(self) -> None:
-        """Loads the model and its tokenizer; raises ValueError where there is none."""
-        self.load_model()
+        """Loads the model and its tokenizer.
+
+        Raises:
+            ValueError: There is none, or it is not one that this scorer can score with.
+        """
+        self._check_model(self.load_model())
         self.load_tokenizer()
+
+    def _check_model(self, network: PreTrainedModel) -> None:
+        """Checks what the scores need of the model; raises ValueError, as the first row would."""
 
     def load_model(self, rank: int | None = None) -> PreTrainedModel:
         """Returns the language model, loading it on the first call in a process."""

@@ -3,10 +3,13 @@
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate import init_empty_weights
@@ -23,6 +26,10 @@ from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.tensors import hash_tensors
 
 _LOGIT_ROWS = 512
+_CHOOSE = "Choose a plain causal language model, such as a Llama, Mistral, Qwen or OLMo."
+# what a model is tried on
+_PROBE_TOKENS = 16
+_proven: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def load_language_model(
@@ -145,15 +152,21 @@ def name_language_model(model: Any) -> Any:
     )
 
 
-@torch.inference_mode()
 def token_losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor | None = None) -> Tensor:
     """Returns each token's loss given all before it in its row: float32 `[B, T-1]`, in nats.
 
     With `places`, int64 `[P]` of at least 1, only the losses of the tokens there: `[B, P]`.
+
+    Raises:
+        ValueError: As `prove_losses`.
     """
-    ids_BT = ids_BT.to(network.device)
+    prove_losses(network)
     places = torch.arange(1, ids_BT.shape[1]) if places is None else places
-    places = places.to(network.device)
+    return _losses(network, ids_BT.to(network.device), places.to(network.device))
+
+
+@torch.inference_mode()
+def _losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor) -> Tensor:
     hidden_BTD = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, places - 1]
     head, targets = network.get_output_embeddings(), ids_BT[:, places].reshape(-1)
     rows_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
@@ -163,3 +176,35 @@ def token_losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor | None
         for rows, next_ids in zip(rows_ND.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True)
     ]
     return torch.cat(parts).view(hidden_BTD.shape[:2])
+
+
+@torch.inference_mode()
+def prove_losses(network: PreTrainedModel) -> None:
+    """Checks, once a network, that its losses by `token_losses` are those of the logits that it gives itself.
+
+    Raises:
+        ValueError: They are not: its head is more than its output embedding.
+    """
+    if network in _proven:
+        return
+    kind = type(network).__name__
+    ids_T = _probe_ids(network)
+    logits_TV = network(input_ids=ids_T[None], use_cache=False).logits[0, :-1].float()
+    theirs_T = cross_entropy(logits_TV, ids_T[1:], reduction="none")
+    ours_T = _losses(network, ids_T[None], torch.arange(1, len(ids_T), device=ids_T.device))[0]
+    # a logit is rounded in proportion to its size, and a loss moves by as much as two logits
+    largest = logits_TV.nan_to_num(0, 0, 0).abs().max().item()
+    tolerance = (1e-5 + 2 * torch.finfo(network.dtype).eps) * max(1.0, largest)
+    # what overflows is an error of the row that is scored
+    if not torch.allclose(ours_T, theirs_T, rtol=0, atol=tolerance, equal_nan=True):
+        raise ValueError(
+            f"The losses of a {kind} cannot be computed here: its head is more than its output embedding, so that "
+            f"they differ by {(ours_T - theirs_T).abs().max():.2g} nats from those of its own logits. {_CHOOSE}"
+        )
+    _proven.add(network)
+
+
+def _probe_ids(network: PreTrainedModel) -> Tensor:
+    """Returns a few ids, int64 `[T]`, where the network is."""
+    size = network.config.get_text_config(decoder=True).vocab_size
+    return torch.arange(_PROBE_TOKENS, device=network.device) % size

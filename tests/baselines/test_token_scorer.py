@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from longattn_hf.baselines import DeepAttention, DeepFarAttention, Ladm, LossGain, ProLong
-from tests.support.tiny import build_tokenizer
+from longattn_hf.model.language_model import load_language_model, token_losses
+from tests.support.tiny import TINY_SIZES, build_tokenizer
 
 SETTINGS = {
     LossGain: {},
@@ -62,3 +64,43 @@ def test_a_window_without_a_far_pair_has_no_strength(tiny_llama):
     assert scored["deep_strength"][:3] == scored["strength_by_layer"][:3] == [None] * 3
     assert scored["skip_reason"] == [f"too short ({n} tokens, 4 are the least)" for n in (1, 2, 3)] + [None]
     assert 0 < scored["deep_strength"][3] < 1
+
+
+# heads that do more than multiply: with a transform before it, with a multiplier or a cap behind it
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("bert", {"is_decoder": True}),
+        ("falcon_h1", {"lm_head_multiplier": 0.1, "mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16}),
+    ],
+)
+def test_losses_that_are_not_those_of_the_models_own_logits_are_refused(kind, changes, tmp_path):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**TINY_SIZES, "initializer_range": 0.3, "head_dim": 16, **changes})
+    network = AutoModelForCausalLM.from_config(config).eval()
+    name, ids = save(network, tmp_path), torch.tensor([draw_ids(64)])
+    # the difference that is meant, by hand
+    loaded = load_language_model(name, device="cpu")
+    with torch.no_grad():
+        theirs = cross_entropy(network(ids).logits[0, :-1], ids[0, 1:])
+        bare = network.get_output_embeddings()(network.base_model(ids).last_hidden_state)
+    assert abs(cross_entropy(bare[0, :-1], ids[0, 1:]) - theirs) > 0.1
+    refused = f"losses of a {type(network).__name__} cannot be computed here.*differ by .* nats"
+    with pytest.raises(ValueError, match=refused):
+        token_losses(loaded, ids)
+    for scorer in (LossGain(model=name, device="cpu"), ProLong(model=name, device="cpu", segment_tokens=16)):
+        with pytest.raises(ValueError, match=refused):
+            scorer.prepare()
+        with pytest.raises(ValueError, match=refused):
+            scorer({"input_ids": ids.tolist()})
+    with pytest.raises(ValueError, match=refused):
+        LossGain(model=network)({"input_ids": ids.tolist()})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_losses_of_a_plain_model_are_taken_for_its_own_in_every_dtype(tiny_llama, dtype):
+    network = load_language_model(str(tiny_llama), device="cpu", dtype=dtype)
+    ids = torch.tensor([draw_ids(64)])
+    with torch.no_grad():
+        theirs = cross_entropy(network(ids).logits[0, :-1].float(), ids[0, 1:], reduction="none")
+    torch.testing.assert_close(token_losses(network, ids)[0], theirs, rtol=0, atol=0.2 if dtype != "float32" else 1e-4)
