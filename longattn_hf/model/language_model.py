@@ -44,8 +44,8 @@ def load_language_model(
         rank: As in `pick_device`.
 
     Raises:
-        ValueError: It cannot be found, changes its logits after the output embedding, or was given as an object that
-            has another dtype or device, or other weights by now.
+        ValueError: It cannot be found, lacks weights, changes its logits after the output embedding, or was given as
+            an object that has another dtype or device, or other weights by now.
     """
     use_one_thread_after_fork()
     ref = ModelRef.of(model)
@@ -61,13 +61,20 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     location = locate(model)
     # checks what code may run
     read_config(location, trust_remote_code=model.trust_remote_code)
-    network = AutoModelForCausalLM.from_pretrained(
+    network, loading = AutoModelForCausalLM.from_pretrained(
         location.path,
         dtype=dtype,
         attn_implementation=SHOWS_ATTENTION,
         trust_remote_code=model.trust_remote_code,
+        output_loading_info=True,
         **location.weights_arguments,
     )
+    if missing := sorted(loading["missing_keys"]):
+        # transformers draws them at random
+        raise ValueError(
+            f"{location.name!r} lacks {len(missing)} of the weights of a {type(network).__name__} "
+            f"({', '.join(missing[:3])}): a first layer saved on its own, or another kind of model. Name the whole model."
+        )
     _refuse_changed_logits(network, repr(location.name))
     # its stub takes the device for the model
     return network.to(device).eval()

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longattn_hf.baselines import DeepAttention, DeepFarAttention, Ladm, LossGain, ProLong
+from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.language_model import load_language_model, token_losses
 from tests.support.tiny import TINY_SIZES, build_tokenizer
 
@@ -104,3 +106,20 @@ def test_losses_of_a_plain_model_are_taken_for_its_own_in_every_dtype(tiny_llama
     with torch.no_grad():
         theirs = cross_entropy(network(ids).logits[0, :-1].float(), ids[0, 1:], reduction="none")
     torch.testing.assert_close(token_losses(network, ids)[0], theirs, rtol=0, atol=0.2 if dtype != "float32" else 1e-4)
+
+
+@each_scorer
+def test_a_model_whose_weights_are_not_all_there_is_refused(score, tiny_llama, tmp_path):
+    FirstLayer.from_pretrained(str(tiny_llama)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks \d+ of the weights of a LlamaForCausalLM \(.*Name the whole model"):
+        score(model=str(tmp_path), device="cpu", **SETTINGS[score]).prepare()
+
+
+def test_a_head_that_is_tied_to_the_embedding_is_not_missing(tmp_path):
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **TINY_SIZES, tie_word_embeddings=True))
+    name, ids = save(network.eval(), tmp_path), torch.tensor([draw_ids(64)])
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        theirs = cross_entropy(network(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+    torch.testing.assert_close(token_losses(load_language_model(name, device="cpu"), ids)[0], theirs)
