@@ -22,8 +22,8 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 #: The names under which models are asked to use the attention functions below.
 STOPS_AT_ATTENTION = "longattn_stops_at_attention"
 SHOWS_ATTENTION = "longattn_observed_sdpa"
-#: Called with each layer's queries [B, HQ, T, D], keys [B, HK, T, D] and scale.
-Observer = Callable[[Tensor, Tensor, float], None]
+#: Called with each layer's attention.
+Observer = Callable[["AttentionCall"], None]
 _observers: list[Observer] = []
 
 # arguments that leave softmax(scale * q k^T) over the mask as it is
@@ -60,7 +60,7 @@ class _Reached(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCall:
-    """A model's first call of its attention.
+    """A model's call of its attention, the first one where no title says otherwise.
 
     Attributes:
         module: The attention module.
@@ -69,6 +69,7 @@ class AttentionCall:
         v: Values; unused but for the model's own eager attention, which wants some.
         mask: The rule of the mask, None, or a mask that the model made by itself.
         arguments: The other named arguments.
+        title: What messages call the layer.
     """
 
     module: nn.Module
@@ -77,6 +78,7 @@ class AttentionCall:
     v: Tensor
     mask: Any
     arguments: Mapping[str, Any]
+    title: str = "The first attention layer"
 
     @property
     def scale(self) -> float:
@@ -180,7 +182,7 @@ def _keep_rule(mask_function: Callable[..., Any], **_: Any) -> _MaskRule:
 
 @contextmanager
 def observe_attention(observer: Observer) -> Iterator[None]:
-    """Calls `observer` with each layer's queries and keys, in order, while models run inside.
+    """Calls `observer` with each attention call, in order, while models run inside.
 
     Args:
         observer: Called by models that were built with `attn_implementation=SHOWS_ATTENTION`.
@@ -195,9 +197,10 @@ def observe_attention(observer: Observer) -> Iterator[None]:
 def _show(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **arguments: Any
 ) -> tuple[Tensor, None]:
-    scaling = arguments.get("scaling")
-    for observer in _observers:
-        observer(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if _observers:
+        call = AttentionCall(module=module, q=query, k=key, v=value, mask=attention_mask, arguments=arguments)
+        for observer in _observers:
+            observer(call)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
 
 

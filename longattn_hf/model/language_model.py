@@ -3,22 +3,21 @@
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from longattn_hf.files import hash_json
-from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
+from longattn_hf.model.attention_hooks import SHOWS_ATTENTION, AttentionCall, observe_attention
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object
@@ -30,6 +29,7 @@ _CHOOSE = "Choose a plain causal language model, such as a Llama, Mistral, Qwen 
 # what a model is tried on
 _PROBE_TOKENS = 16
 _proven: WeakSet[PreTrainedModel] = WeakSet()
+_layers_of: "WeakKeyDictionary[PreTrainedModel, AttentionLayers]" = WeakKeyDictionary()
 
 
 def load_language_model(
@@ -73,7 +73,8 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
         # transformers draws them at random
         raise ValueError(
             f"{location.name!r} lacks {len(missing)} of the weights of a {type(network).__name__} "
-            f"({', '.join(missing[:3])}): a first layer saved on its own, or another kind of model. Name the whole model."
+            f"({', '.join(missing[:3])}): a first layer saved on its own, or another kind of model. Name the whole "
+            "model."
         )
     _refuse_changed_logits(network, repr(location.name))
     # its stub takes the device for the model
@@ -209,6 +210,71 @@ def prove_losses(network: PreTrainedModel) -> None:
             f"they differ by {(ours_T - theirs_T).abs().max():.2g} nats from those of its own logits. {_CHOOSE}"
         )
     _proven.add(network)
+
+
+@dataclass(frozen=True)
+class AttentionLayers:
+    """Which of a model's layers have attention that can be observed.
+
+    Attributes:
+        number_of: The number of each attention module among the model's layers.
+        count: How many layers the model has, with attention and without.
+    """
+
+    number_of: Mapping[nn.Module, int]
+    count: int
+
+    def pick(self, layer: int | None) -> int:
+        """Returns a layer's number, counted from the first; a negative one counts from the last.
+
+        None is the layer half-way down, or, if that has no attention, the nearest before it that has, or after it if
+        none has before it.
+
+        Raises:
+            IndexError: There is no such layer.
+            ValueError: The layer has no attention.
+        """
+        numbers, middle = sorted(self.number_of.values()), self.count // 2
+        if layer is None:
+            return max((number for number in numbers if number <= middle), default=numbers[0])
+        number = range(self.count)[layer]
+        if number not in numbers:
+            raise ValueError(
+                f"layer={layer} of the model has no attention; those of its {self.count} layers that have are "
+                f"{', '.join(map(str, numbers))}, counted from 0."
+            )
+        return number
+
+
+@torch.inference_mode()
+def attention_layers(network: PreTrainedModel) -> AttentionLayers:
+    """Finds, once a network, the layers whose attention `observe_attention` shows.
+
+    Raises:
+        ValueError: There are none, or an attention that is not plain.
+    """
+    if (known := _layers_of.get(network)) is not None:
+        return known
+    # a module that is called several times stands for one layer
+    modules: dict[nn.Module, None] = {}
+
+    def observe(call: AttentionCall) -> None:
+        modules[call.module] = None
+
+    with observe_attention(observe):
+        network.base_model(input_ids=_probe_ids(network)[None], use_cache=False)
+    if not modules:
+        raise ValueError(
+            f"The layers of a {type(network).__name__} make no call of transformers' attention interface: they are "
+            f"state-space or linear-attention layers, or bring attention code of their own. {_CHOOSE}"
+        )
+    numbers: list[Any] = [getattr(module, "layer_idx", None) for module in modules]
+    count = network.config.get_text_config(decoder=True).num_hidden_layers
+    if len(set(numbers)) < len(modules) or not all(isinstance(n, int) and 0 <= n < count for n in numbers):
+        # where modules do not say which layer they are of, each is one
+        numbers, count = list(range(len(modules))), len(modules)
+    found = _layers_of[network] = AttentionLayers(dict(zip(modules, numbers, strict=True)), count)
+    return found
 
 
 def _probe_ids(network: PreTrainedModel) -> Tensor:

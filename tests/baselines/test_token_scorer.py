@@ -123,3 +123,57 @@ def test_a_head_that_is_tied_to_the_embedding_is_not_missing(tmp_path):
     with torch.no_grad():
         theirs = cross_entropy(network(ids).logits[0, :-1], ids[0, 1:], reduction="none")
     torch.testing.assert_close(token_losses(load_language_model(name, device="cpu"), ids)[0], theirs)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    """A folder with a model whose layers 1 and 3 of 0 to 3 have attention, and its own maps of a window's ids."""
+    torch.manual_seed(0)
+    layers = ["conv", "full_attention", "conv", "full_attention"]
+    sizes = {**TINY_SIZES, "num_hidden_layers": 4, "initializer_range": 0.3, "layer_types": layers}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("lfm2", **sizes), attn_implementation="eager")
+    with torch.no_grad():
+        maps = network.eval()(torch.tensor([draw_ids(96)]), output_attentions=True).attentions
+    one, three = (layer[0].double() for layer in maps if layer is not None)
+    return save(network, tmp_path_factory.mktemp("model") / "hybrid"), {1: one, 3: three}
+
+
+def test_a_layer_of_a_hybrid_model_is_counted_among_all_of_its_layers(hybrid):
+    name, maps = hybrid
+    row = {"input_ids": [draw_ids(96)]}
+    strengths = {layer: maps[layer].tril(-24).sum().item() / 4 / 96 for layer in maps}
+    # rows 24, 48 and 72, the keys more than 12 before each, and the first one left out
+    shares = {
+        layer: np.mean([(m[:, r, 1 : r - 12].sum(-1) / m[:, r, 1:].sum(-1)).mean().item() for r in (24, 48, 72)])
+        for layer, m in maps.items()
+    }
+    # half-way down is layer 2, which has none
+    for layer, number in {1: 1, 3: 3, -1: 3, -3: 1, None: 1}.items():
+        scored = DeepFarAttention(model=name, device="cpu", layer=layer)(row)
+        assert scored["deep_far"] == [pytest.approx(shares[number], rel=1e-4)]
+    for layer, number in {1: 1, 3: 3, -1: 3, -3: 1}.items():
+        scored = DeepAttention(model=name, device="cpu", layer=layer)(row)
+        assert scored["deep_strength"] == [pytest.approx(strengths[number], rel=1e-4)]
+        by_layer = scored["strength_by_layer"][0]
+        assert by_layer == [None, pytest.approx(strengths[1], rel=1e-4), None, pytest.approx(strengths[3], rel=1e-4)]
+
+
+@pytest.mark.parametrize("score", [DeepAttention, DeepFarAttention], ids=lambda score: score.__name__)
+def test_a_layer_without_attention_is_refused_by_name(score, hybrid):
+    for layer in (0, -2):
+        scorer = score(model=hybrid[0], device="cpu", layer=layer)
+        refused = f"layer={layer} of the model has no attention; those of its 4 layers that have are 1, 3, counted"
+        with pytest.raises(ValueError, match=refused):
+            scorer.prepare()
+        with pytest.raises(ValueError, match=refused):
+            scorer({"input_ids": [draw_ids(96)]})
+    with pytest.raises(IndexError):
+        score(model=hybrid[0], device="cpu", layer=4)({"input_ids": [draw_ids(96)]})
+
+
+@pytest.mark.parametrize("score", [DeepAttention, DeepFarAttention, Ladm], ids=lambda score: score.__name__)
+def test_a_model_without_attention_is_refused(score, tmp_path):
+    config = AutoConfig.for_model("lfm2", **TINY_SIZES, layer_types=["conv", "conv"])
+    name = save(AutoModelForCausalLM.from_config(config), tmp_path)
+    with pytest.raises(ValueError, match="layers of a Lfm2ForCausalLM make no call of transformers' attention interf"):
+        score(model=name, device="cpu", **SETTINGS[score])({"input_ids": [draw_ids(96)]})
