@@ -177,3 +177,47 @@ def test_a_model_without_attention_is_refused(score, tmp_path):
     name = save(AutoModelForCausalLM.from_config(config), tmp_path)
     with pytest.raises(ValueError, match="layers of a Lfm2ForCausalLM make no call of transformers' attention interf"):
         score(model=name, device="cpu", **SETTINGS[score])({"input_ids": [draw_ids(96)]})
+
+
+READ_AT_ATTENTION = [DeepAttention, DeepFarAttention, Ladm]
+
+
+@pytest.mark.parametrize("score", READ_AT_ATTENTION, ids=lambda score: score.__name__)
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("bert", {}, r"Attention layer 0 \(BertSelfAttention\) is not causal: an encoder"),
+        ("doge", {"head_dim": 16}, "The model makes a mask of its own"),
+    ],
+)
+def test_attention_that_is_not_plain_is_refused_at_every_layer(score, kind, changes, reason, tmp_path):
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**TINY_SIZES, **changes}))
+    scorer = score(model=save(network, tmp_path), device="cpu", **SETTINGS[score])
+    with pytest.raises(ValueError, match=reason):
+        scorer.prepare()
+    with pytest.raises(ValueError, match=reason):
+        scorer({"input_ids": [draw_ids(96)]})
+
+
+def test_an_argument_that_changes_a_later_layers_map_is_refused(tiny_llama):
+    scorer = DeepAttention(model=AutoModelForCausalLM.from_pretrained(tiny_llama))
+    later = scorer.load_model().model.layers[1].self_attn
+    plain = later.forward
+    later.forward = lambda *args, **named: plain(*args, **named, position_bias=torch.zeros(1, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"Attention layer 1 \(LlamaAttention\) is given position_bias=a tensor"):
+        scorer({"input_ids": [draw_ids(96)]})
+
+
+def test_layers_of_a_limited_reach_are_read_as_if_they_saw_all(tmp_path):
+    torch.manual_seed(0)
+    sizes = {**TINY_SIZES, "initializer_range": 0.3}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("mistral", **sizes, sliding_window=16))
+    wide = AutoModelForCausalLM.from_config(AutoConfig.for_model("mistral", **sizes, sliding_window=None))
+    wide.load_state_dict(network.state_dict())
+    row = {"input_ids": [draw_ids(96)]}
+    # the first layer's queries and keys are the same, whatever the layer sees
+    near, far = (
+        DeepAttention(model=save(model, tmp_path / str(n)), device="cpu", layer=0)(row)
+        for n, model in enumerate([network, wide])
+    )
+    assert near["deep_strength"] == far["deep_strength"] and near["strength_by_layer"] != far["strength_by_layer"]
