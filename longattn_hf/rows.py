@@ -11,6 +11,7 @@ from datasets.formatting.formatting import LazyDict
 
 # Arrow's plain strings have offsets of 32 bits
 _STRING_BYTES = 2**31 - 1
+_PART_CHARACTERS = 2**20
 
 
 class TypedList(list[Any]):
@@ -221,3 +222,19 @@ def plain(value: Any) -> Any:
 def is_null(value: Any) -> bool:
     """Says whether a value is one of the nulls of some format: None, NaN, or pandas' NA."""
     return value is None or value is pd.NA or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
+def utf8_parts(text: str) -> Iterator[bytes]:
+    """Encodes a text part by part, since a long one encoded needs as much memory again."""
+    for start in range(0, len(text), _PART_CHARACTERS):
+        yield text[start : start + _PART_CHARACTERS].encode()
+
+
+def is_unicode(text: str) -> bool:
+    """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        for _ in utf8_parts(text):
+            pass
+    except UnicodeEncodeError:
+        return False
+    return True

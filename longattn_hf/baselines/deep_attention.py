@@ -14,7 +14,7 @@ from longattn_hf.attention.api import far_attention
 from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
 from longattn_hf.model.attention_hooks import AttentionCall, observe_attention
-from longattn_hf.model.language_model import attention_layers
+from longattn_hf.model.attention_layers import attention_layers
 from longattn_hf.scoring.base import too_short
 from longattn_hf.scoring.map_scores import map_scores
 
@@ -84,7 +84,7 @@ class DeepFarAttention(TokenScorer):
         attention_layers(network).pick(self.layer)
 
     def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
-        return too_short(len(value), "tokens", _LEAST_TOKENS)
+        return super()._why_refused(value, rank) or too_short(len(value), "tokens", _LEAST_TOKENS)
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         network, tokens = self.load_model(rank), len(ids)
@@ -133,7 +133,7 @@ class DeepAttention(TokenScorer):
 
     def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
         # without a far pair the strength would be that of a formula, and the best there is
-        return too_short(len(value), "tokens", _LEAST_FOR_STRENGTH)
+        return super()._why_refused(value, rank) or too_short(len(value), "tokens", _LEAST_FOR_STRENGTH)
 
     def _score(self, ids: np.ndarray, rank: int | None) -> tuple[float | None, list[float | None]]:
         network, tokens = self.load_model(rank), len(ids)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.model.attention_hooks import AttentionCall, observe_attention
-from longattn_hf.model.language_model import attention_layers
+from longattn_hf.model.attention_layers import attention_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Ladm(TokenScorer):
         attention_layers(network)
 
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         span = self._span_of(ids)
         count = len(ids) // span
         return None if count >= 32 else f"too short ({len(ids)} tokens, {count} spans of {span}; LADM needs 32)"

@@ -34,6 +34,8 @@ class LossGain(TokenScorer):
         prove_losses(network)
 
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         block = self.short_tokens or len(ids) // 16
         if block >= 1 and len(ids) >= 3 * block:
             return None

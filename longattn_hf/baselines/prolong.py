@@ -45,8 +45,13 @@ class ProLong(TokenScorer):
         prove_losses(network)
 
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         enough = len(ids) >= 2 * self.segment_tokens
         return None if enough else f"too short ({len(ids)} tokens, no two segments of {self.segment_tokens})"
+
+    def _tokens_at_once(self, ids: np.ndarray) -> int:
+        return 2 * self.segment_tokens
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         count = len(ids) // self.segment_tokens

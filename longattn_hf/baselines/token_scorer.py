@@ -8,10 +8,10 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from longattn_hf.columns import INPUT_IDS
-from longattn_hf.model.language_model import load_language_model, name_language_model
+from longattn_hf.model.language_model import load_language_model, name_language_model, positions_of, vocabulary_of
 from longattn_hf.model.tokenizer import name_tokenizer, tokenise
 from longattn_hf.scoring.base import TextScorer
-from longattn_hf.scoring.with_model import ModelScorer
+from longattn_hf.scoring.with_model import ModelScorer, beyond_positions, why_not_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,15 @@ class TokenScorer(ModelScorer, TextScorer):
         if column != INPUT_IDS and values:
             values = tokenise(self.load_tokenizer(), values)["input_ids"]
         return [np.asarray(ids, dtype=np.int64) for ids in values]
+
+    def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
+        network = self.load_model(rank)
+        reason = why_not_ids(value, vocabulary_of(network))
+        return reason or beyond_positions(self._tokens_at_once(value), positions_of(network))
+
+    def _tokens_at_once(self, ids: np.ndarray) -> int:
+        """Returns the length of what the model is given of a window."""
+        return len(ids)
 
     def _score_rows(self, values: Mapping[int, Any], rank: int | None) -> dict[int, dict[str, Any]]:
         rows = super()._score_rows(values, rank)

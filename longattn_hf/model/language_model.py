@@ -1,23 +1,22 @@
-"""A whole causal language model: its losses, and its attention layer by layer, without ever storing a map.
+"""A whole causal language model, and its losses, without ever storing the logits of a window.
 
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from longattn_hf.files import hash_json
-from longattn_hf.model.attention_hooks import SHOWS_ATTENTION, AttentionCall, observe_attention
+from longattn_hf.model.attention_hooks import SHOWS_ATTENTION
 from longattn_hf.model.device import pick_device, pick_dtype, use_one_thread_after_fork
 from longattn_hf.model.identity import identify_once, pinned
 from longattn_hf.model.loaded import held_by, is_loaded, is_name, name_object
@@ -25,11 +24,10 @@ from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.tensors import hash_tensors
 
 _LOGIT_ROWS = 512
-_CHOOSE = "Choose a plain causal language model, such as a Llama, Mistral, Qwen or OLMo."
-# what a model is tried on
+#: What a message says of a model that is refused.
+CHOOSE_ANOTHER = "Choose a plain causal language model, such as a Llama, Mistral, Qwen or OLMo."
 _PROBE_TOKENS = 16
 _proven: WeakSet[PreTrainedModel] = WeakSet()
-_layers_of: "WeakKeyDictionary[PreTrainedModel, AttentionLayers]" = WeakKeyDictionary()
 
 
 def load_language_model(
@@ -196,7 +194,7 @@ def prove_losses(network: PreTrainedModel) -> None:
     if network in _proven:
         return
     kind = type(network).__name__
-    ids_T = _probe_ids(network)
+    ids_T = probe_ids(network)
     logits_TV = network(input_ids=ids_T[None], use_cache=False).logits[0, :-1].float()
     theirs_T = cross_entropy(logits_TV, ids_T[1:], reduction="none")
     ours_T = _losses(network, ids_T[None], torch.arange(1, len(ids_T), device=ids_T.device))[0]
@@ -207,77 +205,22 @@ def prove_losses(network: PreTrainedModel) -> None:
     if not torch.allclose(ours_T, theirs_T, rtol=0, atol=tolerance, equal_nan=True):
         raise ValueError(
             f"The losses of a {kind} cannot be computed here: its head is more than its output embedding, so that "
-            f"they differ by {(ours_T - theirs_T).abs().max():.2g} nats from those of its own logits. {_CHOOSE}"
+            f"they differ by {(ours_T - theirs_T).abs().max():.2g} nats from those of its own logits. {CHOOSE_ANOTHER}"
         )
     _proven.add(network)
 
 
-@dataclass(frozen=True)
-class AttentionLayers:
-    """Which of a model's layers have attention that can be observed.
-
-    Attributes:
-        number_of: The number of each attention module among the model's layers.
-        count: How many layers the model has, with attention and without.
-    """
-
-    number_of: Mapping[nn.Module, int]
-    count: int
-
-    def pick(self, layer: int | None) -> int:
-        """Returns a layer's number, counted from the first; a negative one counts from the last.
-
-        None is the layer half-way down, or, if that has no attention, the nearest before it that has, or after it if
-        none has before it.
-
-        Raises:
-            IndexError: There is no such layer.
-            ValueError: The layer has no attention.
-        """
-        numbers, middle = sorted(self.number_of.values()), self.count // 2
-        if layer is None:
-            return max((number for number in numbers if number <= middle), default=numbers[0])
-        number = range(self.count)[layer]
-        if number not in numbers:
-            raise ValueError(
-                f"layer={layer} of the model has no attention; those of its {self.count} layers that have are "
-                f"{', '.join(map(str, numbers))}, counted from 0."
-            )
-        return number
+def vocabulary_of(network: PreTrainedModel) -> int:
+    """Returns the number that a network's token ids are below."""
+    return network.config.get_text_config(decoder=True).vocab_size
 
 
-@torch.inference_mode()
-def attention_layers(network: PreTrainedModel) -> AttentionLayers:
-    """Finds, once a network, the layers whose attention `observe_attention` shows.
-
-    Raises:
-        ValueError: There are none, or an attention that is not plain.
-    """
-    if (known := _layers_of.get(network)) is not None:
-        return known
-    # a module that is called several times stands for one layer
-    modules: dict[nn.Module, None] = {}
-
-    def observe(call: AttentionCall) -> None:
-        modules[call.module] = None
-
-    with observe_attention(observe):
-        network.base_model(input_ids=_probe_ids(network)[None], use_cache=False)
-    if not modules:
-        raise ValueError(
-            f"The layers of a {type(network).__name__} make no call of transformers' attention interface: they are "
-            f"state-space or linear-attention layers, or bring attention code of their own. {_CHOOSE}"
-        )
-    numbers: list[Any] = [getattr(module, "layer_idx", None) for module in modules]
-    count = network.config.get_text_config(decoder=True).num_hidden_layers
-    if len(set(numbers)) < len(modules) or not all(isinstance(n, int) and 0 <= n < count for n in numbers):
-        # where modules do not say which layer they are of, each is one
-        numbers, count = list(range(len(modules))), len(modules)
-    found = _layers_of[network] = AttentionLayers(dict(zip(modules, numbers, strict=True)), count)
-    return found
+def positions_of(network: PreTrainedModel) -> int | None:
+    """Returns the most tokens that a network without RoPE has positions for; None where nothing limits them."""
+    text = network.config.get_text_config(decoder=True)
+    return None if getattr(text, "rope_parameters", None) else getattr(text, "max_position_embeddings", None)
 
 
-def _probe_ids(network: PreTrainedModel) -> Tensor:
-    """Returns a few ids, int64 `[T]`, where the network is."""
-    size = network.config.get_text_config(decoder=True).vocab_size
-    return torch.arange(_PROBE_TOKENS, device=network.device) % size
+def probe_ids(network: PreTrainedModel) -> Tensor:
+    """Returns a few ids to try a network on, int64 `[T]`, where it is."""
+    return torch.arange(_PROBE_TOKENS, device=network.device) % vocabulary_of(network)

@@ -1,15 +1,19 @@
 """What the scorers that run a whole language model share: what they refuse, and what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from longattn_hf.baselines import DeepAttention, DeepFarAttention, Ladm, LossGain, ProLong
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.language_model import load_language_model, token_losses
+from longattn_hf.scoring.longattn import LongAttnScorer
 from tests.support.tiny import TINY_SIZES, build_tokenizer
 
 SETTINGS = {
@@ -221,3 +225,53 @@ def test_layers_of_a_limited_reach_are_read_as_if_they_saw_all(tmp_path):
         for n, model in enumerate([network, wide])
     )
     assert near["deep_strength"] == far["deep_strength"] and near["strength_by_layer"] != far["strength_by_layer"]
+
+
+@each_scorer
+def test_ids_that_are_not_the_models_and_texts_that_are_no_tokens_are_refused_with_a_reason(score, tiny_llama):
+    settings = {"model": str(tiny_llama), "device": "cpu", **SETTINGS[score]}
+    good = draw_ids(128)
+    bad = {
+        "token id 300 is outside the vocabulary of 300": [*good[:60], 300, *good[61:]],
+        "token id -1 is outside the vocabulary of 300": [*good[:60], -1, *good[61:]],
+    }
+    scored = score(on_error="skip", **settings)({"input_ids": [*bad.values(), good]})
+    assert scored["skip_reason"] == [*bad, None]
+    assert scored[score.column][:2] == [None, None] and scored[score.column][2] is not None
+    for reason, ids in bad.items():
+        with pytest.raises(ValueError, match=f"Row 1 of column 'input_ids' is unusable: {reason}.*on_error='skip'"):
+            score(**settings)({"input_ids": [good, ids]})
+
+
+@each_scorer
+def test_a_window_longer_than_the_positions_that_a_model_has_learned_is_refused(score, tmp_path):
+    network = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gpt2", vocab_size=300, n_embd=64, n_layer=2, n_head=4, n_positions=128)
+    )
+    scorer = score(model=save(network, tmp_path), device="cpu", on_error="skip", **SETTINGS[score])
+    scored = scorer({"input_ids": [draw_ids(128), draw_ids(129)]})
+    # ProLong gives the model two segments at a time
+    reason = "longer than the 128 positions that the model has learned (129 tokens)" if score is not ProLong else None
+    assert scored["skip_reason"] == [None, reason]
+    assert [value is None for value in scored[score.column]] == [False, reason is not None]
+
+
+def words_alone():
+    """A tokenizer that makes nothing of blanks."""
+    words = {word: place for place, word in enumerate(["[UNK]", *"abcdefgh"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("score", [LongAttnScorer, *SETTINGS], ids=lambda score: score.__name__)
+def test_a_text_of_no_tokens_and_one_that_is_not_unicode_are_refused_with_a_reason(score, tiny_llama):
+    scorer = score(model=str(tiny_llama), tokenizer=words_alone(), on_error="skip", **SETTINGS.get(score, {}))
+    texts = ["a b c d e f g h " * 16, "  \n ", "a b \ud800 c"]
+    scored = scorer({"text": texts})
+    assert scored["skip_reason"] == [None, "no tokens", "not Unicode, by a lone surrogate"]
+    column = getattr(score, "column", "dependency_strength")
+    assert scored[column][0] == scorer({"text": texts[:1]})[column][0] and scored[column][1:] == [None, None]
+    for row in (1, 2):
+        with pytest.raises(ValueError, match=f"Row 0 of column 'text' is unusable: {scored['skip_reason'][row]}"):
+            replace(scorer, on_error="raise")({"text": texts[row : row + 1]})
