@@ -202,11 +202,12 @@ def types_in(rows: Mapping[str, Any]) -> dict[str, pa.DataType]:
 def first_row(columns: Mapping[str, TypedList], rows: Any) -> dict[str, Any]:
     """Returns the first row of columns, as a map of single rows returns it.
 
-    Where `datasets` will write it, a null keeps its column's type, as in a `TypedList`.
+    Where `datasets` will write it, a value keeps its column's type, as in a `TypedList`, since a null has none and
+    Arrow takes no typed null beside plain values. Lists stay plain: `datasets` cannot write them otherwise.
     """
     typed = isinstance(rows, LazyDict)
     return {
-        name: pa.scalar(None, values.type) if typed and values[0] is None else values[0]
+        name: pa.scalar(values[0], values.type) if typed and not pa.types.is_nested(values.type) else values[0]
         for name, values in columns.items()
     }
 
