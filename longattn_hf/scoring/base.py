@@ -195,7 +195,8 @@ def _is_batch(values: Any, of_ids: bool) -> bool:
     # an array or a tensor
     if hasattr(values, "ndim") and values.dtype != object:
         return values.ndim == 2
-    return any(row is None or hasattr(row, "__len__") for row in values)
+    # a null among ids makes a row no batch
+    return any(hasattr(row, "__len__") for row in values) or (len(values) > 0 and all(row is None for row in values))
 
 
 def _why_unusable(value: Any, is_ids: bool) -> str | None:
