@@ -11,6 +11,7 @@ from datasets.formatting.formatting import LazyDict
 
 # Arrow's plain strings have offsets of 32 bits
 _STRING_BYTES = 2**31 - 1
+_PART_CHARACTERS = 2**20
 
 
 class TypedList(list[Any]):
@@ -201,11 +202,12 @@ def types_in(rows: Mapping[str, Any]) -> dict[str, pa.DataType]:
 def first_row(columns: Mapping[str, TypedList], rows: Any) -> dict[str, Any]:
     """Returns the first row of columns, as a map of single rows returns it.
 
-    Where `datasets` will write it, a null keeps its column's type, as in a `TypedList`.
+    Where `datasets` will write it, a value keeps its column's type, as in a `TypedList`, since a null has none and
+    Arrow takes no typed null beside plain values. Lists stay plain: `datasets` cannot write them otherwise.
     """
     typed = isinstance(rows, LazyDict)
     return {
-        name: pa.scalar(None, values.type) if typed and values[0] is None else values[0]
+        name: pa.scalar(values[0], values.type) if typed and not pa.types.is_nested(values.type) else values[0]
         for name, values in columns.items()
     }
 
@@ -221,3 +223,19 @@ def plain(value: Any) -> Any:
 def is_null(value: Any) -> bool:
     """Says whether a value is one of the nulls of some format: None, NaN, or pandas' NA."""
     return value is None or value is pd.NA or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
+def utf8_parts(text: str) -> Iterator[bytes]:
+    """Encodes a text part by part, since a long one encoded needs as much memory again."""
+    for start in range(0, len(text), _PART_CHARACTERS):
+        yield text[start : start + _PART_CHARACTERS].encode()
+
+
+def is_unicode(text: str) -> bool:
+    """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        for _ in utf8_parts(text):
+            pass
+    except UnicodeEncodeError:
+        return False
+    return True

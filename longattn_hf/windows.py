@@ -1,6 +1,6 @@
 """Cutting documents into windows: the paper's Algorithm 1, and its form as a `datasets.map` callable."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -14,15 +14,13 @@ from longattn_hf.model.identity import KnowsItsBytes
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.pieces import Tokens, document_tokenizer
 from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once, name_tokenizer
-from longattn_hf.rows import TypedList, columns_of, is_null, plain, table_of, types_in
+from longattn_hf.rows import TypedList, columns_of, is_null, is_unicode, plain, table_of, types_in, utf8_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER = ("tokenizer", "revision", "gguf_file", "token", "trust_remote_code")
 _OWN_COLUMNS = (*WINDOW_FEATURES, SKIP_REASON)
-# characters
-_PART = 2**20
 
 
 def cut_windows(num_tokens: int, window_tokens: int) -> list[tuple[int, int]]:
@@ -56,25 +54,9 @@ def cut_windows(num_tokens: int, window_tokens: int) -> list[tuple[int, int]]:
     return windows
 
 
-def _utf8(text: str) -> Iterator[bytes]:
-    """Encodes a text part by part, since a long one encoded needs as much memory again."""
-    for start in range(0, len(text), _PART):
-        yield text[start : start + _PART].encode()
-
-
 def _name(source_id: object) -> str:
     """Returns a document's own id as text; half of a surrogate pair, which no file can hold, as a question mark."""
     return str(plain(source_id)).encode("utf-8", "replace").decode()
-
-
-def is_unicode(text: str) -> bool:
-    """Says whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
-    try:
-        for _ in _utf8(text):
-            pass
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +206,7 @@ class WindowDocuments(KnowsItsBytes):
 
     def _windows_of(self, text: str, source_id: object, tokens: Tokens) -> list[dict[str, Any]]:
         digest = sha256()
-        for part in _utf8(text):
+        for part in utf8_parts(text):
             digest.update(part)
         bounds = cut_windows(len(tokens.ids), self.window_tokens)
 

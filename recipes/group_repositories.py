@@ -32,7 +32,7 @@ from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, Texts, read_command_line, settings
 from longattn_hf.pipeline.source_config import SourceConfig
 from longattn_hf.pipeline.sources import open_source
-from longattn_hf.windows import is_unicode
+from longattn_hf.rows import is_unicode
 
 _SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "license": pa.string(), "files": pa.int64()})
 # repository, path, text, licence: in this order they are sorted

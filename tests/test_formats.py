@@ -73,7 +73,7 @@ def test_a_column_that_begins_with_nulls_can_hold_values_later(tiny_llama, batch
     scorer = LongAttnScorer(str(tiny_llama), on_error="skip")
     # the writer fixes the types by what it writes first
     how = {"batched": batched, "writer_batch_size": 2} | ({"batch_size": 2} if batched else {})
-    for texts in ([good] * 4 + [bad], [bad] * 4 + [good]):
+    for texts in ([good] * 4 + [bad], [bad] * 4 + [good], [good, bad, bad, good]):
         rows = Dataset.from_dict({"text": texts}).map(scorer, **how)
         assert rows["skip_reason"][:] == [None if text else "empty" for text in texts]
         assert [score is None for score in rows["dependency_strength"]] == [not text for text in texts]

@@ -2,24 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from longattn_hf.attention.api import far_attention
 from longattn_hf.baselines.token_scorer import TokenScorer
 from longattn_hf.columns import DEPENDENCY_STRENGTH
-from longattn_hf.model.attention_hooks import observe_attention
+from longattn_hf.model.attention_hooks import AttentionCall, observe_attention
+from longattn_hf.model.attention_layers import attention_layers
 from longattn_hf.scoring.base import too_short
 from longattn_hf.scoring.map_scores import map_scores
 
 #: A token is near within an eighth of the window; rows are read from the second quarter on, one in so many.
 NEAR_SHARE, FIRST_SHARE, ROWS_APART = 8, 4, 24
 _LEAST_TOKENS, _ROWS_AT_ONCE = 64, 64
+# a quarter of fewer is no token
+_LEAST_FOR_STRENGTH = 4
 
 
 class _Read(Exception):
@@ -63,36 +66,42 @@ class DeepFarAttention(TokenScorer):
     attention; a sliding window is not taken into account.
 
     Attributes:
-        layer: Of the model; negative counts from the last. None for the one half-way down.
+        layer: Of the model, those without attention counted too; negative counts from the last. None for the one
+            half-way down, or the nearest before it (after it if there is none) where that has no attention.
 
     Raises:
         IndexError: The model has no such layer.
-        ValueError: A window has fewer than 64 tokens, or the layer has no attention.
+        ValueError: A window has fewer than 64 tokens, the layer has no attention, or a layer's is not plain.
     """
 
     column: ClassVar[str] = "deep_far"
     citation: ClassVar[str] = "This package; the sink that is left out is arXiv:2309.17453's."
 
     layer: int | None = None
+    version: int = 2
+
+    def _check_model(self, network: PreTrainedModel) -> None:
+        attention_layers(network).pick(self.layer)
 
     def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
-        return too_short(len(value), "tokens", _LEAST_TOKENS)
+        return super()._why_refused(value, rank) or too_short(len(value), "tokens", _LEAST_TOKENS)
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         network, tokens = self.load_model(rank), len(ids)
-        layers = range(network.config.get_text_config(decoder=True).num_hidden_layers)
-        wanted, calls = layers[len(layers) // 2 if self.layer is None else self.layer], count()
+        layers = attention_layers(network)
+        wanted = layers.pick(self.layer)
 
-        def observe(q_BHTD: Tensor, k_BKTD: Tensor, scale: float) -> None:
-            if next(calls) == wanted:
-                raise _Read(far_share(q_BHTD, k_BKTD, scale, near=tokens // NEAR_SHARE, first=tokens // FIRST_SHARE))
+        def observe(call: AttentionCall) -> None:
+            if layers.number_of[call.module] == wanted:
+                near, first = tokens // NEAR_SHARE, tokens // FIRST_SHARE
+                raise _Read(far_share(call.q, call.k, call.scale, near=near, first=first))
 
         try:
             with torch.inference_mode(), observe_attention(observe):
                 network.base_model(input_ids=torch.from_numpy(ids[None]).to(network.device), use_cache=False)
         except _Read as read:
             return read.share
-        raise ValueError(f"{self.model} has fewer attention layers than layer={wanted} needs; give an earlier one.")
+        raise AssertionError("the layer was observed before")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +109,16 @@ class DeepAttention(TokenScorer):
     """The dependency strength of one deep layer, and of every layer in `strength_by_layer`, from one forward pass.
 
     Far is a quarter of the window, as in LongAttn, and a strength the mean over a layer's heads, in [0, 1]. The maps
-    are never stored. Exact for layers with full causal attention; a sliding window is not taken into account.
+    are never stored. Exact for layers with full causal attention; a sliding window is not taken into account. A layer
+    without attention has no strength (null), and one that a model runs several times that of the first.
 
     Attributes:
-        layer: The layer that `deep_strength` is of; negative counts from the last.
+        layer: The layer that `deep_strength` is of, those without attention counted too; negative counts from the
+            last.
 
     Raises:
         IndexError: The model has no such layer.
+        ValueError: A window has fewer than 4 tokens, the layer has no attention, or a layer's is not plain.
     """
 
     column: ClassVar[str] = "deep_strength"
@@ -114,16 +126,27 @@ class DeepAttention(TokenScorer):
     citation: ClassVar[str] = "This package; dependency strength is arXiv:2502.16860's (Eq. 5)."
 
     layer: int = -2
+    version: int = 2
 
-    def _score(self, ids: np.ndarray, rank: int | None) -> tuple[float, list[float]]:
-        strengths: list[float] = []
-        tokens = len(ids)
+    def _check_model(self, network: PreTrainedModel) -> None:
+        attention_layers(network).pick(self.layer)
 
-        def observe(q_BHTD: Tensor, k_BKTD: Tensor, scale: float) -> None:
-            far = far_attention(q_BHTD, k_BKTD, min_distance=tokens // 4, scale=scale)
-            strengths.append(map_scores(far, tokens, tokens // 4)[DEPENDENCY_STRENGTH].mean().item())
+    def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
+        # without a far pair the strength would be that of a formula, and the best there is
+        return super()._why_refused(value, rank) or too_short(len(value), "tokens", _LEAST_FOR_STRENGTH)
 
-        network = self.load_model(rank)
+    def _score(self, ids: np.ndarray, rank: int | None) -> tuple[float | None, list[float | None]]:
+        network, tokens = self.load_model(rank), len(ids)
+        layers = attention_layers(network)
+        wanted = layers.pick(self.layer)
+        strengths: list[float | None] = [None] * layers.count
+
+        def observe(call: AttentionCall) -> None:
+            number = layers.number_of[call.module]
+            if strengths[number] is None:
+                far = far_attention(call.q, call.k, min_distance=tokens // 4, scale=call.scale)
+                strengths[number] = map_scores(far, tokens, tokens // 4)[DEPENDENCY_STRENGTH].mean().item()
+
         with torch.inference_mode(), observe_attention(observe):
             network.base_model(input_ids=torch.from_numpy(ids[None]).to(network.device), use_cache=False)
-        return strengths[self.layer], strengths
+        return strengths[wanted], strengths

@@ -6,9 +6,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from longattn_hf.baselines.token_scorer import TokenScorer
-from longattn_hf.model.attention_hooks import observe_attention
+from longattn_hf.model.attention_hooks import AttentionCall, observe_attention
+from longattn_hf.model.attention_layers import attention_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,12 @@ class Ladm(TokenScorer):
     stride: int = 4
     near_spans: int = 4
 
+    def _check_model(self, network: PreTrainedModel) -> None:
+        attention_layers(network)
+
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         span = self._span_of(ids)
         count = len(ids) // span
         return None if count >= 32 else f"too short ({len(ids)} tokens, {count} spans of {span}; LADM needs 32)"
@@ -47,10 +54,11 @@ class Ladm(TokenScorer):
         count = len(ids) // span
         scores: list[float] = []
 
-        def observe(q_BHTD: Tensor, k_BKTD: Tensor, scale: float) -> None:
-            scores.append(self._score_layer(q_BHTD[0], k_BKTD[0], scale, span, count))
+        def observe(call: AttentionCall) -> None:
+            scores.append(self._score_layer(call.q[0], call.k[0], call.scale, span, count))
 
         network = self.load_model(rank)
+        self._check_model(network)
         with torch.inference_mode(), observe_attention(observe):
             window = torch.from_numpy(ids[None, : count * span]).to(network.device)
             network.base_model(input_ids=window, use_cache=False)

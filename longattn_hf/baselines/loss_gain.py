@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from longattn_hf.baselines.token_scorer import TokenScorer
-from longattn_hf.model.language_model import token_losses
+from longattn_hf.model.language_model import prove_losses, token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,12 @@ class LossGain(TokenScorer):
     short_tokens: int | None = None
     weighted: bool = False
 
+    def _check_model(self, network: PreTrainedModel) -> None:
+        prove_losses(network)
+
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         block = self.short_tokens or len(ids) // 16
         if block >= 1 and len(ids) >= 3 * block:
             return None

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from longattn_hf.baselines.token_scorer import TokenScorer
-from longattn_hf.model.language_model import token_losses
+from longattn_hf.model.language_model import prove_losses, token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,17 @@ class ProLong(TokenScorer):
     seed: int = 11
     batch_pairs: int = 8
 
+    def _check_model(self, network: PreTrainedModel) -> None:
+        prove_losses(network)
+
     def _why_refused(self, ids: np.ndarray, rank: int | None) -> str | None:
+        if reason := super()._why_refused(ids, rank):
+            return reason
         enough = len(ids) >= 2 * self.segment_tokens
         return None if enough else f"too short ({len(ids)} tokens, no two segments of {self.segment_tokens})"
+
+    def _tokens_at_once(self, ids: np.ndarray) -> int:
+        return 2 * self.segment_tokens
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:
         count = len(ids) // self.segment_tokens
@@ -55,6 +64,9 @@ class ProLong(TokenScorer):
             later, earlier = later[chosen], earlier[chosen]
         alone = self._perplexities(segments_NT, rank)
         both = self._perplexities(torch.cat([segments_NT[earlier], segments_NT[later]], dim=1), rank)
+        if not (np.isfinite(alone).all() and np.isfinite(both).all()):
+            # a pair whose strength is no number would pass for one below the threshold
+            return math.nan
         return _combine(alone, both, later, earlier, self.threshold)
 
     def _perplexities(self, rows_BT: torch.Tensor, rank: int | None) -> np.ndarray:

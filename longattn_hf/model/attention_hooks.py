@@ -22,8 +22,8 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 #: The names under which models are asked to use the attention functions below.
 STOPS_AT_ATTENTION = "longattn_stops_at_attention"
 SHOWS_ATTENTION = "longattn_observed_sdpa"
-#: Called with each layer's queries [B, HQ, T, D], keys [B, HK, T, D] and scale.
-Observer = Callable[[Tensor, Tensor, float], None]
+#: Called with each layer's attention.
+Observer = Callable[["AttentionCall"], None]
 _observers: list[Observer] = []
 
 # arguments that leave softmax(scale * q k^T) over the mask as it is
@@ -40,11 +40,12 @@ _HARMLESS = {
     "sliding_window",
     "use_cache",
 }
+_MASK_ROWS = 512
 _MEANING = {
     "softcap": " (logit soft-capping: attn_logit_softcapping in the configuration)",
     "s_aux": " (attention sinks)",
 }
-_ACCEPTED = "Choose a model whose first layer is plain softmax attention, such as a Llama, Mistral, Qwen or OLMo."
+_ACCEPTED = "Choose a model of plain softmax attention, such as a Llama, Mistral, Qwen or OLMo."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class _Reached(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCall:
-    """A model's first call of its attention.
+    """A model's call of its attention, the first one where no title says otherwise.
 
     Attributes:
         module: The attention module.
@@ -69,6 +70,7 @@ class AttentionCall:
         v: Values; unused but for the model's own eager attention, which wants some.
         mask: The rule of the mask, None, or a mask that the model made by itself.
         arguments: The other named arguments.
+        title: What messages call the layer.
     """
 
     module: nn.Module
@@ -77,6 +79,7 @@ class AttentionCall:
     v: Tensor
     mask: Any
     arguments: Mapping[str, Any]
+    title: str = "The first attention layer"
 
     @property
     def scale(self) -> float:
@@ -91,17 +94,17 @@ class AttentionCall:
             ValueError: It is not, or it takes an argument that is not known to leave it so.
         """
         if not isinstance(self.scale, float | int):
-            raise ValueError(f"The first attention layer is scaled by {type(self.scale).__name__}, not by one number.")
+            raise ValueError(f"{self.title} is scaled by {type(self.scale).__name__}, not by one number.")
         for name, value in self.arguments.items():
             if value is not None and name not in _HARMLESS:
                 shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ValueError(
-                    f"The first attention layer ({type(self.module).__name__}) is given {name}={shown}"
+                    f"{self.title} ({type(self.module).__name__}) is given {name}={shown}"
                     f"{_MEANING.get(name, '')}, which changes its map in a way that is not computed here. {_ACCEPTED}"
                 )
         is_causal = self.arguments.get("is_causal")
         if not (getattr(self.module, "is_causal", True) if is_causal is None else is_causal):
-            raise ValueError(f"The first attention layer ({type(self.module).__name__}) is not causal: an encoder?")
+            raise ValueError(f"{self.title} ({type(self.module).__name__}) is not causal: an encoder?")
         if not isinstance(self.mask, _MaskRule | None):
             raise ValueError(f"The model makes a mask of its own ({type(self.mask).__name__}), which cannot be read.")
 
@@ -180,10 +183,13 @@ def _keep_rule(mask_function: Callable[..., Any], **_: Any) -> _MaskRule:
 
 @contextmanager
 def observe_attention(observer: Observer) -> Iterator[None]:
-    """Calls `observer` with each layer's queries and keys, in order, while models run inside.
+    """Calls `observer` with each attention call, in order, while models run inside.
 
     Args:
         observer: Called by models that were built with `attn_implementation=SHOWS_ATTENTION`.
+
+    Raises:
+        ValueError: By such a model, where a layer's map is not causal softmax(scale * q k^T) but for a limited reach.
     """
     _observers.append(observer)
     try:
@@ -192,12 +198,38 @@ def observe_attention(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def _hides_alone(mask_BHTS: Tensor) -> bool:
+    """Tells whether a mask shows each position itself and some or all before it, and changes no score shown."""
+    if mask_BHTS.shape[-1] != mask_BHTS.shape[-2]:
+        return False
+    at = torch.arange(mask_BHTS.shape[-1], device=mask_BHTS.device)
+    # whole, a long window's would be larger than all else
+    for rows in at.split(_MASK_ROWS):
+        part_BHRS = mask_BHTS[..., rows, :]
+        if part_BHRS.dtype == torch.bool:
+            shown_BHRS = part_BHRS
+        else:
+            shown_BHRS = part_BHRS == 0
+            if not (shown_BHRS | (part_BHRS <= torch.finfo(part_BHRS.dtype).min / 2)).all():
+                return False
+        if (shown_BHRS & (at > rows[:, None])).any() or not (shown_BHRS | (at != rows[:, None])).all():
+            return False
+    return True
+
+
 def _show(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **arguments: Any
 ) -> tuple[Tensor, None]:
-    scaling = arguments.get("scaling")
-    for observer in _observers:
-        observer(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if _observers:
+        number, mask, seen = getattr(module, "layer_idx", None), attention_mask, arguments
+        if isinstance(mask, Tensor) and _hides_alone(mask):
+            # a mask that is there decides what is seen, whatever the module says of itself
+            mask, seen = None, arguments | {"is_causal": True}
+        title = "An attention layer" if number is None else f"Attention layer {number}"
+        call = AttentionCall(module=module, q=query, k=key, v=value, mask=mask, arguments=seen, title=title)
+        call.refuse_unless_plain()
+        for observer in _observers:
+            observer(call)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
 
 

@@ -1,4 +1,4 @@
-"""A whole causal language model: its losses, and its attention layer by layer, without ever storing a map.
+"""A whole causal language model, and its losses, without ever storing the logits of a window.
 
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate import init_empty_weights
@@ -23,6 +24,10 @@ from longattn_hf.model.location import ModelRef, locate, read_config
 from longattn_hf.model.tensors import hash_tensors
 
 _LOGIT_ROWS = 512
+#: What a message says of a model that is refused.
+CHOOSE_ANOTHER = "Choose a plain causal language model, such as a Llama, Mistral, Qwen or OLMo."
+_PROBE_TOKENS = 16
+_proven: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def load_language_model(
@@ -37,8 +42,8 @@ def load_language_model(
         rank: As in `pick_device`.
 
     Raises:
-        ValueError: It cannot be found, changes its logits after the output embedding, or was given as an object that
-            has another dtype or device, or other weights by now.
+        ValueError: It cannot be found, lacks weights, changes its logits after the output embedding, or was given as
+            an object that has another dtype or device, or other weights by now.
     """
     use_one_thread_after_fork()
     ref = ModelRef.of(model)
@@ -54,13 +59,21 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     location = locate(model)
     # checks what code may run
     read_config(location, trust_remote_code=model.trust_remote_code)
-    network = AutoModelForCausalLM.from_pretrained(
+    network, loading = AutoModelForCausalLM.from_pretrained(
         location.path,
         dtype=dtype,
         attn_implementation=SHOWS_ATTENTION,
         trust_remote_code=model.trust_remote_code,
+        output_loading_info=True,
         **location.weights_arguments,
     )
+    if missing := sorted(loading["missing_keys"]):
+        # transformers draws them at random
+        raise ValueError(
+            f"{location.name!r} lacks {len(missing)} of the weights of a {type(network).__name__} "
+            f"({', '.join(missing[:3])}): a first layer saved on its own, or another kind of model. Name the whole "
+            "model."
+        )
     _refuse_changed_logits(network, repr(location.name))
     # its stub takes the device for the model
     return network.to(device).eval()
@@ -145,15 +158,21 @@ def name_language_model(model: Any) -> Any:
     )
 
 
-@torch.inference_mode()
 def token_losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor | None = None) -> Tensor:
     """Returns each token's loss given all before it in its row: float32 `[B, T-1]`, in nats.
 
     With `places`, int64 `[P]` of at least 1, only the losses of the tokens there: `[B, P]`.
+
+    Raises:
+        ValueError: As `prove_losses`.
     """
-    ids_BT = ids_BT.to(network.device)
+    prove_losses(network)
     places = torch.arange(1, ids_BT.shape[1]) if places is None else places
-    places = places.to(network.device)
+    return _losses(network, ids_BT.to(network.device), places.to(network.device))
+
+
+@torch.inference_mode()
+def _losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor) -> Tensor:
     hidden_BTD = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, places - 1]
     head, targets = network.get_output_embeddings(), ids_BT[:, places].reshape(-1)
     rows_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
@@ -163,3 +182,45 @@ def token_losses(network: PreTrainedModel, ids_BT: Tensor, places: Tensor | None
         for rows, next_ids in zip(rows_ND.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True)
     ]
     return torch.cat(parts).view(hidden_BTD.shape[:2])
+
+
+@torch.inference_mode()
+def prove_losses(network: PreTrainedModel) -> None:
+    """Checks, once a network, that its losses by `token_losses` are those of the logits that it gives itself.
+
+    Raises:
+        ValueError: They are not: its head is more than its output embedding.
+    """
+    if network in _proven:
+        return
+    kind = type(network).__name__
+    ids_T = probe_ids(network)
+    logits_TV = network(input_ids=ids_T[None], use_cache=False).logits[0, :-1].float()
+    theirs_T = cross_entropy(logits_TV, ids_T[1:], reduction="none")
+    ours_T = _losses(network, ids_T[None], torch.arange(1, len(ids_T), device=ids_T.device))[0]
+    # a logit is rounded in proportion to its size, and a loss moves by as much as two logits
+    largest = logits_TV.nan_to_num(0, 0, 0).abs().max().item()
+    tolerance = (1e-5 + 2 * torch.finfo(network.dtype).eps) * max(1.0, largest)
+    # what overflows is an error of the row that is scored
+    if not torch.allclose(ours_T, theirs_T, rtol=0, atol=tolerance, equal_nan=True):
+        raise ValueError(
+            f"The losses of a {kind} cannot be computed here: its head is more than its output embedding, so that "
+            f"they differ by {(ours_T - theirs_T).abs().max():.2g} nats from those of its own logits. {CHOOSE_ANOTHER}"
+        )
+    _proven.add(network)
+
+
+def vocabulary_of(network: PreTrainedModel) -> int:
+    """Returns the number that a network's token ids are below."""
+    return network.config.get_text_config(decoder=True).vocab_size
+
+
+def positions_of(network: PreTrainedModel) -> int | None:
+    """Returns the most tokens that a network without RoPE has positions for; None where nothing limits them."""
+    text = network.config.get_text_config(decoder=True)
+    return None if getattr(text, "rope_parameters", None) else getattr(text, "max_position_embeddings", None)
+
+
+def probe_ids(network: PreTrainedModel) -> Tensor:
+    """Returns a few ids to try a network on, int64 `[T]`, where it is."""
+    return torch.arange(_PROBE_TOKENS, device=network.device) % vocabulary_of(network)

@@ -116,7 +116,8 @@ class Scorer(KnowsItsBytes, ABC):
         # some formats have another null than None
         already = [reason if isinstance(reason, str) else None for reason in already]
         # a row that an earlier stage skipped, with its reason, is no error here
-        reasons = [old or _why_unusable(v, column == INPUT_IDS) for old, v in zip(already, values, strict=True)]
+        is_ids = column == INPUT_IDS
+        reasons = [old or self._why_unreadable(value, is_ids) for old, value in zip(already, values, strict=True)]
         good = [row for row, reason in enumerate(reasons) if reason is None]
         usable = dict(zip(good, self._read(column, [values[row] for row in good]), strict=True))
         for row in good:
@@ -127,6 +128,10 @@ class Scorer(KnowsItsBytes, ABC):
             if reason and not already[row] and self.on_error == "raise":
                 raise ValueError(self._refusal(row, column, reason))
         return usable, reasons
+
+    def _why_unreadable(self, value: Any, is_ids: bool) -> str | None:
+        """Says why a row's value cannot be read; None if it can."""
+        return _why_unusable(value, is_ids)
 
     def _read(self, column: str, values: list[Any]) -> Sequence[Any]:
         """Turns usable values of a column into what is scored."""
@@ -191,7 +196,8 @@ def _is_batch(values: Any, of_ids: bool) -> bool:
     # an array or a tensor
     if hasattr(values, "ndim") and values.dtype != object:
         return values.ndim == 2
-    return any(row is None or hasattr(row, "__len__") for row in values)
+    # a null among ids makes a row no batch
+    return any(hasattr(row, "__len__") for row in values) or (len(values) > 0 and all(row is None for row in values))
 
 
 def _why_unusable(value: Any, is_ids: bool) -> str | None:

@@ -22,7 +22,7 @@ from longattn_hf.model.tokenizer import identify_tokenizer, name_tokenizer, toke
 from longattn_hf.scoring import released
 from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.map_scores import map_scores
-from longattn_hf.scoring.with_model import ModelScorer
+from longattn_hf.scoring.with_model import ModelScorer, why_not_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -204,21 +204,13 @@ class LongAttnScorer(ModelScorer):
     def _why_refused(self, value: np.ndarray, rank: int | None) -> str | None:
         if self.window_tokens is not None and len(value) > self.window_tokens:
             return f"longer than the window ({len(value)} of at most {self.window_tokens} tokens)"
-        vocab_size = self.load_layer(rank).vocab_size
-        if value.min() < 0 or value.max() >= vocab_size:
-            worst = value.min() if value.min() < 0 else value.max()
-            return f"token id {worst} is outside the vocabulary of {vocab_size}"
+        if reason := why_not_ids(value, self.load_layer(rank).vocab_size):
+            return reason
         # without a far pair strength and uniformity would be those of a formula, and the best there are
         least = max(1, len(value) // 4) if self.min_distance is None else self.min_distance
         if len(value) < 4 * (self.min_distance is None) or len(value) <= least:
             return f"too short ({len(value)} tokens, none of them {least} apart)"
         return None
-
-    def _refusal(self, row: int, column: str, reason: str) -> str:
-        return (
-            f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass on_error='skip' to leave "
-            "their scores null with a reason."
-        )
 
     def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:

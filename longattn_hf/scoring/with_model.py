@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from longattn_hf.model.loaded import is_loaded
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import identify_tokenizer, load_tokenizer_once
+from longattn_hf.rows import is_unicode
 from longattn_hf.scoring.base import Scorer
 
 if TYPE_CHECKING:
@@ -51,3 +54,29 @@ class ModelScorer(Scorer):
 
     def _other_bytes(self) -> str | None:
         return identify_tokenizer(self.tokenizer_ref)
+
+    def _why_unreadable(self, value: Any, is_ids: bool) -> str | None:
+        reason = super()._why_unreadable(value, is_ids)
+        # no tokenizer takes such a text
+        return reason or (None if is_ids or is_unicode(value) else "not Unicode, by a lone surrogate")
+
+    def _refusal(self, row: int, column: str, reason: str) -> str:
+        return (
+            f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass on_error='skip' to leave "
+            "their scores null with a reason."
+        )
+
+
+def why_not_ids(ids: np.ndarray, vocab_size: int) -> str | None:
+    """Says why ids, int `[T]`, are none that a model of so many can read; None if they are."""
+    if not len(ids):
+        return "no tokens"
+    worst = ids.min() if ids.min() < 0 else ids.max()
+    return None if 0 <= worst < vocab_size else f"token id {worst} is outside the vocabulary of {vocab_size}"
+
+
+def beyond_positions(tokens: int, positions: int | None) -> str | None:
+    """Says that a window is longer than the positions that a model has learned; None if it is not."""
+    if positions is None or tokens <= positions:
+        return None
+    return f"longer than the {positions} positions that the model has learned ({tokens} tokens)"

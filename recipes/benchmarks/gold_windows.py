@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from longattn_hf.baselines.deep_attention import FIRST_SHARE, far_share
 from longattn_hf.files import write_json
-from longattn_hf.model.attention_hooks import observe_attention
+from longattn_hf.model.attention_hooks import AttentionCall, observe_attention
 from longattn_hf.model.language_model import token_losses
 from recipes.benchmarks.planted_windows import Cutter, Document
 
@@ -109,8 +109,8 @@ def _watch_far_attention(near: int, first: int) -> Iterator[list[float]]:
     """Collects what `Measured.far_attention` says of a pass over one window, in rows from the first one on."""
     by_layer: list[float] = []
 
-    def observe(q_BHTD: torch.Tensor, k_BKTD: torch.Tensor, scale: float) -> None:
-        by_layer.append(far_share(q_BHTD, k_BKTD, scale, near=near, first=first))
+    def observe(call: AttentionCall) -> None:
+        by_layer.append(far_share(call.q, call.k, call.scale, near=near, first=first))
 
     with observe_attention(observe):
         yield by_layer

@@ -103,6 +103,10 @@ def test_what_is_a_batch_and_what_is_usable_are_told_apart():
     assert not any(_is_batch(value, ids) for value in (None, "text", b"text") for ids in (True, False))
     assert _is_batch(["a"], False) and _is_batch(("a",), False) and _is_batch(np.array(["a"]), False)
     assert not _is_batch(5, False)
+    for batch in ([[1]], [None, [1]], [None, None], [np.array([1]), None]):
+        assert _is_batch(batch, True)
+    for row in ([1], [None, 1], [1, None], [], np.array([1, None])):
+        assert not _is_batch(row, True)
     assert [_why_unusable(value, False) for value in (None, np.nan, "", "a", 5, [])] == [
         "missing",
         "missing",

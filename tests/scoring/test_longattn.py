@@ -328,6 +328,15 @@ def test_a_bad_row_of_ids_raises_or_is_skipped_with_a_reason(tiny_llama, bad, me
     assert re.match(message, rows["skip_reason"][1])
 
 
+def test_a_row_of_ids_with_a_null_inside_is_one_bad_row_batched_or_not(tiny_llama):
+    rows = Dataset.from_dict({"input_ids": [[5, None, 7, 8, 9], list(range(5, 25))]})
+    scorer = LongAttnScorer(str(tiny_llama), on_error="skip")
+    one_by_one, together = (rows.map(scorer, batched=batched) for batched in (False, True))
+    assert one_by_one["dependency_strength"][0] is None and one_by_one["dependency_strength"][1] > 0
+    assert one_by_one["skip_reason"][:] == together["skip_reason"][:]
+    assert one_by_one["skip_reason"][0] == "not a list of integer token ids (object, 1 dimensions)"
+
+
 @pytest.mark.parametrize(("bad", "reason"), [(None, "missing"), ("", "empty"), (b"x", "not text")])
 def test_a_bad_row_of_text_raises_or_is_skipped_with_a_reason(tiny_llama, bad, reason):
     with pytest.raises(ValueError, match=f"Row 0 of column 'text' is unusable: {reason}"):
