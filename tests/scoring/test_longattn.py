@@ -409,6 +409,14 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
     np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
 
 
+def test_the_least_of_rows_gives_a_score_and_its_error(tiny_llama):
+    for tokens in (64, 400):
+        rows = {"input_ids": windows(1, tokens=tokens)["input_ids"][:]}
+        sampled = LongAttnScorer(str(tiny_llama), row_fraction=1e-5)(rows)
+        for name in SCORES[:2]:
+            assert np.isfinite(sampled[name][0]) and sampled[f"{name}_standard_error"][0] > 0
+
+
 def test_sampled_scores_alone_are_known_by_how_their_rows_are_drawn(tiny_llama, monkeypatch):
     def known_by():
         scorers = [LongAttnScorer(str(tiny_llama), row_fraction=fraction) for fraction in (None, 0.25)]
