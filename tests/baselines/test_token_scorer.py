@@ -306,3 +306,9 @@ def test_losses_of_a_model_in_one_piece_are_refused_and_its_attention_is_read(tm
         ):
             scorer(row)
     assert 0 < DeepAttention(model=name, device="cpu")(row)["deep_strength"][0] < 1
+
+
+@each_scorer
+def test_a_device_that_torch_does_not_know_is_named(score):
+    with pytest.raises(ValueError, match="device='cdua' is none that torch knows"):
+        score(model="m", device="cdua")
