@@ -73,7 +73,8 @@ def sampled_far_attention(
         q: [B, HQ, T, D] queries after position embedding.
         k: [B, HK, T, D] keys after position embedding.
         min_distance: As in `far_attention`.
-        row_fraction: The share of all heads' rows to read exactly, in (0, 1].
+        row_fraction: The share of all heads' rows to read exactly, in (0, 1]; a row more where it leaves one alone to
+            chance, of which no error could be told.
         seed: Of the drawing.
         scale: As in `far_attention`.
         impl: What reads the sampled rows, as in `far_attention`.
@@ -95,7 +96,11 @@ def sampled_far_attention(
         guess = guess_rows(q_QTD, k_HTD, min_distance=min_distance, scale=scale, guess_keys=guess_keys)
         # on the CPU, where a sum does not depend on the run
         guess = guess and Guess(guess.sums_2QF.cpu(), guess.pilots_P, guess.exact_2QP.cpu())
-        drawn = draw_cells(expect_misses(guess, len(q_QTD), **shape), row_fraction, seed=seed)
+        sizes_C = expect_misses(guess, len(q_QTD), **shape)
+        drawn = draw_cells(sizes_C, row_fraction, seed=seed)
+        while (drawn.chances_N < 1).sum() == 1:
+            # a draw that has no neighbour tells nothing of the error: one more
+            drawn = draw_cells(sizes_C, (len(drawn.cells_N) + 1) / len(sizes_C), seed=seed)
         exact_2N = _read(q_QTD, k_HTD, drawn.cells_N, min_distance=min_distance, scale=scale, impl=impl)
         sums_2Q, errors_2 = estimate_sums(exact_2N.cpu(), guess, drawn, len(q_QTD), **shape)
         sums.append(sums_2Q)

@@ -39,9 +39,10 @@ class LossGain(TokenScorer):
         block = self.short_tokens or len(ids) // 16
         if block >= 1 and len(ids) >= 3 * block:
             return None
+        # of 16 tokens a sixteenth is a block
+        least = 3 * self.short_tokens if self.short_tokens else 16
         return (
-            f"too short ({len(ids)} tokens, no far context beyond blocks of {block}; it needs at least 48 tokens, and "
-            "three blocks of short_tokens)"
+            f"too short ({len(ids)} tokens, no far context beyond blocks of {block}; it needs at least {least} tokens)"
         )
 
     def _score(self, ids: np.ndarray, rank: int | None) -> float:

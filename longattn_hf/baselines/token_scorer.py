@@ -11,7 +11,7 @@ from longattn_hf.columns import INPUT_IDS
 from longattn_hf.model.language_model import load_language_model, name_language_model, positions_of, vocabulary_of
 from longattn_hf.model.tokenizer import name_tokenizer, tokenise
 from longattn_hf.scoring.base import TextScorer
-from longattn_hf.scoring.with_model import ModelScorer, beyond_positions, why_not_ids
+from longattn_hf.scoring.with_model import ModelScorer, beyond_positions, refuse_unknown_device, why_not_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class TokenScorer(ModelScorer, TextScorer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", name_language_model(self.model))
         object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
+        refuse_unknown_device(self.device)
 
     def prepare(self) -> None:
         """Loads the model and its tokenizer.

@@ -3,6 +3,8 @@
 Shape suffixes: B batch, N rows, T tokens, D hidden size.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,8 +44,8 @@ def load_language_model(
         rank: As in `pick_device`.
 
     Raises:
-        ValueError: It cannot be found, lacks weights, changes its logits after the output embedding, or was given as
-            an object that has another dtype or device, or other weights by now.
+        ValueError: It cannot be found, lacks weights, has attention of its own, changes its logits after the output
+            embedding, or was given as an object that has another dtype or device, or other weights by now.
     """
     use_one_thread_after_fork()
     ref = ModelRef.of(model)
@@ -59,14 +61,15 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     location = locate(model)
     # checks what code may run
     read_config(location, trust_remote_code=model.trust_remote_code)
-    network, loading = AutoModelForCausalLM.from_pretrained(
-        location.path,
-        dtype=dtype,
-        attn_implementation=SHOWS_ATTENTION,
-        trust_remote_code=model.trust_remote_code,
-        output_loading_info=True,
-        **location.weights_arguments,
-    )
+    with _own_attention_refused(repr(location.name)):
+        network, loading = AutoModelForCausalLM.from_pretrained(
+            location.path,
+            dtype=dtype,
+            attn_implementation=SHOWS_ATTENTION,
+            trust_remote_code=model.trust_remote_code,
+            output_loading_info=True,
+            **location.weights_arguments,
+        )
     if missing := sorted(loading["missing_keys"]):
         # transformers draws them at random
         raise ValueError(
@@ -77,6 +80,20 @@ def _load_once(model: ModelRef, identity: str, dtype: torch.dtype, device: torch
     _refuse_changed_logits(network, repr(location.name))
     # its stub takes the device for the model
     return network.to(device).eval()
+
+
+@contextmanager
+def _own_attention_refused(name: str) -> Iterator[None]:
+    """Says of a model that does not go through transformers' attention interface that it cannot be scored with."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        if SHOWS_ATTENTION not in str(error) and "scaled_dot_product_attention" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} brings attention code of its own, which does not go through transformers' attention interface, "
+            f"so that it cannot be scored with. {CHOOSE_ANOTHER}"
+        ) from error
 
 
 def _refuse_changed_logits(network: PreTrainedModel, name: str) -> None:
@@ -125,7 +142,8 @@ def name_language_model(model: Any) -> Any:
     No weight is copied: the model goes on to be the caller's, and is refused where it has been trained on.
 
     Raises:
-        ValueError: It is no such model, or not made of its configuration's weights alone: quantised, or with adapters.
+        ValueError: It is no such model, has attention of its own, or is not made of its configuration's weights alone:
+            quantised, or with adapters.
     """
     if is_name(model):
         return model
@@ -138,7 +156,7 @@ def name_language_model(model: Any) -> Any:
     if len({weight.device for weight in model.parameters()}) > 1:
         raise ValueError(f"The {kind} given lies on several devices: move it to one, or give the name of the model.")
     weights, config = model.state_dict(keep_vars=True), deepcopy(model.config)
-    with init_empty_weights():
+    with init_empty_weights(), _own_attention_refused(f"The {kind} given"):
         network = type(model)._from_config(config, attn_implementation=SHOWS_ATTENTION)
     others = [name for names in network.load_state_dict(weights, strict=False, assign=True) for name in names]
     if others:
@@ -189,11 +207,16 @@ def prove_losses(network: PreTrainedModel) -> None:
     """Checks, once a network, that its losses by `token_losses` are those of the logits that it gives itself.
 
     Raises:
-        ValueError: They are not: its head is more than its output embedding.
+        ValueError: They are not: its head is more than its output embedding, or no part apart from the rest.
     """
     if network in _proven:
         return
     kind = type(network).__name__
+    if network.base_model is network:
+        raise ValueError(
+            f"The losses of a {kind} cannot be computed here: it gives no hidden states apart from its logits. "
+            f"{CHOOSE_ANOTHER}"
+        )
     ids_T = probe_ids(network)
     logits_TV = network(input_ids=ids_T[None], use_cache=False).logits[0, :-1].float()
     theirs_T = cross_entropy(logits_TV, ids_T[1:], reduction="none")

@@ -22,7 +22,8 @@ from longattn_hf.model.tokenizer import identify_tokenizer, name_tokenizer, toke
 from longattn_hf.scoring import released
 from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.map_scores import map_scores
-from longattn_hf.scoring.with_model import ModelScorer, why_not_ids
+from longattn_hf.scoring.reach import why_out_of_reach
+from longattn_hf.scoring.with_model import ModelScorer, refuse_unknown_device, why_not_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,8 +68,8 @@ class LongAttnScorer(ModelScorer):
         window_tokens: Rows longer than this, before BOS, are refused; None for no limit. `"reference_code"` cuts
             and pads to it instead.
         on_error: What a bad row (missing, empty, not text, ids that are not the model's, shorter than a far pair,
-            longer than `window_tokens`) does: `"raise"`, or `"skip"`, which leaves its scores null and says why in
-            the column `skip_reason`.
+            longer than `window_tokens` or than the layer sees) does: `"raise"`, or `"skip"`, which leaves its scores
+            null and says why in the column `skip_reason`.
         batch_tokens: Windows of equal length are scored together up to this many tokens, on a CPU up to 8,192.
         version: Raised whenever the output changes, so that cached results are not taken for new ones.
         tokenizer: Another place of the model's tokenizer, or the tokenizer itself; if None, where the model is. A
@@ -115,8 +116,10 @@ class LongAttnScorer(ModelScorer):
         if self.row_fraction is not None and not 0 < self.row_fraction <= 1:
             raise ValueError(f"row_fraction={self.row_fraction} must be above 0 and at most 1.")
         for name, least in {"min_distance": 0, "batch_tokens": 1, "window_tokens": 1}.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}.")
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | np.integer) and value >= least):
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+        refuse_unknown_device(self.device)
         pick_dtype(self.dtype, torch.device("cpu"))
         self.pick_impl(torch.device("cpu"))
 
@@ -210,7 +213,8 @@ class LongAttnScorer(ModelScorer):
         least = max(1, len(value) // 4) if self.min_distance is None else self.min_distance
         if len(value) < 4 * (self.min_distance is None) or len(value) <= least:
             return f"too short ({len(value)} tokens, none of them {least} apart)"
-        return None
+        ids = np.concatenate([self._bos_prefix(), value]).astype(np.int64)
+        return why_out_of_reach(self.read_as_declared(torch.from_numpy(ids)[None])[0], self.load_layer(rank))
 
     def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:

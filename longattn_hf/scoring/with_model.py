@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from longattn_hf.model.loaded import is_loaded
 from longattn_hf.model.location import ModelRef
@@ -65,6 +66,20 @@ class ModelScorer(Scorer):
             f"Row {row} of column {column!r} is unusable: {reason}. Drop such rows, or pass on_error='skip' to leave "
             "their scores null with a reason."
         )
+
+
+def refuse_unknown_device(device: str | None) -> None:
+    """Checks a device's name.
+
+    Raises:
+        ValueError: torch knows no such device.
+    """
+    try:
+        torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is none that torch knows: give 'cpu', 'cuda', 'cuda:1' or None."
+        ) from error
 
 
 def why_not_ids(ids: np.ndarray, vocab_size: int) -> str | None:

@@ -50,6 +50,25 @@ def test_cells_are_drawn_in_proportion_to_their_sizes_and_the_largest_for_sure()
         torch.testing.assert_close(one.chances_N, chances[one.cells_N].double())
 
 
+@pytest.mark.parametrize("gain", [0.5, 12])
+def test_so_few_rows_that_one_alone_is_drawn_are_one_more_so_that_there_is_an_error(gain):
+    q, k = draw(seqs=1, heads=4, key_heads=2, tokens=64, head_size=16, gain=gain)
+    exact, num_cells = far_attention(q, k, min_distance=16).far_mass.mean() / 64, 4 * 48
+    for cells in (0.1, 1, 3):
+        found = [
+            sampled_far_attention(q, k, min_distance=16, row_fraction=cells / num_cells, seed=seed, guess_keys=0)
+            for seed in range(100)
+        ]
+        assert {int(one.num_rows[0]) for one in found} == {max(2, cells)}
+        errors = torch.cat([one.dependency_strength_error for one in found])
+        misses = torch.stack([one.far.far_mass.mean() / 64 for one in found]) - exact
+        assert errors.isfinite().all() and (errors > 0).any()
+        # unbiased: the mean of 100 within five of its own errors
+        assert misses.mean().abs() < 5 * misses.std() / 100**0.5
+    one = torch.tensor([1.0, 1, 2, 4, 50, 2, 20, 3, 3], dtype=torch.float64)
+    assert (draw_cells(one, 1 / 3, seed=0).chances_N < 1).sum() == 1
+
+
 def test_each_unit_of_the_line_of_chances_gives_one_cell_and_a_seed_always_the_same():
     ones = torch.ones(803, dtype=torch.float64)
     drawn = draw_cells(ones, 1 / 8, seed=3)
@@ -205,10 +224,10 @@ def test_without_far_rows_the_sums_are_zero(tokens):
     assert found.dependency_strength_error.item() == 0
 
 
-def test_a_single_run_has_no_known_error():
+def test_a_single_run_is_made_two_for_its_error_to_be_known():
     q, k = draw(tokens=100)
     found = sampled_far_attention(q, k, min_distance=90, row_fraction=1 / 16)
-    assert found.num_rows.item() == 1 and found.dependency_strength_error.isnan().all()
+    assert found.num_rows.item() == 2 and found.dependency_strength_error.isfinite().all()
 
 
 @pytest.mark.parametrize("guess_keys", [0, 100])

@@ -129,8 +129,13 @@ def test_loss_gain_is_the_drop_from_two_blocks_of_context_to_all_of_it(tiny_llam
 
 
 def test_loss_gain_needs_three_blocks(tiny_llama):
-    with pytest.raises(ValueError, match="no far context beyond blocks of 16"):
+    with pytest.raises(ValueError, match=r"no far context beyond blocks of 16; it needs at least 48 tokens\)"):
         LossGain(model=str(tiny_llama), device="cpu", short_tokens=16)({"input_ids": [draw_ids(40)]})
+    scored = LossGain(model=str(tiny_llama), device="cpu", on_error="skip")(
+        {"input_ids": [draw_ids(15), draw_ids(16)]}
+    )
+    assert scored["loss_gain"][0] is None and scored["loss_gain"][1] is not None
+    assert scored["skip_reason"][0].endswith("it needs at least 16 tokens)")
 
 
 def test_prolong_is_the_papers_sum_over_all_pairs(tiny_llama, model):

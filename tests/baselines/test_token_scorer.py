@@ -275,3 +275,40 @@ def test_a_text_of_no_tokens_and_one_that_is_not_unicode_are_refused_with_a_reas
     for row in (1, 2):
         with pytest.raises(ValueError, match=f"Row 0 of column 'text' is unusable: {scored['skip_reason'][row]}"):
             replace(scorer, on_error="raise")({"text": texts[row : row + 1]})
+
+
+# Falcon's classes are looked up by the attention's name; transformers itself refuses Bloom and GPT-OSS
+@each_scorer
+@pytest.mark.parametrize("kind", ["falcon", "bloom", "gpt_oss"])
+def test_a_model_with_attention_code_of_its_own_is_refused(score, kind, tmp_path):
+    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16, "n_layer": 2, "n_head": 4}
+    config = AutoConfig.for_model(kind, **{**TINY_SIZES, **(sizes if kind != "falcon" else {})})
+    network = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    name = save(network, tmp_path)
+    refused = "brings attention code of its own, .* cannot be scored with. Choose a plain causal language model"
+    with pytest.raises(ValueError, match=f"{tmp_path.name}' {refused}"):
+        score(model=name, device="cpu", **SETTINGS[score]).prepare()
+    with pytest.raises(ValueError, match=f"The {type(network).__name__} given {refused}"):
+        score(model=network, **SETTINGS[score])
+
+
+def test_losses_of_a_model_in_one_piece_are_refused_and_its_attention_is_read(tmp_path):
+    sizes = {"head_dim": 16, "num_local_experts": 2, "intermediate_size_mlp": 64, "num_experts_per_tok": 1}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama4_text", **TINY_SIZES, **sizes))
+    name, row = save(network, tmp_path), {"input_ids": [draw_ids(128)]}
+    for scorer in (LossGain(model=name, device="cpu"), ProLong(model=name, device="cpu", segment_tokens=16)):
+        with pytest.raises(
+            ValueError, match="losses of a Llama4ForCausalLM cannot be computed here: it gives no hidden"
+        ):
+            scorer.prepare()
+        with pytest.raises(
+            ValueError, match="losses of a Llama4ForCausalLM cannot be computed here: it gives no hidden"
+        ):
+            scorer(row)
+    assert 0 < DeepAttention(model=name, device="cpu")(row)["deep_strength"][0] < 1
+
+
+@each_scorer
+def test_a_device_that_torch_does_not_know_is_named(score):
+    with pytest.raises(ValueError, match="device='cdua' is none that torch knows"):
+        score(model="m", device="cdua")

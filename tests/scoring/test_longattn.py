@@ -9,12 +9,12 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
 from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.longattn import map_scores
-from tests.support.tiny import build_tokenizer, save_tiny_llama
+from tests.support.tiny import TINY_SIZES, build_tokenizer, save_tiny_llama
 
 SCORES = ("dependency_strength", "distribution_uniformity", "map_variance")
 
@@ -162,8 +162,10 @@ def test_a_cpu_works_on_no_more_than_8192_tokens_at_once(tiny_llama, monkeypatch
         shapes.append(tuple(ids.shape))
         return query_key(layer, ids)
 
-    monkeypatch.setattr(FirstLayer, "query_key", spy)
     rows = windows(20, tokens=500)
+    # whether the layer sees all of so long a window is tried once
+    scorer({"input_ids": rows["input_ids"][:1]})
+    monkeypatch.setattr(FirstLayer, "query_key", spy)
     together = scorer({"input_ids": rows["input_ids"]})
     assert shapes == [(16, 500), (4, 500)]
     few = replace(scorer, batch_tokens=1000)({"input_ids": rows["input_ids"]})
@@ -372,6 +374,47 @@ def test_a_missing_column_and_settings_that_make_no_sense_are_named(scorer):
         LongAttnScorer("m", min_distance=-1)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"min_distance": "5"}, "min_distance='5' must be a whole number of at least 0"),
+        ({"min_distance": 5.0}, "min_distance=5.0 must be a whole number of at least 0"),
+        ({"window_tokens": "9"}, "window_tokens='9' must be a whole number of at least 1"),
+        ({"device": "cdua"}, "device='cdua' is none that torch knows: give 'cpu', 'cuda'"),
+        ({"device": "cuda:x"}, "device='cuda:x' is none that torch knows"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named(setting, said):
+    with pytest.raises(ValueError, match=said):
+        LongAttnScorer("m", **setting)
+
+
+def test_a_window_longer_than_the_layer_sees_is_a_bad_row(tmp_path):
+    sizes = {**TINY_SIZES, "pad_token_id": 2}
+    folders = {
+        "longer than the first layer's attention reaches (33 tokens)": ("mistral", {**sizes, "sliding_window": 32}),
+        "longer than the 32 positions that the model has learned (33 tokens)": (
+            "gpt2",
+            {"vocab_size": 300, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32},
+        ),
+    }
+    for reason, (kind, settings) in folders.items():
+        path = tmp_path / kind
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(path)
+        build_tokenizer(bos=True).save_pretrained(path)
+        rows = {"input_ids": [list(range(5, 5 + tokens)) for tokens in (20, 32, 31, 32)]}
+        # with BOS the second and the fourth have 33
+        scored = LongAttnScorer(str(path), on_error="skip")(rows)
+        assert scored["skip_reason"] == [None, reason, None, reason]
+        assert [score is None for score in scored["dependency_strength"]] == [False, True, False, True]
+        scored = LongAttnScorer(str(path), on_error="skip", add_bos=False)(rows)
+        assert scored["skip_reason"] == [None] * 4
+        with pytest.raises(
+            ValueError, match=f"Row 1 of column 'input_ids' is unusable: {re.escape(reason)}. Drop such"
+        ):
+            LongAttnScorer(str(path))(rows)
+
+
 def test_scores_that_are_not_finite_are_an_error_never_a_row(tmp_path):
     path = save_tiny_llama(tmp_path / "broken", initializer_range=0.5)
     tensors = load_file(path / "model.safetensors")
@@ -407,6 +450,14 @@ def test_sampled_rows_give_an_estimate_within_its_errors_and_all_rows_the_exact_
             assert abs(estimate - value) < 5 * error
     every = LongAttnScorer(str(tiny_llama), row_fraction=1.0)(rows)
     np.testing.assert_allclose(every["dependency_strength"], exact["dependency_strength"], rtol=1e-6)
+
+
+def test_the_least_of_rows_gives_a_score_and_its_error(tiny_llama):
+    for tokens in (64, 400):
+        rows = {"input_ids": windows(1, tokens=tokens)["input_ids"][:]}
+        sampled = LongAttnScorer(str(tiny_llama), row_fraction=1e-5)(rows)
+        for name in SCORES[:2]:
+            assert np.isfinite(sampled[name][0]) and sampled[f"{name}_standard_error"][0] > 0
 
 
 def test_sampled_scores_alone_are_known_by_how_their_rows_are_drawn(tiny_llama, monkeypatch):
