@@ -18,7 +18,7 @@ from longattn_hf.model.device import pick_device, pick_dtype
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.loaded import title_of_kind
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
-from longattn_hf.model.one_layer import build_one_layer
+from longattn_hf.model.one_layer import build_one_layer, hash_settings
 from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.snapshot import Snapshot
@@ -37,8 +37,8 @@ class FirstLayer:
         max_positions: The longest text the model was made for; None if it does not say.
         dtype: Of weights, queries and keys.
         device: Where they are.
-        identity: What the layer is, for reports and fingerprints: model, revision, sha256 of the tensors read, dtype,
-            RoPE settings, architecture. Plain JSON values.
+        identity: What the layer is, for reports and fingerprints: model, revision, sha256 of the tensors read and of
+            the layer's settings, dtype, RoPE settings, architecture. Plain JSON values.
     """
 
     def __init__(
@@ -165,6 +165,7 @@ class FirstLayer:
             "model": location.name if location else title_of_kind(type(network).__name__),
             "revision": location.commit if location else None,
             "sha256": tensors.sha256,
+            "config_sha256": hash_settings(network.config),
             "dtype": str(dtype).removeprefix("torch."),
             "rope": rope,
             "rope_theta": rope_theta,

@@ -6,6 +6,7 @@ architecture needs code of its own: those parameters are loaded and no others, a
 in are not run either.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from longattn_hf.files import hash_json
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.idle import Idle
@@ -23,6 +25,10 @@ from longattn_hf.model.one_layer_loading import converted_together
 
 # where quantisation methods name the modules that they leave alone
 _SPARES = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules")
+# settings that no first map depends on, and those of RoPE, which a layer's identity holds as they are
+_NO_PART = {"_name_or_path", "architectures", "auto_map", "first_layer_of", "transformers_version", "rope_parameters"}
+_NO_PART |= {"dtype", "torch_dtype", "quantization_config", "initializer_range", "tie_word_embeddings", "use_cache"}
+_NO_PART |= {"bos_token_id", "eos_token_id", "id2label", "label2id", "return_dict", "chunk_size_feed_forward"}
 
 
 def build_one_layer(
@@ -56,6 +62,30 @@ def build_one_layer(
     for name, width in idle.items():
         network.set_submodule(name, Idle(network.get_submodule(name), width))
     return network.eval(), needed
+
+
+def hash_settings(config: PreTrainedConfig) -> str:
+    """Hashes the settings of one layer beside its RoPE and dtype: head sizes, scale, eps of the norms and the like.
+
+    What is off (None or False) is left out, as is a setting of a later release of transformers that stands at its
+    default; the hash does not depend on where the configuration was read.
+
+    Args:
+        config: As `build_one_layer` leaves it.
+
+    Returns:
+        Hexadecimal sha256.
+    """
+    settings = config.to_dict() | config.get_text_config(decoder=True).to_dict()
+    without = _NO_PART | set(config.sub_configs)
+    kept = {name: value for name, value in settings.items() if name not in without and not _is_off(value)}
+    # a configuration of the model's own code may hold anything
+    return hash_json(json.loads(json.dumps(kept, default=str)))
+
+
+def _is_off(value: Any) -> bool:
+    # 0 is a value of its own, though it equals False
+    return value is None or value is False
 
 
 def _refuse_quantisation(network: PreTrainedModel, needed: Mapping[str, Rows]) -> None:
