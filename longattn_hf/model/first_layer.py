@@ -111,10 +111,12 @@ class FirstLayer:
             )
         config = read_config(location, trust_remote_code=trust_remote_code)
 
-        def read(network: PreTrainedModel, needed: Mapping[str, Rows]) -> Tensors:
+        def read(network: PreTrainedModel, needed: Mapping[str, Rows], attention: str) -> Tensors:
             if gguf:
                 return read_gguf(gguf, network, needed)
-            return read_safetensors(location, lambda names: pick_stored_names(network, needed, names))
+            return read_safetensors(
+                location, lambda names: pick_stored_names(network, needed, names, attention=attention)
+            )
 
         return cls._build(
             config, read, dtype, device, rope_theta, rope_scaling, location, trust_remote_code, renamed=bool(gguf)
@@ -145,7 +147,7 @@ class FirstLayer:
     def _build(
         cls,
         config: PreTrainedConfig,
-        read: Callable[[PreTrainedModel, Mapping[str, Rows]], Tensors],
+        read: Callable[[PreTrainedModel, Mapping[str, Rows], str], Tensors],
         dtype: torch.dtype,
         device: torch.device,
         rope_theta: float | None,
@@ -158,8 +160,8 @@ class FirstLayer:
         rope = override_rope(config, rope_theta, rope_scaling)
         # parameters made in inference mode could not be loaded in place
         with torch.inference_mode(False):
-            network, needed = build_one_layer(config, dtype, trust_remote_code=trust_remote_code)
-            tensors = read(network, needed)
+            network, needed, attention = build_one_layer(config, dtype, trust_remote_code=trust_remote_code)
+            tensors = read(network, needed, attention)
             load_one_layer(network, needed, dict(tensors.by_name), device, renamed=renamed)
         identity = {
             "model": location.name if location else title_of_kind(type(network).__name__),

@@ -33,7 +33,7 @@ _NO_PART |= {"bos_token_id", "eos_token_id", "id2label", "label2id", "return_dic
 
 def build_one_layer(
     config: PreTrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, dict[str, Rows]]:
+) -> tuple[PreTrainedModel, dict[str, Rows], str]:
     """Builds a model of one layer on the meta device, with the modules that its first map does not need idle.
 
     Args:
@@ -44,7 +44,8 @@ def build_one_layer(
     Returns:
         The model, and what its first queries and keys depend on: the names of parameters and stored buffers, each with
         the rows that count: of the matrix of a fused projection whose queries and keys come before its values, as
-        Phi-3's, the first N of M rows; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
+        Phi-3's, the first N of M rows; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's. Then
+        the first attention module's name.
 
     Raises:
         ValueError: The model's first layer is not causal softmax attention called by transformers' interface.
@@ -56,12 +57,12 @@ def build_one_layer(
         text.layer_types = text.layer_types[:1]
     text.num_hidden_layers = 1
     # models keep traces of having run, such as RoPE frequencies for long texts, so another copy is used
-    needed, idle = _trace(_on_meta(config, dtype, trust_remote_code))
+    needed, idle, attention = _trace(_on_meta(config, dtype, trust_remote_code))
     network = _on_meta(config, dtype, trust_remote_code)
     _refuse_quantisation(network, needed)
     for name, width in idle.items():
         network.set_submodule(name, Idle(network.get_submodule(name), width))
-    return network.eval(), needed
+    return network.eval(), needed, attention
 
 
 def hash_settings(config: PreTrainedConfig) -> str:
@@ -131,12 +132,12 @@ class _ScalarsOfWholeTexts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
+def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int], str]:
     """Finds what the first queries and keys depend on.
 
     Returns:
-        The names of the parameters and stored buffers they depend on, with the rows that count, and the names, with
-        the widths of their outputs, of the modules that run before them and hold none of those.
+        The names of the parameters and stored buffers they depend on, with the rows that count; the names, with the
+        widths of their outputs, of the modules that run before them and hold none of those; the attention's name.
     """
     # not on the meta device, where transformers before 5.20 cannot run
     without_values = FakeTensorMode(allow_non_fake_inputs=True)
@@ -175,7 +176,7 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
         for module, output in ran
         if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & kept
     }
-    return needed, idle
+    return needed, idle, name_of.get(call.module, "")
 
 
 def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:

@@ -242,6 +242,49 @@ def test_a_checkpoint_of_nothing_but_the_needed_tensors_is_enough(tmp_path, tiny
     assert {name for name, p in ours._model.named_parameters() if not p.is_meta} == NEEDED
 
 
+@pytest.mark.parametrize("inner_names", [True, False])
+@pytest.mark.parametrize("prefix", ["model.", ""], ids=["whole", "saved without its head"])
+@pytest.mark.parametrize("extra", ["q_proj.bias", "k_norm.weight", "q_proj.lora_A.default.weight"])
+def test_a_checkpoint_that_holds_more_for_queries_and_keys_than_its_configuration_says_is_refused(
+    tmp_path, tiny_llama, monkeypatch, inner_names, prefix, extra
+):
+    if not inner_names:
+        refuse_inner_names(monkeypatch)
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    tensors = load_file(tiny_llama / "model.safetensors")
+    tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+    name = f"{prefix}layers.0.self_attn.{extra}"
+    save_file(tensors | {name: torch.ones(64)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"holds {name}, for which a llama model of its configuration has no place"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "left_over"),
+    [
+        ("llama with yarn", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.v_proj.bias"]),
+        ("llama with yarn", ["model.layers.1.self_attn.q_proj.bias", "model.layers.0.self_attn.k_scale"]),
+        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+        ("gpt_neox", [f"gpt_neox.layers.0.attention.{name}" for name in ("bias", "rotary_emb.inv_freq")]),
+        ("phi3", ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+    ],
+)
+def test_what_a_checkpoint_holds_beside_queries_and_keys_is_left_over(tmp_path, name, left_over):
+    kind, settings = ARCHITECTURES[name]
+    save_model(tmp_path, kind, **settings)
+    before = FirstLayer.from_pretrained(str(tmp_path)).identity
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {name: torch.ones(8) for name in left_over}, tmp_path / "model.safetensors")
+    assert FirstLayer.from_pretrained(str(tmp_path)).identity == before
+
+
+def test_a_loaded_model_with_more_for_its_queries_than_its_configuration_says_is_refused(tiny_llama):
+    model = LlamaForCausalLM.from_pretrained(tiny_llama)
+    model.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.ones(64))
+    with pytest.raises(ValueError, match="holds model.layers.0.self_attn.q_proj.bias, for which"):
+        FirstLayer.from_model(model)
+
+
 @pytest.mark.parametrize("absent", sorted(NEEDED))
 def test_a_needed_tensor_that_is_absent_is_named(tmp_path, tiny_llama, absent):
     shutil.copy(tiny_llama / "config.json", tmp_path)
