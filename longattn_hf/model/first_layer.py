@@ -15,6 +15,7 @@ from longattn_hf.hub.repository import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.device import pick_device, pick_dtype
+from longattn_hf.model.gguf_fields import apply_gguf_fields, refuse_other_scale
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.loaded import title_of_kind
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
@@ -22,7 +23,7 @@ from longattn_hf.model.one_layer import build_one_layer, hash_settings
 from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.snapshot import Snapshot
-from longattn_hf.model.tensors import Tensors, gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
+from longattn_hf.model.tensors import Tensors, open_gguf, read_gguf, read_safetensors
 
 
 class FirstLayer:
@@ -104,12 +105,9 @@ class FirstLayer:
         dtype = pick_dtype(dtype, device)
         location = locate(ModelRef(model, revision, gguf_file), token=token)
         gguf = open_gguf(location) if location.gguf_file else None
-        if gguf and rope_scaling is None and (scaling := gguf_rope_scaling(gguf)):
-            raise ValueError(
-                f"{location.name!r} scales RoPE ({scaling}), which transformers does not read from GGUF files. Pass "
-                "rope_scaling= with what the model's config.json says, or {'rope_type': 'default'} for none."
-            )
         config = read_config(location, trust_remote_code=trust_remote_code)
+        if gguf:
+            apply_gguf_fields(gguf, config, location.name, scaling_is_given=rope_scaling is not None)
 
         def read(network: PreTrainedModel, needed: Mapping[str, Rows], attention: str) -> Tensors:
             if gguf:
@@ -118,9 +116,12 @@ class FirstLayer:
                 location, lambda names: pick_stored_names(network, needed, names, attention=attention)
             )
 
-        return cls._build(
+        layer = cls._build(
             config, read, dtype, device, rope_theta, rope_scaling, location, trust_remote_code, renamed=bool(gguf)
         )
+        if gguf:
+            refuse_other_scale(gguf, layer.query_key(torch.zeros(1, 1, dtype=torch.int64))[2], location.name)
+        return layer
 
     @classmethod
     def from_model(
