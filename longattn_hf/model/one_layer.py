@@ -102,7 +102,10 @@ def _refuse_quantisation(network: PreTrainedModel, needed: Mapping[str, Rows]) -
     spared = [name for key in _SPARES for name in settings.get(key) or ()]
     for name in needed:
         owner = name.rpartition(".")[0]
-        if isinstance(network.get_submodule(owner), nn.Linear) and not any(part in owner for part in spared):
+        # not every model's products are made by nn.Linear: GPT-2's are not; rows that ids pick are no product
+        is_factor = network.get_parameter_or_buffer(name).ndim == 2
+        is_factor &= not isinstance(network.get_submodule(owner), nn.Embedding)
+        if is_factor and not any(part in owner for part in spared):
             raise ValueError(
                 f"The model's configuration quantises its weights ({settings.get('quant_method', 'unnamed method')}), "
                 f"{owner} too, which is not computed here: its map is not that of plain weights. Give the unquantised "
