@@ -65,7 +65,8 @@ class FirstLayer:
         )
         self._warns_beyond_positions = not rope_is_overridden
         call = self._call(torch.arange(8)[None] % self.vocab_size)
-        call.prove_plain()
+        with torch.autocast(self.device.type, enabled=False):
+            call.prove_plain()
         self.num_heads: int = call.q.shape[1]
         self.num_kv_heads: int = call.k.shape[1]
         self.head_dim: int = call.q.shape[3]
@@ -257,7 +258,9 @@ class FirstLayer:
 
     @torch.inference_mode()
     def _call(self, input_ids: Tensor) -> AttentionCall:
-        call = stop_at_attention(self._model, input_ids.to(self.device))
+        # the caller's autocast would compute in another dtype than the identity says
+        with torch.autocast(self.device.type, enabled=False):
+            call = stop_at_attention(self._model, input_ids.to(self.device))
         assert call is not None, "the model was traced to an attention call"
         call.refuse_unless_plain()
         return call

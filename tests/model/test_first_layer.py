@@ -74,6 +74,13 @@ ARCHITECTURES = {
 }
 
 
+ARCHITECTURES |= {
+    # what stands for values is written into, and called by its argument's name
+    "olmo that clips": ("Olmo", dict(clip_qkv=8.0)),
+    "falcon h1": ("FalconH1", dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8)),
+}
+
+
 # before, transformers gave these models masks of their own, and the layers are refused
 ASKS_FOR_A_RULE_SINCE = {"opt": "5.10", "stablelm": "5.10"}
 
@@ -181,6 +188,16 @@ def test_loading_by_public_names_alone_refuses_what_does_not_belong_together(tmp
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"lacks {key}"):
         FirstLayer.from_pretrained(str(tmp_path))
+
+
+def test_the_callers_autocast_changes_no_number(tiny_llama):
+    layer = FirstLayer.from_pretrained(str(tiny_llama), device="cpu")
+    q, k, _ = layer.query_key(some_ids())
+    with torch.autocast("cpu", torch.bfloat16):
+        again_q, again_k, _ = layer.query_key(some_ids())
+        made_inside = FirstLayer.from_pretrained(str(tiny_llama), device="cpu")
+    assert torch.equal(again_q, q) and torch.equal(again_k, k)
+    assert torch.equal(made_inside.query_key(some_ids())[0], q)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "phi3"])
@@ -411,6 +428,22 @@ def test_weights_that_are_quantised_while_loading_are_refused(tmp_path, tiny_lla
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
     with pytest.raises(ValueError, match=rf"quantises its weights \({settings['quant_method']}\), .*self_attn"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(quant_method="bitsandbytes", load_in_8bit=True, llm_int8_skip_modules=["lm_head"]),
+        dict(quant_method="fp8"),
+    ],
+    ids=lambda settings: settings["quant_method"],
+)
+def test_a_quantisation_of_other_layers_than_linear_ones_is_refused(tmp_path, settings):
+    save_model(tmp_path, "GPT2", **ARCHITECTURES["gpt2"][1])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    with pytest.raises(ValueError, match=rf"quantises its weights \({settings['quant_method']}\), .*c_attn"):
         FirstLayer.from_pretrained(str(tmp_path))
 
 
