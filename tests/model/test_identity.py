@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from safetensors.torch import load_file, save_file
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM
 
 from longattn_hf import EchoScorer, FirstLayer, LongAttnScorer, WindowDocuments
@@ -50,6 +51,25 @@ def test_other_weights_in_the_same_folder_are_scored_anew_in_one_process(model, 
     second = documents.map(scorer)
     true = documents.map(scorer, load_from_cache_file=False)
     assert second.to_dict() == true.to_dict() != first.to_dict()
+
+
+def test_other_weights_in_a_subfolder_that_the_index_names_are_other_bytes(model, tiny_llama):
+    before = identify(ModelRef(str(model)))
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    (model / "weights").mkdir()
+    shard = "weights/part.safetensors"
+    save_file(tensors, model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard)}))
+    scorer = LongAttnScorer(str(model))
+    first = scorer({"text": [TEXT]})
+    assert first == LongAttnScorer(str(tiny_llama))({"text": [TEXT]})
+    known, hashed = identify(ModelRef(str(model))), Hasher.hash(scorer)
+    assert identify(ModelRef(str(model))) == known != before
+    query = "model.layers.0.self_attn.q_proj.weight"
+    save_file(tensors | {query: tensors[query].flip(0)}, model / shard)
+    assert identify(ModelRef(str(model))) != known and Hasher.hash(LongAttnScorer(str(model))) != hashed
+    assert scorer({"text": [TEXT]}) != first
 
 
 def save_granite(folder, attention_multiplier):
