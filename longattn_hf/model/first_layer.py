@@ -15,14 +15,15 @@ from longattn_hf.hub.repository import commit_folder
 from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.device import pick_device, pick_dtype
+from longattn_hf.model.gguf_fields import apply_gguf_fields, refuse_other_scale
 from longattn_hf.model.layer_files import save_layer
 from longattn_hf.model.loaded import title_of_kind
 from longattn_hf.model.location import Location, ModelRef, locate, read_config
-from longattn_hf.model.one_layer import build_one_layer
+from longattn_hf.model.one_layer import build_one_layer, hash_settings
 from longattn_hf.model.one_layer_loading import load_one_layer, pick_stored_names
 from longattn_hf.model.rope import override_rope
 from longattn_hf.model.snapshot import Snapshot
-from longattn_hf.model.tensors import Tensors, gguf_rope_scaling, open_gguf, read_gguf, read_safetensors
+from longattn_hf.model.tensors import Tensors, open_gguf, read_gguf, read_safetensors
 
 
 class FirstLayer:
@@ -37,8 +38,8 @@ class FirstLayer:
         max_positions: The longest text the model was made for; None if it does not say.
         dtype: Of weights, queries and keys.
         device: Where they are.
-        identity: What the layer is, for reports and fingerprints: model, revision, sha256 of the tensors read, dtype,
-            RoPE settings, architecture. Plain JSON values.
+        identity: What the layer is, for reports and fingerprints: model, revision, sha256 of the tensors read and of
+            the layer's settings, dtype, RoPE settings, architecture. Plain JSON values.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class FirstLayer:
         )
         self._warns_beyond_positions = not rope_is_overridden
         call = self._call(torch.arange(8)[None] % self.vocab_size)
-        call.prove_plain()
+        with torch.autocast(self.device.type, enabled=False):
+            call.prove_plain()
         self.num_heads: int = call.q.shape[1]
         self.num_kv_heads: int = call.k.shape[1]
         self.head_dim: int = call.q.shape[3]
@@ -104,21 +106,23 @@ class FirstLayer:
         dtype = pick_dtype(dtype, device)
         location = locate(ModelRef(model, revision, gguf_file, token))
         gguf = open_gguf(location) if location.gguf_file else None
-        if gguf and rope_scaling is None and (scaling := gguf_rope_scaling(gguf)):
-            raise ValueError(
-                f"{location.name!r} scales RoPE ({scaling}), which transformers does not read from GGUF files. Pass "
-                "rope_scaling= with what the model's config.json says, or {'rope_type': 'default'} for none."
-            )
         config = read_config(location, trust_remote_code=trust_remote_code)
+        if gguf:
+            apply_gguf_fields(gguf, config, location.name, scaling_is_given=rope_scaling is not None)
 
-        def read(network: PreTrainedModel, needed: Mapping[str, Rows]) -> Tensors:
+        def read(network: PreTrainedModel, needed: Mapping[str, Rows], attention: str) -> Tensors:
             if gguf:
                 return read_gguf(gguf, network, needed)
-            return read_safetensors(location, lambda names: pick_stored_names(network, needed, names))
+            return read_safetensors(
+                location, lambda names: pick_stored_names(network, needed, names, attention=attention)
+            )
 
-        return cls._build(
+        layer = cls._build(
             config, read, dtype, device, rope_theta, rope_scaling, location, trust_remote_code, renamed=bool(gguf)
         )
+        if gguf:
+            refuse_other_scale(gguf, layer.query_key(torch.zeros(1, 1, dtype=torch.int64))[2], location.name)
+        return layer
 
     @classmethod
     def from_model(
@@ -145,7 +149,7 @@ class FirstLayer:
     def _build(
         cls,
         config: PreTrainedConfig,
-        read: Callable[[PreTrainedModel, Mapping[str, Rows]], Tensors],
+        read: Callable[[PreTrainedModel, Mapping[str, Rows], str], Tensors],
         dtype: torch.dtype,
         device: torch.device,
         rope_theta: float | None,
@@ -158,13 +162,14 @@ class FirstLayer:
         rope = override_rope(config, rope_theta, rope_scaling)
         # parameters made in inference mode could not be loaded in place
         with torch.inference_mode(False):
-            network, needed = build_one_layer(config, dtype, trust_remote_code=trust_remote_code)
-            tensors = read(network, needed)
+            network, needed, attention = build_one_layer(config, dtype, trust_remote_code=trust_remote_code)
+            tensors = read(network, needed, attention)
             load_one_layer(network, needed, dict(tensors.by_name), device, renamed=renamed)
         identity = {
             "model": location.name if location else title_of_kind(type(network).__name__),
             "revision": location.commit if location else None,
             "sha256": tensors.sha256,
+            "config_sha256": hash_settings(network.config),
             "dtype": str(dtype).removeprefix("torch."),
             "rope": rope,
             "rope_theta": rope_theta,
@@ -253,7 +258,9 @@ class FirstLayer:
 
     @torch.inference_mode()
     def _call(self, input_ids: Tensor) -> AttentionCall:
-        call = stop_at_attention(self._model, input_ids.to(self.device))
+        # the caller's autocast would compute in another dtype than the identity says
+        with torch.autocast(self.device.type, enabled=False):
+            call = stop_at_attention(self._model, input_ids.to(self.device))
         assert call is not None, "the model was traced to an attention call"
         call.refuse_unless_plain()
         return call

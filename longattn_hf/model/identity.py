@@ -1,5 +1,6 @@
 """What stands behind a name at the moment, so that results of other bytes are never taken for its own."""
 
+import json
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
@@ -8,7 +9,7 @@ from typing import Any
 
 from longattn_hf.files import hash_json
 from longattn_hf.model.loaded import is_loaded
-from longattn_hf.model.location import ModelRef, locate, resolve_model
+from longattn_hf.model.location import ModelRef, check_file_name, locate, resolve_model
 
 # what a model or its tokenizer is read from
 _READ = {".safetensors", ".gguf", ".json", ".model", ".txt", ".py", ".jinja"}
@@ -32,7 +33,7 @@ def identify(model: ModelRef) -> str:
     path = Path(resolve_model(model.name)).expanduser()
     if path.is_dir():
         only = path / model.gguf_file if model.gguf_file else None
-        files = [only] if only else sorted(file for file in path.iterdir() if file.suffix in _READ and file.is_file())
+        files = [only] if only else _read_from(path)
     elif path.is_file():
         files = [path]
     else:
@@ -40,9 +41,23 @@ def identify(model: ModelRef) -> str:
         _commits[model] = str(commit)
         return str(commit)
     try:
-        return hash_json([[file.name, identify_file(file)] for file in files])
+        within = path if path.is_dir() else path.parent
+        return hash_json([[file.relative_to(within).as_posix(), identify_file(file)] for file in files])
     except OSError as error:
         raise ValueError(f"{model.name!r} cannot be read: {error}") from error
+
+
+def _read_from(folder: Path) -> list[Path]:
+    """Returns the files of a model's folder that count, those in subfolders too that an index of tensors names."""
+    files = {file for file in folder.iterdir() if file.suffix in _READ and file.is_file()}
+    for index in [file for file in files if file.name.endswith(".index.json")]:
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files |= {folder / shard for shard in shards if (folder / check_file_name(shard, folder.name)).is_file()}
+        except (ValueError, KeyError, AttributeError, TypeError):
+            # where it is no index, or leads out of the folder, loading says so better
+            continue
+    return sorted(files)
 
 
 def identify_once(model: ModelRef) -> str:

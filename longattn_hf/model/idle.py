@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Idle(nn.Module):
-    """Stands where a module was whose outcome nobody looks at: the right shape, in no time and memory.
+    """Stands where a module was whose outcome nobody looks at: the right shape, in no time.
 
     Attributes:
         width: The last dimension of what it gives.
@@ -19,12 +19,14 @@ class Idle(nn.Module):
         self.weights = {name: tensor.shape for name, tensor in module.named_parameters(recurse=False)}
         self.dtype = next(module.parameters(recurse=False)).dtype
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Gives zeros `[..., width]` for whatever the module was given, hidden states or ids."""
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """Gives zeros `[..., width]` for whatever the module was given, hidden states or ids, by whatever name."""
+        hidden: Tensor = next(value for value in (*given, *named.values()) if isinstance(value, Tensor))
+        # whole, since some models write into what a module gives
         if not hidden.is_floating_point():
             # an embedding, given ids
-            return hidden.new_zeros((), dtype=self.dtype).expand(*hidden.shape, self.width)
-        return hidden.new_zeros(()).expand(*hidden.shape[:-1], self.width)
+            return hidden.new_zeros(*hidden.shape, self.width, dtype=self.dtype)
+        return hidden.new_zeros(*hidden.shape[:-1], self.width)
 
     def __getattr__(self, name: str) -> Any:
         # some models look at a module's weight, for its dtype or as a bias of its own

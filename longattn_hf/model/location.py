@@ -23,7 +23,7 @@ from longattn_hf.model.loaded import is_loaded, title_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_PACKAGE = "package:"
+_PACKAGE, _ADAPTER = "package:", "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def locate(model: ModelRef | str) -> Location:
         if gguf_file and not (path / gguf_file).is_file():
             raise ValueError(f"{name!r} has no GGUF file {gguf_file!r}; it has {', '.join(gguf_files) or 'none'}.")
         if not gguf_file and not (path / "config.json").is_file():
+            if (path / _ADAPTER).is_file():
+                raise _adapter_refusal(name)
             remedy = "Give a model's directory, a GGUF file or a Hub id"
             if gguf_files:
                 remedy = f"Pass gguf_file={gguf_files[0]!r}"
@@ -162,6 +164,8 @@ def locate(model: ModelRef | str) -> Location:
     try:
         first = _download(name, gguf_file or "config.json", ref.revision, token)
     except FileNotFoundError as error:
+        if not gguf_file and _has_adapter(name, ref.revision, token):
+            raise _adapter_refusal(name) from error
         raise ValueError(f"{error} Is {name!r} the id of a language model's repository?") from error
     # the cache keeps files under snapshots/<commit>/
     commit = first.parts[len(first.parts) - first.parts[::-1].index("snapshots")]
@@ -188,6 +192,21 @@ def resolve_model(name: str) -> str:
             f"The package {package!r} has no file {file!r}; it has {sorted(p.name for p in path.parent.iterdir())}."
         )
     return str(path)
+
+
+def _has_adapter(name: str, revision: str | None, token: str | bool | None) -> bool:
+    try:
+        return _download(name, _ADAPTER, revision, token).is_file()
+    except (FileNotFoundError, ValueError):
+        # the second: not in the cache, and no network
+        return False
+
+
+def _adapter_refusal(name: str) -> ValueError:
+    return ValueError(
+        f"{name!r} has an adapter ({_ADAPTER}), which is not applied here. Merge it (peft's merge_and_unload), save "
+        "the merged model with save_pretrained, and give that one."
+    )
 
 
 def _download(repository: str, name: str, revision: str | None, token: str | bool | None) -> Path:
@@ -220,11 +239,17 @@ def read_config(location: Location, *, trust_remote_code: bool = False) -> "PreT
     """Reads a model's configuration.
 
     Raises:
-        ValueError: It cannot be read, needs code from its repository that is not trusted, or is to be trusted with
-            code that is not its own.
+        ValueError: It cannot be read, needs code from its repository that is not trusted, is to be trusted with code
+            that is not its own, or an adapter lies beside it.
     """
     from transformers import AutoConfig
 
+    if not location.gguf_file and (
+        _has_adapter(location.path, location.commit, location.token)
+        if location.commit
+        else Path(location.path, _ADAPTER).is_file()
+    ):
+        raise _adapter_refusal(location.name)
     try:
         if trust_remote_code:
             refuse_other_code(location)

@@ -6,6 +6,7 @@ architecture needs code of its own: those parameters are loaded and no others, a
 in are not run either.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from longattn_hf.files import hash_json
 from longattn_hf.model.attention_hooks import STOPS_AT_ATTENTION, AttentionCall, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.idle import Idle
@@ -23,11 +25,15 @@ from longattn_hf.model.one_layer_loading import converted_together
 
 # where quantisation methods name the modules that they leave alone
 _SPARES = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules")
+# settings that no first map depends on, and those of RoPE, which a layer's identity holds as they are
+_NO_PART = {"_name_or_path", "architectures", "auto_map", "first_layer_of", "transformers_version", "rope_parameters"}
+_NO_PART |= {"dtype", "torch_dtype", "quantization_config", "initializer_range", "tie_word_embeddings", "use_cache"}
+_NO_PART |= {"bos_token_id", "eos_token_id", "id2label", "label2id", "return_dict", "chunk_size_feed_forward"}
 
 
 def build_one_layer(
     config: PreTrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, dict[str, Rows]]:
+) -> tuple[PreTrainedModel, dict[str, Rows], str]:
     """Builds a model of one layer on the meta device, with the modules that its first map does not need idle.
 
     Args:
@@ -38,7 +44,8 @@ def build_one_layer(
     Returns:
         The model, and what its first queries and keys depend on: the names of parameters and stored buffers, each with
         the rows that count: of the matrix of a fused projection whose queries and keys come before its values, as
-        Phi-3's, the first N of M rows; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's.
+        Phi-3's, the first N of M rows; None for all, also where heads hold q, k and v in turn, as GPT-NeoX's. Then
+        the first attention module's name.
 
     Raises:
         ValueError: The model's first layer is not causal softmax attention called by transformers' interface.
@@ -50,12 +57,36 @@ def build_one_layer(
         text.layer_types = text.layer_types[:1]
     text.num_hidden_layers = 1
     # models keep traces of having run, such as RoPE frequencies for long texts, so another copy is used
-    needed, idle = _trace(_on_meta(config, dtype, trust_remote_code))
+    needed, idle, attention = _trace(_on_meta(config, dtype, trust_remote_code))
     network = _on_meta(config, dtype, trust_remote_code)
     _refuse_quantisation(network, needed)
     for name, width in idle.items():
         network.set_submodule(name, Idle(network.get_submodule(name), width))
-    return network.eval(), needed
+    return network.eval(), needed, attention
+
+
+def hash_settings(config: PreTrainedConfig) -> str:
+    """Hashes the settings of one layer beside its RoPE and dtype: head sizes, scale, eps of the norms and the like.
+
+    What is off (None or False) is left out, as is a setting of a later release of transformers that stands at its
+    default; the hash does not depend on where the configuration was read.
+
+    Args:
+        config: As `build_one_layer` leaves it.
+
+    Returns:
+        Hexadecimal sha256.
+    """
+    settings = config.to_dict() | config.get_text_config(decoder=True).to_dict()
+    without = _NO_PART | set(config.sub_configs)
+    kept = {name: value for name, value in settings.items() if name not in without and not _is_off(value)}
+    # a configuration of the model's own code may hold anything
+    return hash_json(json.loads(json.dumps(kept, default=str)))
+
+
+def _is_off(value: Any) -> bool:
+    # 0 is a value of its own, though it equals False
+    return value is None or value is False
 
 
 def _refuse_quantisation(network: PreTrainedModel, needed: Mapping[str, Rows]) -> None:
@@ -71,7 +102,10 @@ def _refuse_quantisation(network: PreTrainedModel, needed: Mapping[str, Rows]) -
     spared = [name for key in _SPARES for name in settings.get(key) or ()]
     for name in needed:
         owner = name.rpartition(".")[0]
-        if isinstance(network.get_submodule(owner), nn.Linear) and not any(part in owner for part in spared):
+        # not every model's products are made by nn.Linear: GPT-2's are not; rows that ids pick are no product
+        is_factor = network.get_parameter_or_buffer(name).ndim == 2
+        is_factor &= not isinstance(network.get_submodule(owner), nn.Embedding)
+        if is_factor and not any(part in owner for part in spared):
             raise ValueError(
                 f"The model's configuration quantises its weights ({settings.get('quant_method', 'unnamed method')}), "
                 f"{owner} too, which is not computed here: its map is not that of plain weights. Give the unquantised "
@@ -101,12 +135,12 @@ class _ScalarsOfWholeTexts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
+def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int], str]:
     """Finds what the first queries and keys depend on.
 
     Returns:
-        The names of the parameters and stored buffers they depend on, with the rows that count, and the names, with
-        the widths of their outputs, of the modules that run before them and hold none of those.
+        The names of the parameters and stored buffers they depend on, with the rows that count; the names, with the
+        widths of their outputs, of the modules that run before them and hold none of those; the attention's name.
     """
     # not on the meta device, where transformers before 5.20 cannot run
     without_values = FakeTensorMode(allow_non_fake_inputs=True)
@@ -145,7 +179,7 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int]]:
         for module, output in ran
         if not {f"{name_of[module]}.{name}" for name, _ in module.named_parameters(recurse=False)} & kept
     }
-    return needed, idle
+    return needed, idle, name_of.get(call.module, "")
 
 
 def _leaves_of(call: AttentionCall, name_of: Mapping[int, str]) -> dict[str, Rows]:

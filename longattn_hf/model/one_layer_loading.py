@@ -4,6 +4,7 @@ The exact way calls transformers' own loading by its inner names. Where a releas
 loads the same numbers, in more time and memory.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -22,18 +23,38 @@ from longattn_hf.model.byte_ranges import Rows
 
 # what a call by inner names raises in a release that has others
 _CHANGED = (ImportError, TypeError, AttributeError)
+# what attention modules have stored beside weights: masks and positions, which are computed, and what belongs to
+# quantised numbers, which are refused by themselves
+_LEFT_OVER = re.compile(
+    r"(bias|masked_bias|causal_mask|embed_positions|(.*\.)?(rotary\w*|inv_freq)(\..*)?"
+    r"|(.*\.)?(weight[._].+|qweight|scales|qzeros|g_idx|SCB|(input|output|[qkv]|kv|prob)_(scale|zero_point)\w*))"
+)
 
 
-def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str]) -> dict[str, Rows]:
+def pick_stored_names(
+    network: PreTrainedModel, needed: Mapping[str, Rows], names: Collection[str], *, attention: str | None = None
+) -> dict[str, Rows]:
     """Picks from a checkpoint's names those that the `needed` parameters are made of.
+
+    Args:
+        network: Of `build_one_layer`.
+        needed: The parameters, with the rows that count.
+        names: All that the checkpoint holds.
+        attention: The first attention module's name, to refuse what the checkpoint holds for its queries and keys and
+            the network has no place for; None where `names` are picked already.
 
     Returns:
         The names, with the rows to read of each; None for all.
+
+    Raises:
+        ValueError: The checkpoint holds more for `attention` than its configuration says.
     """
     try:
         targets_of = _renamed_by_transformers(network, names)
     except _CHANGED:
         targets_of = _renamed_by_prefix(network, needed, names)
+    if attention:
+        refuse_left_out(network, needed, attention, {name: own[0] for name, (own, _) in targets_of.items() if own})
     twins = {twin: name for twin, name in network.all_tied_weights_keys.items() if name in needed}
     picked: dict[str, Rows] = {}
     covered: set[str] = set()
@@ -47,6 +68,40 @@ def pick_stored_names(network: PreTrainedModel, needed: Mapping[str, Rows], name
             other_names[twins[targets[0]]] = name
     # a matrix that two parameters share may be stored under the other's name alone
     return picked | {name: needed[twin] for twin, name in other_names.items() if twin not in covered}
+
+
+def refuse_left_out(
+    network: PreTrainedModel, needed: Collection[str], attention: str, parameter_of: Mapping[str, str]
+) -> None:
+    """Checks that no stored tensor has a part in the first queries and keys that the network leaves out.
+
+    Args:
+        network: Of `build_one_layer`.
+        needed: The parameters that it reads.
+        attention: The first attention module's name.
+        parameter_of: By stored name, the parameter that it is, or would be.
+
+    Raises:
+        ValueError: One has.
+    """
+    prefix = f"{network.base_model_prefix}."
+    present = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    modules = {name for name, _ in network.named_modules()}
+    for stored, parameter in parameter_of.items():
+        known = {parameter, prefix + parameter, parameter.removeprefix(prefix)}
+        inside = [name for name in known if name.startswith(f"{attention}.")]
+        if known & present or not inside or _LEFT_OVER.fullmatch(inside[0].removeprefix(f"{attention}.")):
+            continue
+        owner = inside[0]
+        while owner not in modules:
+            owner = owner.rpartition(".")[0]
+        # the values' and the output's projections have no part in the map
+        if owner == attention or any(name.startswith(f"{owner}.") for name in needed):
+            raise ValueError(
+                f"The checkpoint holds {stored}, for which a {network.config.model_type} model of its configuration "
+                "has no place, so the first map would be another than the one trained. The files do not belong "
+                "together: correct config.json, or fetch the model again."
+            )
 
 
 def _renamed_by_transformers(network: PreTrainedModel, names: Iterable[str]) -> dict[str, tuple[list[str], bool]]:
@@ -87,6 +142,8 @@ def _renamed_by_prefix(
         numbers = [part for part in name.split(".") if part.isdecimal()]
         if lacking and not targets and numbers[:1] in ([], ["0"]):
             targets_of[name] = (lacking, True)
+        elif not targets:
+            targets_of[name] = ([name], False)
     return targets_of
 
 

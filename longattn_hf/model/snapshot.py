@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from longattn_hf.files import hash_json
 from longattn_hf.model.one_layer import build_one_layer
+from longattn_hf.model.one_layer_loading import refuse_left_out
 from longattn_hf.model.tensors import Tensors, hash_tensors
 
 
@@ -33,7 +34,7 @@ class Snapshot:
             ValueError: Its first layer is not causal softmax attention, or it is not made of its configuration's
                 parameters alone: quantised, or with adapters.
         """
-        network, needed = build_one_layer(deepcopy(model.config), model.dtype)
+        network, needed, attention = build_one_layer(deepcopy(model.config), model.dtype)
         prefix = f"{network.base_model_prefix}."
         there = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         # a model without its head has its base's names
@@ -43,6 +44,7 @@ class Snapshot:
                 f"The {type(model).__name__} given lacks {', '.join(absent)}, which its first layer needs: merge its "
                 "adapters, or give the name of the model."
             )
+        refuse_left_out(network, needed, attention, {name: name for name in there})
         tensors: dict[str, Tensor] = {name: there[own].detach().cpu().clone() for name, own in known.items()}
         digest = hash_tensors((name, str(tensor.dtype), tensor) for name, tensor in sorted(tensors.items()))
         config = deepcopy(model.config)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longattn_hf.model.byte_ranges import Rows, fetch_tensors, refuse_other_rows
+from longattn_hf.model.gguf_fields import refuse_unread_attention
 from longattn_hf.model.identity import stamp_of
 from longattn_hf.model.location import Location, check_file_name
 
@@ -181,6 +182,9 @@ def read_gguf(file: GgufFile, model: "PreTrainedModel", parameters: Collection[s
 
     Names, and the permutation of query and key rows in which llama.cpp stores some architectures, are undone by
     transformers' own tables.
+
+    Raises:
+        ValueError: The file holds more for the first queries and keys than the model has a place for.
     """
     from gguf import dequantize
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
@@ -188,6 +192,7 @@ def read_gguf(file: GgufFile, model: "PreTrainedModel", parameters: Collection[s
     processor_class = TENSOR_PROCESSORS.get(file.fields.get("general.architecture", ""), TensorProcessor)
     processor = processor_class(config=model.config.get_text_config().to_dict())
     name_of = get_gguf_hf_weights_map(model, processor)
+    refuse_unread_attention([tensor.name for tensor in file.tensors], name_of)
     stored = sorted((t for t in file.tensors if name_of.get(t.name) in parameters), key=lambda tensor: tensor.name)
     tensors = {}
     for tensor in stored:
@@ -195,12 +200,3 @@ def read_gguf(file: GgufFile, model: "PreTrainedModel", parameters: Collection[s
         tensors[name_of[tensor.name]] = torch.tensor(weights)
     digest = hash_tensors((t.name, t.tensor_type.name, torch.tensor(t.data)) for t in stored)
     return Tensors(by_name=tensors, sha256=digest)
-
-
-def gguf_rope_scaling(file: GgufFile) -> str | None:
-    """Names what a GGUF file says of RoPE scaling, which transformers does not read; None where it says nothing."""
-    factors = [tensor.name for tensor in file.tensors if tensor.name.startswith("rope_f")]
-    kind = file.fields.get(f"{file.fields.get('general.architecture')}.rope.scaling.type")
-    if factors:
-        return f"the tensor {factors[0]}"
-    return f"rope.scaling.type = {kind!r}" if kind not in (None, "none") else None

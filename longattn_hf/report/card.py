@@ -107,7 +107,11 @@ def render_card(report: Report, *, for_page: bool = False) -> str:
     ratio = settings["min_distance"] / settings["window_tokens"]
     positions = report.model.max_positions
     model = vars(report.model)
-    stated = [name for name in model if name not in _MODEL_FACTS and not (not_run and model[name] is None)]
+    # reports of earlier releases have no hash of the settings
+    open_facts = set(model) if not_run else {"config_sha256"}
+    stated = [
+        name for name in model if name not in _MODEL_FACTS and (name not in open_facts or model[name] is not None)
+    ]
     examples, more_examples = _examples(report)
     long_licences = [name for name in dict.fromkeys(row.license or "" for row in report.sources) if len(name) > 32]
     words = environment(not_run)

@@ -103,7 +103,9 @@ class SourceFacts:
 
 @fact_type
 class ModelFacts:
-    """The first layer that scored; `sha256` is that of the tensors read, `revision` None for local files.
+    """The first layer that scored; `revision` is None for local files.
+
+    `sha256` is that of the tensors read, `config_sha256` that of the layer's settings.
 
     Where LongAttn did not score, the model is the one whose tokenizer cut the windows.
     """
@@ -111,6 +113,7 @@ class ModelFacts:
     model: Text
     revision: Text | None = None
     sha256: Text | None = None
+    config_sha256: Text | None = None
     dtype: Text | None = None
     rope: dict[str, Any] | None = None
     rope_theta: float | None = None

@@ -144,10 +144,11 @@ class LongAttnScorer(ModelScorer):
 
     @property
     def scale(self) -> dict[str, Any]:
-        """What the scale of the scores depends on, as plain values: the tensors, the tokenizer and the settings."""
+        """What the scale of the scores depends on, as plain values: the layer, the tokenizer and the settings."""
         identity = self.load_layer().identity
         return {
             "tensors": identity["sha256"],
+            "settings": identity["config_sha256"],
             "rope": identity["rope"],
             "tokenizer": identify_tokenizer(self.tokenizer_ref),
             "convention": self.convention,

@@ -86,7 +86,7 @@ class ScoreStatistics:
         return ScoreStatistics(merged, self.scorer if other.scorer is not None else None)
 
     def refuse_unless_made_by(self, scorer: Mapping[str, Any], name: str) -> None:
-        """Checks that the statistics are of a scorer's scores, and warns where they do not say whose they are.
+        """Checks that the statistics are of a scorer's scores, and warns where they do not say all of whose they are.
 
         Raises:
             ValueError: They are of another's; says in what.
@@ -94,7 +94,12 @@ class ScoreStatistics:
         if self.scorer is None:
             logger.warning("%s do not say what scored, so nothing tells whether they are on the same scale.", name)
             return
-        other = [key for key in sorted({*scorer, *self.scorer}) if scorer.get(key) != self.scorer.get(key)]
+        keys = {*scorer, *self.scorer}
+        # earlier releases did not write it
+        if ("settings" in scorer) != ("settings" in self.scorer):
+            keys.remove("settings")
+            logger.warning("%s do not say with what settings of the model, so nothing tells whether they match.", name)
+        other = [key for key in sorted(keys) if scorer.get(key) != self.scorer.get(key)]
         if other:
             differences = ", ".join(f"{key} ({self.scorer.get(key)!r}, here {scorer.get(key)!r})" for key in other)
             raise ValueError(

@@ -74,6 +74,13 @@ ARCHITECTURES = {
 }
 
 
+ARCHITECTURES |= {
+    # what stands for values is written into, and called by its argument's name
+    "olmo that clips": ("Olmo", dict(clip_qkv=8.0)),
+    "falcon h1": ("FalconH1", dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8)),
+}
+
+
 # before, transformers gave these models masks of their own, and the layers are refused
 ASKS_FOR_A_RULE_SINCE = {"opt": "5.10", "stablelm": "5.10"}
 
@@ -183,6 +190,16 @@ def test_loading_by_public_names_alone_refuses_what_does_not_belong_together(tmp
         FirstLayer.from_pretrained(str(tmp_path))
 
 
+def test_the_callers_autocast_changes_no_number(tiny_llama):
+    layer = FirstLayer.from_pretrained(str(tiny_llama), device="cpu")
+    q, k, _ = layer.query_key(some_ids())
+    with torch.autocast("cpu", torch.bfloat16):
+        again_q, again_k, _ = layer.query_key(some_ids())
+        made_inside = FirstLayer.from_pretrained(str(tiny_llama), device="cpu")
+    assert torch.equal(again_q, q) and torch.equal(again_k, k)
+    assert torch.equal(made_inside.query_key(some_ids())[0], q)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "phi3"])
 def test_bfloat16_queries_and_keys_are_those_of_the_whole_model(tmp_path, name):
     kind, settings = ARCHITECTURES[name]
@@ -240,6 +257,49 @@ def test_a_checkpoint_of_nothing_but_the_needed_tensors_is_enough(tmp_path, tiny
     assert torch.equal(ours.query_key(some_ids())[0], whole.query_key(some_ids())[0])
     assert ours.identity["sha256"] == whole.identity["sha256"]
     assert {name for name, p in ours._model.named_parameters() if not p.is_meta} == NEEDED
+
+
+@pytest.mark.parametrize("inner_names", [True, False])
+@pytest.mark.parametrize("prefix", ["model.", ""], ids=["whole", "saved without its head"])
+@pytest.mark.parametrize("extra", ["q_proj.bias", "k_norm.weight", "q_proj.lora_A.default.weight"])
+def test_a_checkpoint_that_holds_more_for_queries_and_keys_than_its_configuration_says_is_refused(
+    tmp_path, tiny_llama, monkeypatch, inner_names, prefix, extra
+):
+    if not inner_names:
+        refuse_inner_names(monkeypatch)
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    tensors = load_file(tiny_llama / "model.safetensors")
+    tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+    name = f"{prefix}layers.0.self_attn.{extra}"
+    save_file(tensors | {name: torch.ones(64)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"holds {name}, for which a llama model of its configuration has no place"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "left_over"),
+    [
+        ("llama with yarn", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.v_proj.bias"]),
+        ("llama with yarn", ["model.layers.1.self_attn.q_proj.bias", "model.layers.0.self_attn.k_scale"]),
+        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+        ("gpt_neox", [f"gpt_neox.layers.0.attention.{name}" for name in ("bias", "rotary_emb.inv_freq")]),
+        ("phi3", ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+    ],
+)
+def test_what_a_checkpoint_holds_beside_queries_and_keys_is_left_over(tmp_path, name, left_over):
+    kind, settings = ARCHITECTURES[name]
+    save_model(tmp_path, kind, **settings)
+    before = FirstLayer.from_pretrained(str(tmp_path)).identity
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {name: torch.ones(8) for name in left_over}, tmp_path / "model.safetensors")
+    assert FirstLayer.from_pretrained(str(tmp_path)).identity == before
+
+
+def test_a_loaded_model_with_more_for_its_queries_than_its_configuration_says_is_refused(tiny_llama):
+    model = LlamaForCausalLM.from_pretrained(tiny_llama)
+    model.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.ones(64))
+    with pytest.raises(ValueError, match="holds model.layers.0.self_attn.q_proj.bias, for which"):
+        FirstLayer.from_model(model)
 
 
 @pytest.mark.parametrize("absent", sorted(NEEDED))
@@ -368,6 +428,22 @@ def test_weights_that_are_quantised_while_loading_are_refused(tmp_path, tiny_lla
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
     with pytest.raises(ValueError, match=rf"quantises its weights \({settings['quant_method']}\), .*self_attn"):
+        FirstLayer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(quant_method="bitsandbytes", load_in_8bit=True, llm_int8_skip_modules=["lm_head"]),
+        dict(quant_method="fp8"),
+    ],
+    ids=lambda settings: settings["quant_method"],
+)
+def test_a_quantisation_of_other_layers_than_linear_ones_is_refused(tmp_path, settings):
+    save_model(tmp_path, "GPT2", **ARCHITECTURES["gpt2"][1])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    with pytest.raises(ValueError, match=rf"quantises its weights \({settings['quant_method']}\), .*c_attn"):
         FirstLayer.from_pretrained(str(tmp_path))
 
 

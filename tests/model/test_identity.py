@@ -7,18 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from transformers import LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM
 
-from longattn_hf import EchoScorer, LongAttnScorer, WindowDocuments
+from longattn_hf import EchoScorer, FirstLayer, LongAttnScorer, WindowDocuments
 from longattn_hf.baselines import LossGain
 from longattn_hf.model import identity
 from longattn_hf.model.identity import identify
 from longattn_hf.model.location import ModelRef
 from longattn_hf.model.tokenizer import load_tokenizer
 from longattn_hf.scoring import echo
-from tests.support.tiny import save_tiny_llama
+from tests.support.tiny import TINY_SIZES, build_tokenizer, save_tiny_llama
 
 # each of 40 words again and again, never in the same order
 ECHOING = " ".join(f"w{(i * i + i // 7) % 40}" for i in range(900))
@@ -49,6 +51,67 @@ def test_other_weights_in_the_same_folder_are_scored_anew_in_one_process(model, 
     second = documents.map(scorer)
     true = documents.map(scorer, load_from_cache_file=False)
     assert second.to_dict() == true.to_dict() != first.to_dict()
+
+
+def test_other_weights_in_a_subfolder_that_the_index_names_are_other_bytes(model, tiny_llama):
+    before = identify(ModelRef(str(model)))
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    (model / "weights").mkdir()
+    shard = "weights/part.safetensors"
+    save_file(tensors, model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard)}))
+    scorer = LongAttnScorer(str(model))
+    first = scorer({"text": [TEXT]})
+    assert first == LongAttnScorer(str(tiny_llama))({"text": [TEXT]})
+    known, hashed = identify(ModelRef(str(model))), Hasher.hash(scorer)
+    assert identify(ModelRef(str(model))) == known != before
+    query = "model.layers.0.self_attn.q_proj.weight"
+    save_file(tensors | {query: tensors[query].flip(0)}, model / shard)
+    assert identify(ModelRef(str(model))) != known and Hasher.hash(LongAttnScorer(str(model))) != hashed
+    assert scorer({"text": [TEXT]}) != first
+
+
+def save_granite(folder, attention_multiplier):
+    torch.manual_seed(0)
+    sizes = TINY_SIZES | {"initializer_range": 0.5, "pad_token_id": 2}
+    GraniteForCausalLM(GraniteConfig(**sizes, attention_multiplier=0.25)).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    # the same tensors, by other numbers
+    (folder / "config.json").write_text(json.dumps(config | {"attention_multiplier": attention_multiplier}))
+    return str(folder)
+
+
+def test_other_settings_of_the_same_tensors_are_another_layer(tmp_path):
+    sharp, flat = (save_granite(tmp_path / name / "m", value) for name, value in {"a": 0.25, "b": 0.02}.items())
+    scorers = [LongAttnScorer(model) for model in (sharp, flat)]
+    first, other = (scorer({"text": [TEXT]})["dependency_strength"][0] for scorer in scorers)
+    assert abs(first - other) > 1e-3
+    assert scorers[0].fingerprint != scorers[1].fingerprint and scorers[0].scale != scorers[1].scale
+    # objects go by what they are made of: one must not stand where the other was given
+    layers = [FirstLayer.from_pretrained(model) for model in (sharp, flat)]
+    given = [LongAttnScorer(layer, tokenizer=sharp) for layer in layers]
+    assert [scorer({"text": [TEXT]})["dependency_strength"][0] for scorer in given] == [first, other]
+    assert layers[0].identity["sha256"] == layers[1].identity["sha256"]
+
+
+def test_settings_without_a_part_in_the_map_leave_the_identity_as_it_is(model, tmp_path):
+    layer = FirstLayer.from_pretrained(str(model))
+    layer.save_pretrained(tmp_path / "saved")
+    saved = FirstLayer.from_pretrained(str(tmp_path / "saved"))
+    assert saved.identity["config_sha256"] == layer.identity["config_sha256"]
+    config = json.loads((model / "config.json").read_text())
+    others = {
+        "transformers_version": "5.99",
+        "use_cache": False,
+        "num_hidden_layers": 1,
+        "a_setting_of_tomorrow": None,
+    }
+    (model / "config.json").write_text(json.dumps(config | others))
+    assert FirstLayer.from_pretrained(str(model)).identity == layer.identity
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-2}))
+    assert FirstLayer.from_pretrained(str(model)).identity != layer.identity
 
 
 def test_another_tokenizer_in_the_same_folder_cuts_anew(model):

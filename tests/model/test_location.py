@@ -1,3 +1,4 @@
+import shutil
 from importlib.metadata import version
 
 import pytest
@@ -38,6 +39,18 @@ def test_a_packages_file_is_located_as_its_path_is(packaged):
     name, file = packaged
     assert locate(name) == locate(ModelRef(name)) == locate(str(file))
     assert locate(name).name == "tiny_model_package/tiny.gguf"
+
+
+@pytest.mark.parametrize("beside", [["config.json", "model.safetensors"], []], ids=["beside its base", "alone"])
+def test_a_model_with_an_adapter_is_refused_wherever_it_lies(tmp_path, tiny_llama, hub, beside):
+    for name in beside:
+        shutil.copy(tiny_llama / name, tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "me/base"}')
+    hub.create("me/adapted", {path.name: path.read_bytes() for path in tmp_path.iterdir()}, type="model")
+    for model in (str(tmp_path), "me/adapted"):
+        for load in (FirstLayer.from_pretrained, lambda model: LossGain(model=model).load_model()):
+            with pytest.raises(ValueError, match=r"has an adapter .*merge_and_unload"):
+                load(model)
 
 
 @needs_smollm2

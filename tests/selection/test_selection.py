@@ -473,6 +473,14 @@ def test_statistics_know_their_scorer_and_refuse_another(tmp_path):
     assert loaded.merge(statistics_of(scored_windows(3))).scorer is None
 
 
+def test_statistics_of_a_release_that_did_not_write_the_models_settings_are_warned_of(caplog):
+    earlier = statistics_of(scored_windows(3), tensors="a1")
+    earlier.refuse_unless_made_by({"tensors": "a1", "settings": "c3"}, "They")
+    assert "They do not say with what settings of the model" in caplog.text
+    with pytest.raises(ValueError, match=r"settings \('c3', here 'd4'\)"):
+        statistics_of(scored_windows(3), settings="c3").refuse_unless_made_by({"settings": "d4"}, "They")
+
+
 def test_statistics_that_do_not_say_whose_they_are_or_lie_far_off_are_warned_of(caplog):
     own = statistics_of(scored_windows(40))
     own.refuse_unless_made_by({"tensors": "a1"}, "The statistics s.json")
