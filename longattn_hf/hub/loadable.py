@@ -14,7 +14,7 @@ from datasets.table import table_cast, table_visitor
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from longattn_hf.hub.card_merge import matches
+from longattn_hf.hub.patterns import matches
 from longattn_hf.hub.repository import LocalFile
 
 logger = logging.getLogger(__name__)

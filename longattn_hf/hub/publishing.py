@@ -15,11 +15,12 @@ from huggingface_hub.hf_api import RepoFile
 
 from longattn_hf import __version__
 from longattn_hf.hub.access import check_target
-from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
+from longattn_hf.hub.card_merge import merge_cards, read_configurations
 from longattn_hf.hub.client import persist, usable_token
 from longattn_hf.hub.deadlines import allow, bounded_timeouts
 from longattn_hf.hub.layout import CARD
 from longattn_hf.hub.loadable import check_card
+from longattn_hf.hub.patterns import file_patterns, matches
 from longattn_hf.hub.release import Configuration, Release
 from longattn_hf.hub.repository import AGAIN, REQUEST_SECONDS, WHOLE_SECONDS, Repository, differing
 from longattn_hf.hub.staging import stage_dataset

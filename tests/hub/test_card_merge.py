@@ -8,13 +8,12 @@ from huggingface_hub import DatasetCard
 from longattn_hf.hub.card_merge import (
     BEGIN,
     END,
-    file_patterns,
-    matches,
     merge_cards,
     name_repository,
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.patterns import file_patterns, matches
 from tests.support.reports import example_report, render
 
 OURS = f"""---
