@@ -200,8 +200,13 @@ def _merge_value(key: str, old: Any, new: Any) -> Any:
     return old
 
 
+def _is_default(name: str, configuration: Mapping[str, Any]) -> bool:
+    """Whether `datasets` loads a configuration by itself: that of this name, said or not."""
+    return name == "default" or bool(configuration.get("default"))
+
+
 def _merge_configurations(old: dict[str, dict], new: dict[str, dict]) -> list[dict[str, Any]]:
-    foreign_default = any(entry.get("default") for name, entry in old.items() if name not in new)
+    foreign_default = any(_is_default(name, entry) for name, entry in old.items() if name not in new)
     merged = []
     for name, entry in (old | new).items():
         if name in new and foreign_default:

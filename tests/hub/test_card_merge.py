@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import yaml
+from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from longattn_hf.hub.card_merge import (
@@ -93,10 +94,13 @@ def test_a_key_whose_value_stays_keeps_its_text():
 
 
 def test_there_is_one_default_and_a_foreign_one_stays():
-    foreign = THEIRS.replace("config_name: theirs\n", "config_name: theirs\n  default: true\n")
-    for card, default in ((THEIRS, "arxiv"), (foreign, "theirs")):
+    flagged = THEIRS.replace("config_name: theirs\n", "config_name: theirs\n  default: true\n")
+    # that of this name is the default to datasets without a flag
+    named = THEIRS.replace("config_name: theirs\n", "config_name: default\n")
+    for card, default in ((THEIRS, "arxiv"), (flagged, "theirs"), (named, "default")):
         merged = merge_cards(card, OURS)
-        assert [e["config_name"] for e in front_matter(merged)["configs"] if e.get("default")] == [default]
+        configurations = MetadataConfigs.from_dataset_card_data(DatasetCard(merged).data)
+        assert configurations.get_default_config_name() == default
         assert merge_cards(merged, OURS) == merged
 
 

@@ -250,6 +250,22 @@ def test_a_card_edited_by_hand_survives_two_publishes(hub, release, tmp_path):
         assert load_dataset(REPO, "book", split="train").num_rows == 5, "a configuration not built again stays"
 
 
+def test_what_datasets_pushed_before_stays_loadable_and_the_default(hub, release):
+    Dataset.from_dict({"n": [1, 2, 3]}).push_to_hub(REPO)
+    publish(release, REPO)
+    for arguments in ((), ("default",)):
+        assert load_dataset(REPO, *arguments, split="train")["n"] == [1, 2, 3]
+    assert load_dataset(REPO, "arxiv", split="train").to_list() == rows("arxiv", 7).to_list()
+
+
+def test_a_second_default_is_refused_before_anything_is_sent(hub):
+    card = "---\nconfigs:\n- config_name: theirs\n  data_files: theirs.csv\n  default: true\n---\n"
+    hub.create(REPO, {"README.md": card.encode(), "theirs.csv": b"a\n1\n"})
+    with pytest.raises(ValueError, match="several default configs: 'theirs' and 'default'"):
+        publish(Dataset.from_dict({"n": [1]}), REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
+
+
 def test_a_card_with_broken_markers_is_refused_before_anything_is_sent(hub, release):
     hub.create(REPO, {"README.md": f"{BEGIN} and no end".encode()})
     with pytest.raises(ValueError, match="correct it by hand"):
