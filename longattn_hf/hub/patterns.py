@@ -8,10 +8,10 @@ from typing import Any
 
 def file_patterns(configuration: Mapping[str, Any]) -> list[str]:
     """The path patterns of one entry of `configs`, over all of its splits."""
-    folder = configuration.get("data_dir")
-    if folder and not configuration.get("data_files"):
-        return [f"{str(folder).strip('/')}/**"]
-    return _paths(configuration.get("data_files"))
+    folder = str(configuration.get("data_dir") or "").strip("/")
+    # where a configuration names no files, datasets looks for them everywhere
+    patterns = _paths(configuration.get("data_files")) or ["**"]
+    return [f"{folder}/{pattern.removeprefix('./')}" if folder else pattern for pattern in patterns]
 
 
 def _paths(files: Any) -> list[str]:

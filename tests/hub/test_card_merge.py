@@ -281,5 +281,8 @@ def test_patterns_reach_through_folders_where_they_say_so():
         "train-1.csv", ["train-[!0-9].csv", "train-??.csv"]
     )
     assert file_patterns({"data_dir": "a/b/"}) == ["a/b/**"]
+    assert file_patterns({"data_dir": "a", "data_files": ["./x.csv", "y/*"]}) == ["a/x.csv", "a/y/*"]
+    # datasets looks everywhere
+    assert file_patterns({"drop_labels": True}) == ["**"]
     with pytest.raises(ValueError, match="must be paths, 5 is not one"):
         file_patterns({"data_files": 5})

@@ -579,6 +579,27 @@ def test_a_configuration_that_names_a_folder_keeps_its_files(hub, release, tmp_p
     assert on_the_hub(hub)["old/deep/er/a.parquet"] == shard
 
 
+COVERING = {"data_dir": "data"}, {"data_files": "**/*.parquet"}, {"data_files": "*.json"}, {"drop_labels": True}
+
+
+@pytest.mark.parametrize("files", COVERING, ids=str)
+def test_a_configuration_that_would_take_our_files_is_named_and_nothing_sent(hub, release, tmp_path, files):
+    rows("mine", 2).to_parquet(tmp_path / "mine.parquet")
+    front = {"configs": [{"config_name": "mine"} | files]}
+    hub.create(REPO, {"README.md": f"---\n{yaml.safe_dump(front)}---\n".encode()})
+    hub.push(hub.repos["dataset", REPO], {"data/train.parquet": (tmp_path / "mine.parquet").read_bytes()})
+    before = hub.repos["dataset", REPO].files
+    taken = "report.json" if files == COVERING[2] else "(report.json|data/arxiv/train-00000-of-00002.parquet)"
+    with pytest.raises(ValueError, match=f"the configuration 'mine' of {REPO} .* would take this release's {taken}"):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and hub.repos["dataset", REPO].files == before
+    front["configs"][0] = {"config_name": "mine", "data_files": "data/*.parquet"}
+    hub.push(hub.repos["dataset", REPO], {"README.md": f"---\n{yaml.safe_dump(front)}---\n".encode()})
+    publish(release, REPO)
+    assert load_dataset(REPO, "mine", split="train").to_list() == rows("mine", 2).to_list()
+    assert load_dataset(REPO, "book", split="train").num_rows == 5
+
+
 @pytest.mark.parametrize("front", ["1: a\n", "configs:\n- config_name: x\n  data_files: {a: b.csv}\n"])
 def test_a_card_that_datasets_would_not_read_after_the_merge_is_refused(hub, release, front):
     hub.create(REPO, {"README.md": f"---\n{front}---\n".encode()})
