@@ -64,6 +64,11 @@ def merge_cards(theirs: str | None, ours: str) -> str:
     return f"{opening}{merged}{body}" if opening else f"---{newline}{merged}---{newline}{body}"
 
 
+def has_markers(card: str) -> bool:
+    """Whether a card holds this package's part: the repository is one that it published to."""
+    return BEGIN in card
+
+
 def name_repository(card: str, repo_id: str) -> str:
     """Puts a repository's full name into the code of a card that loads the dataset, in each of its calls.
 

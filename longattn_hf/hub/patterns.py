@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from longattn_hf.hub.layout import DATA, SCORES
+
 
 def file_patterns(configuration: Mapping[str, Any]) -> list[str]:
     """The path patterns of one entry of `configs`, over all of its splits."""
@@ -38,3 +40,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(
         "".join(signs.get(part, part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
     )
+
+
+def has_our_layout(name: str, configuration: Mapping[str, Any]) -> bool:
+    """Whether a configuration's files lie where a release has those of its configuration of that name."""
+    folders = (f"{DATA}/{name}/", *([f"{SCORES}/"] if name == SCORES else []))
+    return all(pattern.removeprefix("./").startswith(folders) for pattern in file_patterns(configuration))

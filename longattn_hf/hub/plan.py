@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.hf_api import RepoFile
 
-from longattn_hf.hub.card_merge import merge_cards, read_configurations
+from longattn_hf.hub.card_merge import BEGIN, END, has_markers, merge_cards, read_configurations
 from longattn_hf.hub.layout import CARD
 from longattn_hf.hub.loadable import check_card
-from longattn_hf.hub.patterns import file_patterns, matches
+from longattn_hf.hub.patterns import file_patterns, has_our_layout, matches
 from longattn_hf.hub.release import Release
-from longattn_hf.hub.repository import Repository, differing
+from longattn_hf.hub.repository import Repository, differing, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,12 @@ class Plan:
         """Refuses what would harm others, and warns of what nobody would load any more.
 
         Raises:
-            ValueError: `datasets` could not read the merged card; or another configuration uses shards that the
-                release would delete, or would take the release's files for its own.
+            ValueError: `datasets` could not read the merged card; files or configurations of others would be replaced
+                or deleted; or another configuration uses shards that the release would delete, or would take the
+                release's files for its own.
         """
         check_card(self.card, "the README.md on the Hub with this release's part in it")
+        self._check_replaced()
         self._warn_of_unnamed_data()
         new: list[str] = sum(self.release.patterns.values(), [])
         for name, patterns in self._foreign().items():
@@ -99,6 +101,28 @@ class Plan:
                     "elsewhere"
                 )
 
+    def _check_replaced(self) -> None:
+        marked, own = has_markers(self.theirs or ""), self._own()
+        lost = [f"configuration {name!r}" for name in self.before if name in self.release.patterns and name not in own]
+        if not marked:
+            lost += [path for path in differing(self.release.files, self.there) if path in self.there]
+            lost += self._stale()
+        if lost:
+            markers = "" if marked else f" (or, of an earlier release, put {BEGIN} and {END} into the README.md)"
+            raise ValueError(
+                f"{self.repo_id} holds what no release has put there and this one would replace or delete: "
+                f"{list_some(lost)}. Publish in another repository, or move and rename what is there{markers}"
+            )
+
+    def _own(self) -> set[str]:
+        """The configurations that this release may replace: those of an earlier one, and any of the same files."""
+        marked = has_markers(self.theirs or "")
+        return {
+            name
+            for name, entry in self.before.items()
+            if (marked and has_our_layout(name, entry)) or file_patterns(entry) == self.release.patterns.get(name)
+        }
+
     def _foreign(self) -> dict[str, list[str]]:
         """The patterns of the configurations that are not of this release, by name."""
         return {name: file_patterns(entry) for name, entry in self.before.items() if name not in self.release.patterns}
@@ -109,7 +133,7 @@ class Plan:
     def _stale(self) -> list[str]:
         """Shards of an earlier release of our configurations: no reader must get rows of both."""
         ours: list[str] = sum(self.release.patterns.values(), [])
-        for name in self.release.patterns.keys() & self.before.keys():
+        for name in self.release.patterns.keys() & self._own():
             ours = ours + file_patterns(self.before[name])
         foreign: list[str] = sum(self._foreign().values(), [])
         return [path for path in self._old_shards() if matches(path, ours) and not matches(path, foreign)]
