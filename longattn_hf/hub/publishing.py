@@ -74,7 +74,8 @@ def publish(
     Shards are uploaded ahead of the commit, and those that are stored are not sent again: a publish that was stopped
     goes on when it is repeated, and one that changes nothing makes no commit. A concurrent push, a rate limit, a lost
     connection or a lost answer leads to another attempt from the files on disk. A card on the Hub keeps what people
-    wrote (see `merge_cards`), and other configurations stay. In the end row counts and content hashes are read back.
+    wrote (see `merge_cards`), and other configurations stay; files and configurations that no release of this package
+    has put there are neither replaced nor deleted. In the end row counts and content hashes are read back.
 
     Args:
         source: The output folder of a build, or a dataset (one configuration a `category`, where it has them).
@@ -94,7 +95,7 @@ def publish(
         The commit, and what it holds.
 
     Raises:
-        ValueError: An argument, the files, the token, a permission or the card on the Hub must be changed.
+        ValueError: An argument, the files, the token, a permission or what is on the Hub must be changed.
         ConnectionError: All attempts failed, or the time is over; the same call goes on with what is missing.
         RuntimeError: What was read back differs from what was sent.
         OSError: The disk is full while shards are written.
