@@ -3,8 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -65,6 +64,11 @@ def merge_cards(theirs: str | None, ours: str) -> str:
     return f"{opening}{merged}{body}" if opening else f"---{newline}{merged}---{newline}{body}"
 
 
+def has_markers(card: str) -> bool:
+    """Whether a card holds this package's part: the repository is one that it published to."""
+    return BEGIN in card
+
+
 def name_repository(card: str, repo_id: str) -> str:
     """Puts a repository's full name into the code of a card that loads the dataset, in each of its calls.
 
@@ -98,40 +102,6 @@ def read_row_counts(card: str) -> dict[str, int]:
         }
     except (KeyError, TypeError) as error:
         raise ValueError("the card's dataset_info must give the num_examples of each of its splits") from error
-
-
-def file_patterns(configuration: Mapping[str, Any]) -> list[str]:
-    """The path patterns of one entry of `configs`, over all of its splits."""
-    folder = configuration.get("data_dir")
-    if folder and not configuration.get("data_files"):
-        return [f"{str(folder).strip('/')}/**"]
-    return _paths(configuration.get("data_files"))
-
-
-def _paths(files: Any) -> list[str]:
-    if isinstance(files, Mapping):
-        files = files.get("path", list(files.values()))
-    if isinstance(files, str):
-        return [files]
-    if isinstance(files, list):
-        return sum((_paths(entry) for entry in files), [])
-    if files is None:
-        return []
-    raise ValueError(f"a card's data_files must be paths, {files!r} is not one: correct it by hand")
-
-
-def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path in a repository is one that the patterns name; `*` stops at a slash, `**` does not."""
-    return any(_compiled(pattern).fullmatch(path) for pattern in patterns)
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
-    return re.compile(
-        "".join(signs.get(part, part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
-    )
 
 
 def _split(card: str, where: str) -> tuple[str, str, str]:
@@ -235,8 +205,13 @@ def _merge_value(key: str, old: Any, new: Any) -> Any:
     return old
 
 
+def _is_default(name: str, configuration: Mapping[str, Any]) -> bool:
+    """Whether `datasets` loads a configuration by itself: that of this name, said or not."""
+    return name == "default" or bool(configuration.get("default"))
+
+
 def _merge_configurations(old: dict[str, dict], new: dict[str, dict]) -> list[dict[str, Any]]:
-    foreign_default = any(entry.get("default") for name, entry in old.items() if name not in new)
+    foreign_default = any(_is_default(name, entry) for name, entry in old.items() if name not in new)
     merged = []
     for name, entry in (old | new).items():
         if name in new and foreign_default:

@@ -14,7 +14,7 @@ from datasets.table import table_cast, table_visitor
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from longattn_hf.hub.card_merge import matches
+from longattn_hf.hub.patterns import matches
 from longattn_hf.hub.repository import LocalFile
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,10 @@ def check_card(card: str, where: str) -> tuple[MetadataConfigs, DatasetInfosDict
     """
     try:
         data = DatasetCard(card.removeprefix("\ufeff")).data
-        return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
+        configurations = MetadataConfigs.from_dataset_card_data(data)
+        # of two defaults, nothing can be loaded
+        configurations.get_default_config_name()
+        return configurations, DatasetInfosDict.from_dataset_card_data(data)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"datasets cannot read {where}: correct its front matter by hand ({reason})") from error

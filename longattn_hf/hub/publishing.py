@@ -10,24 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import HfApi, HfFileSystem
 
 from longattn_hf import __version__
 from longattn_hf.hub.access import check_target
-from longattn_hf.hub.card_merge import file_patterns, matches, merge_cards, read_configurations
 from longattn_hf.hub.client import persist, usable_token
 from longattn_hf.hub.deadlines import allow, bounded_timeouts
-from longattn_hf.hub.layout import CARD
-from longattn_hf.hub.loadable import check_card
+from longattn_hf.hub.patterns import matches
+from longattn_hf.hub.plan import Plan
 from longattn_hf.hub.release import Configuration, Release
 from longattn_hf.hub.repository import AGAIN, REQUEST_SECONDS, WHOLE_SECONDS, Repository, differing
 from longattn_hf.hub.staging import stage_dataset
 
 logger = logging.getLogger(__name__)
-
-# what datasets loads by itself where a card names no configurations
-_DATA = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".zip", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +74,8 @@ def publish(
     Shards are uploaded ahead of the commit, and those that are stored are not sent again: a publish that was stopped
     goes on when it is repeated, and one that changes nothing makes no commit. A concurrent push, a rate limit, a lost
     connection or a lost answer leads to another attempt from the files on disk. A card on the Hub keeps what people
-    wrote (see `merge_cards`), and other configurations stay. In the end row counts and content hashes are read back.
+    wrote (see `merge_cards`), and other configurations stay; files and configurations that no release of this package
+    has put there are neither replaced nor deleted. In the end row counts and content hashes are read back.
 
     Args:
         source: The output folder of a build, or a dataset (one configuration a `category`, where it has them).
@@ -99,7 +95,7 @@ def publish(
         The commit, and what it holds.
 
     Raises:
-        ValueError: An argument, the files, the token, a permission or the card on the Hub must be changed.
+        ValueError: An argument, the files, the token, a permission or what is on the Hub must be changed.
         ConnectionError: All attempts failed, or the time is over; the same call goes on with what is missing.
         RuntimeError: What was read back differs from what was sent.
         OSError: The disk is full while shards are written.
@@ -178,18 +174,22 @@ class _Branch:
     def _commit(self) -> tuple[str, int | None]:
         """Makes the commit, unless it is there; returns it, and the pull request's number."""
         self._prepare()
-        head, operations = self._plan(self.revision)
-        if not operations:
+        plan = self._plan(self.revision)
+        plan.check()
+        if not (operations := plan.operations()):
             logger.info("%s holds exactly this release already: no commit is made", self.repo_id)
-            return head, None
+            return plan.head, None
         for number in self._open_pull_requests() if self.create_pr else ():
-            pull_head, missing = self._plan(f"refs/pr/{number}")
-            if not missing:
-                return pull_head, number
+            pull = self._plan(f"refs/pr/{number}")
+            if not pull.operations():
+                return pull.head, number
         info = self.repository.commit(
-            operations, message=self.message, parent=head, revision=self.revision, create_pr=self.create_pr
+            operations, message=self.message, parent=plan.head, revision=self.revision, create_pr=self.create_pr
         )
         return info.oid, info.pr_num
+
+    def _plan(self, revision: str) -> Plan:
+        return Plan.make(self.repository, self.release, revision)
 
     def _prepare(self) -> None:
         """Makes the repository and the branch, and refuses what a commit would only find out at its end."""
@@ -202,53 +202,13 @@ class _Branch:
         """The commit that the tag names; None where there is no such tag."""
         refs = self.api.list_repo_refs(self.repo_id, repo_type="dataset").tags if self.tag else []
         commit = next((ref.target_commit for ref in refs if ref.name == self.tag), None)
-        if commit and self._plan(commit)[1]:
+        if commit and self._plan(commit).operations():
             raise ValueError(f"the tag {self.tag!r} names other contents (commit {commit}): a new release, a new name")
         return commit
 
     def _name(self, commit: str) -> None:
         if self.tag and self._tagged() is None:
             self.api.create_tag(self.repo_id, tag=self.tag, revision=commit, repo_type="dataset")
-
-    def _plan(self, revision: str) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
-        """Compares a revision with the files on disk; returns its commit, and operations that make it the same.
-
-        Operations are made anew each time: a client that has seen one file unchanged leaves it out of later commits,
-        even where somebody has deleted it since.
-        """
-        head = self.repository.head(revision)
-        there = self.repository.files(head)
-        theirs = _decode(self.repository.read(CARD, head)) if CARD in there else None
-        card = merge_cards(theirs, self.release.card)
-        check_card(card, "the README.md on the Hub with this release's part in it")
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path, self.release.files[path].path) for path in differing(self.release.files, there)
-        ]
-        if card != theirs:
-            operations.append(CommitOperationAdd(CARD, card.encode()))
-        return head, operations + [CommitOperationDelete(path) for path in self._stale(there, theirs or "")]
-
-    def _stale(self, there: dict[str, RepoFile], theirs: str) -> list[str]:
-        """Shards of an earlier release of our configurations: no reader must get rows of both."""
-        new: list[str] = sum(self.release.patterns.values(), [])
-        old, foreign = list[str](), list[str]()
-        before = read_configurations(theirs)
-        for name, configuration in before.items():
-            (old if name in self.release.patterns else foreign).extend(file_patterns(configuration))
-        shards = [path for path in there if path.endswith(".parquet") and path not in self.release.files]
-        if beside := [path for path in there if path.endswith(_DATA) and path not in self.release.files]:
-            if not before and not all(matches(path, new) for path in beside):
-                logger.warning(
-                    "%s holds files that datasets loads today, as the card names no configurations (%s): beside this "
-                    "release's they are loaded by data_files alone, or by a configuration that you add to the card",
-                    self.repo_id,
-                    ", ".join(beside[:3]),
-                )
-        if shared := [path for path in shards if matches(path, new) and matches(path, foreign)]:
-            raise ValueError(
-                f"{self.repo_id} uses {shared[0]} for a configuration that is not of this release: move it"
-            )
-        return [path for path in shards if matches(path, new + old) and not matches(path, foreign)]
 
     def _verify(self, commit: str) -> None:
         """Reads names, content hashes and row counts back, and compares them with the files on disk."""
@@ -278,10 +238,3 @@ class _Branch:
             self.repo_id, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         )
         return [pull.num for pull in pulls if pull.title == self.message]
-
-
-def _decode(card: bytes) -> str:
-    try:
-        return card.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the README.md on the Hub is not UTF-8 ({error}): correct it by hand") from error

@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 
 from longattn_hf.files import read_record
 from longattn_hf.hub.card_merge import (
-    file_patterns,
-    matches,
     merge_cards,
     name_repository,
     read_configurations,
@@ -18,6 +16,7 @@ from longattn_hf.hub.card_merge import (
 )
 from longattn_hf.hub.layout import CARD, DATA, FIGURES, FINISHED, PAGE, REPORT, SCORES, STATISTICS
 from longattn_hf.hub.loadable import check_loadable
+from longattn_hf.hub.patterns import file_patterns, matches
 from longattn_hf.hub.repository import LocalFile
 from longattn_hf.hub.staging import MAX_SHARD_BYTES
 

@@ -213,12 +213,13 @@ def _refuse_other_contents(repository: Repository, head: str, mark: tuple[str, s
         return
     if foreign := [path for path in there if path not in _FURNITURE and not path.startswith(".")]:
         raise ValueError(
-            f"the {repository.kind} repository {repository.repo_id} holds something else ({_some(foreign)}), which "
-            "this would replace: give another name, or delete that repository first"
+            f"the {repository.kind} repository {repository.repo_id} holds something else ({list_some(foreign)}), "
+            "which this would replace: give another name, or delete that repository first"
         )
 
 
-def _some(paths: Iterable[str]) -> str:
+def list_some(paths: Iterable[str]) -> str:
+    """Names the first three, and how many more there are."""
     listed = sorted(paths)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 

@@ -65,7 +65,8 @@ def plan_report(config: BuildConfig, words: str = "") -> Report:
         scores=score_columns(config),
         ranked_by=config.selection.ranked_by,
         found=" ".join(dict.fromkeys(FOUND[name] for name in config.choice.weights)),
-        default_config=config.categories[0],
+        # datasets takes that of this name for the default, said or not
+        default_config="default" if "default" in config.categories else config.categories[0],
         recipe=shareable_recipe(config),
         not_run=True,
         model=ModelFacts(model=model),

@@ -42,11 +42,16 @@ def front_matter(report: Report) -> str:
     """Returns the YAML between the card's `---` lines.
 
     Raises:
-        ValueError: The default configuration is none of the configurations.
+        ValueError: The default configuration is none of the configurations, or not the one called `default`.
     """
     configs, default = report.configs, report.default_config
     if default not in configs:
         raise ValueError(f"default_config={default!r} is none of the configurations {', '.join(map(repr, configs))}.")
+    if "default" in configs and default != "default":
+        raise ValueError(
+            f"default_config={default!r} is given, but datasets takes the configuration 'default' for the default: "
+            "give that one, or call the category otherwise."
+        )
     data = DatasetCardData(
         pretty_name=plain(report.pretty_name),
         language=list(report.language),

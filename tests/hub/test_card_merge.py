@@ -3,18 +3,18 @@ from itertools import pairwise
 
 import pytest
 import yaml
+from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from longattn_hf.hub.card_merge import (
     BEGIN,
     END,
-    file_patterns,
-    matches,
     merge_cards,
     name_repository,
     read_configurations,
     read_row_counts,
 )
+from longattn_hf.hub.patterns import file_patterns, matches
 from tests.support.reports import example_report, render
 
 OURS = f"""---
@@ -94,10 +94,13 @@ def test_a_key_whose_value_stays_keeps_its_text():
 
 
 def test_there_is_one_default_and_a_foreign_one_stays():
-    foreign = THEIRS.replace("config_name: theirs\n", "config_name: theirs\n  default: true\n")
-    for card, default in ((THEIRS, "arxiv"), (foreign, "theirs")):
+    flagged = THEIRS.replace("config_name: theirs\n", "config_name: theirs\n  default: true\n")
+    # that of this name is the default to datasets without a flag
+    named = THEIRS.replace("config_name: theirs\n", "config_name: default\n")
+    for card, default in ((THEIRS, "arxiv"), (flagged, "theirs"), (named, "default")):
         merged = merge_cards(card, OURS)
-        assert [e["config_name"] for e in front_matter(merged)["configs"] if e.get("default")] == [default]
+        configurations = MetadataConfigs.from_dataset_card_data(DatasetCard(merged).data)
+        assert configurations.get_default_config_name() == default
         assert merge_cards(merged, OURS) == merged
 
 
@@ -278,5 +281,8 @@ def test_patterns_reach_through_folders_where_they_say_so():
         "train-1.csv", ["train-[!0-9].csv", "train-??.csv"]
     )
     assert file_patterns({"data_dir": "a/b/"}) == ["a/b/**"]
+    assert file_patterns({"data_dir": "a", "data_files": ["./x.csv", "y/*"]}) == ["a/x.csv", "a/y/*"]
+    # datasets looks everywhere
+    assert file_patterns({"drop_labels": True}) == ["**"]
     with pytest.raises(ValueError, match="must be paths, 5 is not one"):
         file_patterns({"data_files": 5})

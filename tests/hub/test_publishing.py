@@ -156,13 +156,14 @@ def test_a_new_release_replaces_the_shards_of_the_old_one(hub, release, tmp_path
 def test_shards_of_other_configurations_stay_and_are_not_mixed_with_ours(hub, release, tmp_path):
     rows("any", 1).to_parquet(tmp_path / "a.parquet")
     shard = (tmp_path / "a.parquet").read_bytes()
-    configs = {"arxiv": "shared/*.parquet", "theirs": "shared/b-*.parquet"}
+    configs = {"arxiv": "data/arxiv/*.parquet", "theirs": "data/arxiv/b-*.parquet"}
     entries = [{"config_name": name, "data_files": pattern} for name, pattern in configs.items()]
-    card = f"---\n{yaml.safe_dump({'configs': entries})}---\n"
-    repo = hub.create(REPO, {"README.md": card.encode(), "shared/a-0.parquet": shard, "shared/b-0.parquet": shard})
+    card = f"---\n{yaml.safe_dump({'configs': entries})}---\n{BEGIN}\nAn earlier release.\n{END}\n"
+    files = {"README.md": card.encode(), "data/arxiv/a-0.parquet": shard, "data/arxiv/b-0.parquet": shard}
+    repo = hub.create(REPO, files)
     publish(release, REPO)
-    assert on_the_hub(hub) == published_files(release) | {"shared/b-0.parquet": shard}
-    card = repo.files["README.md"].decode().replace("shared/b-*.parquet", "data/book/train-x.parquet")
+    assert on_the_hub(hub) == published_files(release) | {"data/arxiv/b-0.parquet": shard}
+    card = repo.files["README.md"].decode().replace("data/arxiv/b-*.parquet", "data/book/train-x.parquet")
     hub.push(repo, {"README.md": card.encode(), "data/book/train-x.parquet": shard})
     with pytest.raises(ValueError, match="uses data/book/train-x.parquet for a configuration that is not"):
         publish(release, REPO)
@@ -248,6 +249,22 @@ def test_a_card_edited_by_hand_survives_two_publishes(hub, release, tmp_path):
         assert load_dataset(REPO, "theirs", split="train").to_list() == rows("theirs", 2).to_list()
         assert load_dataset(REPO, "arxiv", split="train").num_rows == count
         assert load_dataset(REPO, "book", split="train").num_rows == 5, "a configuration not built again stays"
+
+
+def test_what_datasets_pushed_before_stays_loadable_and_the_default(hub, release):
+    Dataset.from_dict({"n": [1, 2, 3]}).push_to_hub(REPO)
+    publish(release, REPO)
+    for arguments in ((), ("default",)):
+        assert load_dataset(REPO, *arguments, split="train")["n"] == [1, 2, 3]
+    assert load_dataset(REPO, "arxiv", split="train").to_list() == rows("arxiv", 7).to_list()
+
+
+def test_a_second_default_is_refused_before_anything_is_sent(hub):
+    card = "---\nconfigs:\n- config_name: theirs\n  data_files: theirs.csv\n  default: true\n---\n"
+    hub.create(REPO, {"README.md": card.encode(), "theirs.csv": b"a\n1\n"})
+    with pytest.raises(ValueError, match="several default configs: 'theirs' and 'default'"):
+        publish(Dataset.from_dict({"n": [1]}), REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
 
 
 def test_a_card_with_broken_markers_is_refused_before_anything_is_sent(hub, release):
@@ -554,13 +571,89 @@ def test_a_configuration_that_names_a_folder_keeps_its_files(hub, release, tmp_p
     rows("any", 1).to_parquet(tmp_path / "a.parquet")
     shard = (tmp_path / "a.parquet").read_bytes()
     theirs, ours = (
-        {"config_name": "theirs", "data_dir": "old"},
-        {"config_name": "arxiv", "data_files": "old/**/*.parquet"},
+        {"config_name": "theirs", "data_dir": "data/arxiv/old"},
+        {"config_name": "arxiv", "data_files": "data/arxiv/**/*.parquet"},
     )
-    card = f"---\n{yaml.safe_dump({'configs': [theirs, ours]})}---\n"
-    hub.create(REPO, {"README.md": card.encode(), "old/deep/er/a.parquet": shard})
+    card = f"---\n{yaml.safe_dump({'configs': [theirs, ours]})}---\n{BEGIN}\nAn earlier release.\n{END}\n"
+    hub.create(REPO, {"README.md": card.encode(), "data/arxiv/old/er/a.parquet": shard})
     publish(release, REPO)
-    assert on_the_hub(hub)["old/deep/er/a.parquet"] == shard
+    assert on_the_hub(hub)["data/arxiv/old/er/a.parquet"] == shard
+
+
+def taken(shard):
+    """Repositories of others, and what of them a release would replace or delete."""
+    theirs = b"---\nconfigs:\n- config_name: book\n  data_files: %b\n---\n# Theirs\n"
+    return {
+        "a configuration": ({"README.md": theirs % b"my.parquet", "my.parquet": shard}, "configuration 'book'"),
+        "a configuration beside ours": (
+            {"README.md": theirs % b"my.parquet" + f"{BEGIN}\n{END}\n".encode(), "my.parquet": shard},
+            "configuration 'book'",
+        ),
+        "files": (
+            {"report.json": b'{"mine": 1}', "figures/scores.png": b"mine", "notes.md": b"mine"},
+            "figures/scores.png, report.json",
+        ),
+        "shards": ({"data/book/train-mine.parquet": shard}, "data/book/train-mine.parquet"),
+        "a configuration and files": (
+            {
+                "README.md": theirs % b"b.parquet",
+                "b.parquet": shard,
+                "report.json": b"1",
+                "scores/train-1.parquet": shard,
+            },
+            "configuration 'book', report.json, scores/train-1.parquet",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", taken(b""))
+def test_what_is_not_ours_is_neither_replaced_nor_deleted(hub, release, tmp_path, name):
+    rows("theirs", 2).to_parquet(tmp_path / "a.parquet")
+    files, named = taken((tmp_path / "a.parquet").read_bytes())[name]
+    hub.create(REPO, files)
+    before = hub.repos["dataset", REPO].files
+    with pytest.raises(ValueError, match=rf"{REPO} holds what no release has put there .* or delete: {named}\. "):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
+    assert hub.repos["dataset", REPO].files == before
+
+
+def test_a_release_is_known_by_the_markers_in_its_card(hub, release, tmp_path):
+    publish(release, REPO)
+    repo = hub.repos["dataset", REPO]
+    card = repo.files["README.md"]
+    bare = card.replace(BEGIN.encode(), b"").replace(END.encode(), b"")
+    hub.push(repo, {"README.md": bare})
+    new = write_release(tmp_path / "new", {"arxiv": 3, "book": 5})
+    with pytest.raises(ValueError, match=f"or, of an earlier release, put {BEGIN} and {END} into the README.md"):
+        publish(new, REPO)
+    assert on_the_hub(hub) == published_files(release)
+    # the same files again replace nothing
+    publish(release, REPO)
+    assert BEGIN.encode() in repo.files["README.md"] and on_the_hub(hub) == published_files(release)
+    publish(new, REPO)
+    assert on_the_hub(hub) == published_files(new)
+
+
+COVERING = {"data_dir": "data"}, {"data_files": "**/*.parquet"}, {"data_files": "*.json"}, {"drop_labels": True}
+
+
+@pytest.mark.parametrize("files", COVERING, ids=str)
+def test_a_configuration_that_would_take_our_files_is_named_and_nothing_sent(hub, release, tmp_path, files):
+    rows("mine", 2).to_parquet(tmp_path / "mine.parquet")
+    front = {"configs": [{"config_name": "mine"} | files]}
+    hub.create(REPO, {"README.md": f"---\n{yaml.safe_dump(front)}---\n".encode()})
+    hub.push(hub.repos["dataset", REPO], {"data/train.parquet": (tmp_path / "mine.parquet").read_bytes()})
+    before = hub.repos["dataset", REPO].files
+    taken = "report.json" if files == COVERING[2] else "(report.json|data/arxiv/train-00000-of-00002.parquet)"
+    with pytest.raises(ValueError, match=f"the configuration 'mine' of {REPO} .* would take this release's {taken}"):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and hub.repos["dataset", REPO].files == before
+    front["configs"][0] = {"config_name": "mine", "data_files": "data/*.parquet"}
+    hub.push(hub.repos["dataset", REPO], {"README.md": f"---\n{yaml.safe_dump(front)}---\n".encode()})
+    publish(release, REPO)
+    assert load_dataset(REPO, "mine", split="train").to_list() == rows("mine", 2).to_list()
+    assert load_dataset(REPO, "book", split="train").num_rows == 5
 
 
 @pytest.mark.parametrize("front", ["1: a\n", "configs:\n- config_name: x\n  data_files: {a: b.csv}\n"])

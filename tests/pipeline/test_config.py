@@ -3,10 +3,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
 
 from longattn_hf.pipeline.command_line import read_build
 from longattn_hf.pipeline.config import BuildConfig, load_config
+from longattn_hf.pipeline.recipe import plan_report
 from longattn_hf.pipeline.source_config import SourceConfig
+from longattn_hf.report.card import render_card
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 SOURCE = {"category": "book", "path": "demo"}
@@ -27,6 +31,14 @@ BUILDS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startsw
 def test_every_recipe_in_the_repository_is_valid(path):
     config = load_config(path)
     assert config.resolved_min_distance * 4 == config.window_tokens
+
+
+@pytest.mark.parametrize(("category", "expected"), [("default", "default"), ("code", "book")])
+def test_the_default_is_the_category_of_that_name_or_the_first_one(tmp_path, category, expected):
+    config = load_config(write(tmp_path, sources=[SOURCE, SOURCE | {"category": category}]))
+    card = DatasetCard(render_card(plan_report(config)))
+    assert MetadataConfigs.from_dataset_card_data(card.data).get_default_config_name() == expected
+    assert f"The default is `{expected}`.\n" in card.text
 
 
 @pytest.mark.parametrize("name", ["longabc_32k", "longabc_32k_70b"])

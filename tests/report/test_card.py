@@ -312,6 +312,15 @@ def test_an_unknown_default_configuration_is_refused():
         render(example_report() | {"default_config": "arxiv"})
 
 
+def test_a_configuration_called_default_is_the_default():
+    report = example_report()
+    report["configs"]["default"] = report["configs"]["prose"]
+    with pytest.raises(ValueError, match="default_config='code' is given, but datasets takes .*'default'"):
+        render(report)
+    data = DatasetCard(render(report | {"default_config": "default"})).data
+    assert MetadataConfigs.from_dataset_card_data(data).get_default_config_name() == "default"
+
+
 def test_a_published_card_names_its_repository():
     card = render(example_report() | {"repo_id": "me/LongABC"})
     assert 'load_dataset("me/LongABC", "code", split="train")' in card
