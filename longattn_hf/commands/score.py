@@ -1,7 +1,7 @@
 """`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
 
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON
@@ -51,7 +51,7 @@ class ScoreSettings:
     settings: dict[str, Any] = field(default_factory=dict)
     text_column: str = "text"
     category: str | None = None
-    on_error: str = "skip"
+    on_error: Literal["raise", "skip"] = "skip"
     batch_size: int = 16
 
 
@@ -102,7 +102,7 @@ def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, s
             tokenizer=tokenizer,
             window_tokens=given.window_tokens,
             text_column=given.text_column,
-            on_error=given.on_error,  # type: ignore[arg-type]
+            on_error=given.on_error,
         )
         return rows.map(cut, batched=True, batch_size=16, remove_columns=rows.column_names), tokenizer
     if "num_tokens" in rows.column_names:

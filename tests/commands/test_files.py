@@ -149,6 +149,10 @@ def test_the_paper_s_scores_are_selected_on_their_category_s_scale(tiny_llama, t
             "score DOCUMENTS --settings '{sed: 1}' --scorer random -o o.parquet",
             "no setting 'sed'. Did you mean 'seed'",
         ),
+        (
+            "score DOCUMENTS --on_error Skip -o o.parquet",
+            "on_error='Skip' in the command line must be 'raise' or 'skip'",
+        ),
         ("score DOCUMENTS --scorer length --on_error raise -o o.parquet", "score: Row 2 .* is missing"),
         ("select DOCUMENTS --fraction 0.5", "select: Nothing says which column ranks; name it .*id, text"),
         ("select DOCUMENTS --score text --fraction 0.5", "select: Column 'text' is string, and windows are ranked by"),
