@@ -71,6 +71,15 @@ def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, t
     assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
 
 
+def test_tokens_once_estimated_stay_so_and_the_first_score_still_ranks(documents, tmp_path, capsys):
+    main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "one.parquet")])
+    main(["score", str(tmp_path / "one.parquet"), "--scorer", "random", "-o", str(tmp_path / "two.parquet")])
+    assert "4 rows, scores length, random; tokens: estimated as one a 4 bytes" in capsys.readouterr().out
+    main(["select", str(tmp_path / "two.parquet"), "--token_budget", "9"])
+    assert [row["id"] for row in read(tmp_path / "two-kept.parquet")] == ["b"]
+    assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
+
+
 def test_for_programs_results_are_one_object_and_quiet_leaves_nothing_else(documents, tmp_path, capsys):
     scored, kept = str(tmp_path / "out.parquet"), str(tmp_path / "out-kept.parquet")
     main(["score", str(documents), "--scorer", "length", "-o", scored, "--json"])
