@@ -1,8 +1,12 @@
 """`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
 from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, SKIP_REASON
@@ -79,6 +83,8 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
     if given.category is not None and CATEGORY not in rows.column_names:
         rows = rows.add_column(CATEGORY, [given.category] * len(rows))
     before = {file: read_notes([file]) for file in given.files}
+    # that another scorer gave a row none is no reason for these, nor for windows to be cut of it
+    rows, earlier = _without_reasons(rows)
     rows, counted = _with_num_tokens(rows, given, before)
     there = [] if given.window_tokens is not None else _scores_there(rows, before)
     scores = [*dict.fromkeys([*there, *map(ranking_column, given.scorer)])]
@@ -88,9 +94,34 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
         notes["longattn"] = {name: getattr(longattn, name) for name in SCORED_WITH}
     elif {*RAW_SCORES} <= {*rows.column_names} and (known := _settings_there(before)):
         notes["longattn"] = known
+    reasons = []
     for scorer in scorers:
-        rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
+        rows, own = _without_reasons(rows.map(scorer, batched=True, batch_size=given.batch_size))
+        reasons.append(own)
+    if given.window_tokens is None and earlier is not None:
+        reasons.append(_still_true(rows, earlier, there))
+    if found := [column for column in reasons if column is not None]:
+        # as a build says: the reason of the first scorer that gives one
+        rows = rows.add_column(SKIP_REASON, pc.coalesce(*found))
     return rows, notes
+
+
+def _without_reasons(rows: "Dataset") -> "tuple[Dataset, pa.ChunkedArray | None]":
+    """Takes the reasons why rows have no score out of them; None where there are none."""
+    if SKIP_REASON not in rows.column_names:
+        return rows, None
+    reasons = rows.select_columns([SKIP_REASON]).with_format("arrow")[:][SKIP_REASON]
+    return rows.remove_columns([SKIP_REASON]), reasons.cast(pa.string())
+
+
+def _still_true(rows: "Dataset", reasons: pa.ChunkedArray, scores: Sequence[str]) -> pa.ChunkedArray:
+    """Returns reasons of earlier scores without those of rows that have all of these by now."""
+    columns = [RAW_SCORES[0] if name == LONG_DISTANCE_SCORE else name for name in scores]
+    if not columns:
+        return reasons
+    table = rows.select_columns(columns).with_format("arrow")[:]
+    complete = reduce(pc.and_, (pc.is_valid(table[name]) for name in columns))
+    return pc.if_else(complete, pa.scalar(None, pa.string()), reasons)
 
 
 def _scores_there(rows: "Dataset", before: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -147,8 +178,6 @@ def _with_num_tokens(
         return rows.map(lambda row: {"num_tokens": len(row[INPUT_IDS] or ())}), "the file's own ids"
     texts = given.text_column
     if tokenizer:
-        import pyarrow as pa
-
         from longattn_hf.model.location import ModelRef
         from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 

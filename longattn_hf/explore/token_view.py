@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
-from longattn_hf.columns import DEPENDENCY_STRENGTH, ID
+from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SKIP_REASON
 from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.explore.token_texts import Received, name_text, show_token, sum_by_text, token_texts
 from longattn_hf.explore.why import say_attention
@@ -242,6 +242,8 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
     """
     if isinstance(window, str):
         window = {scorer.text_column: window}
+    # the reasons are of the scorers that somebody ran before
+    window = {name: value for name, value in window.items() if name != SKIP_REASON}
     ids = scorer.token_ids(window)
     ids_BT, reading = scorer.read_as_declared(torch.from_numpy(ids)[None])
     ids = ids_BT[0].numpy()

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf.__main__ import main
+from longattn_hf.commands.tables import read_notes, write_rows
 
 ROWS = [
     {"id": "a", "text": "abab" * 8},
@@ -62,6 +63,40 @@ def test_what_is_not_text_is_a_row_without_a_score_like_any_other(tmp_path, tiny
     rows = read(tmp_path / "out.parquet")
     assert [row["length"] is None for row in rows] == [not isinstance(value, str) for value in values]
     assert [row["num_tokens"] > 0 for row in rows] == [isinstance(value, str) for value in values]
+
+
+@pytest.mark.parametrize("order", [["far_gain", "length"], ["length", "far_gain"], ["far_gain"]])
+def test_a_row_has_each_score_whatever_another_scorer_makes_of_it(tmp_path, order):
+    texts = ["one two three", None, " ".join(map(str, range(600)))]
+    (path := tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    scored = str(tmp_path / "scored.parquet")
+    main(["score", str(path), "--scorer", *order, "-o", scored])
+    if "length" not in order:
+        main(["score", scored, "--scorer", "length", "-o", str(tmp_path / "more.parquet")])
+        scored = tmp_path / "more.parquet"
+    rows = read(scored)
+    assert [row["length"] for row in rows] == [13.0, None, 2289.0]
+    assert [row["far_gain"] is None for row in rows] == [True, True, False]
+    assert [row["skip_reason"] for row in rows] == ["too short (3 words, 512 are the least)", "missing", None]
+
+
+def test_a_reason_goes_with_what_it_was_the_reason_of(tmp_path, tiny_llama):
+    texts = ["one two three " * 40, " ".join(map(str, range(600)))]
+    Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "d.parquet")
+    scored, again = str(tmp_path / "scored.parquet"), str(tmp_path / "again.parquet")
+    main(["score", str(tmp_path / "d.parquet"), "--scorer", "far_gain", "-o", scored])
+    assert [row["skip_reason"] is None for row in read(scored)] == [False, True]
+    # windows are cut of a document that far_gain finds too short
+    words = ["--window_tokens", "16", "--tokenizer", str(tiny_llama), "--scorer", "length"]
+    main(["score", scored, *words, "-o", again])
+    rows = read(again)
+    assert {row["text"][:3] for row in rows} >= {"one"} and {row["skip_reason"] for row in rows} == {None}
+    # what lacked a score and has it now has no reason any more
+    rows = load_dataset("parquet", data_files=scored, split="train")
+    rows = rows.remove_columns("text").add_column("text", [texts[1], texts[1]])
+    write_rows(rows, scored, read_notes([scored]))
+    main(["score", scored, "--scorer", "far_gain", "-o", again])
+    assert [row["skip_reason"] for row in read(again)] == [None, None]
 
 
 def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, tmp_path, capsys):
