@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         from longattn_hf.commands.tables import check_output, write_rows
 
         with output.speaking():
-            path = check_output(given.output)
+            path = check_output(given.output, given.files)
             rows, notes = score_files(given)
             write_rows(rows, path, notes)
     skipped = count_reasons(filter(None, rows[SKIP_REASON]) if SKIP_REASON in rows.column_names else ())

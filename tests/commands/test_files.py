@@ -3,6 +3,7 @@
 import gzip
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -80,6 +81,20 @@ def test_a_row_has_each_score_whatever_another_scorer_makes_of_it(tmp_path, orde
     assert [row["skip_reason"] for row in rows] == ["too short (3 words, 512 are the least)", "missing", None]
 
 
+@pytest.mark.parametrize("scorer", ["length", "longattn"])
+def test_windows_of_a_column_of_any_name_are_scored(tmp_path, tiny_llama, scorer):
+    texts = [" ".join(map(str, range(start, start + 60))) for start in (0, 100)]
+    Dataset.from_dict({"body": texts, "text": ["x", "y"]}).to_parquet(tmp_path / "d.parquet")
+    words = ["--text_column", "body", "--window_tokens", "16", "--model", str(tiny_llama), "--scorer", scorer]
+    main(["score", str(tmp_path / "d.parquet"), *words, "-o", str(tmp_path / "out.parquet")])
+    rows = read(tmp_path / "out.parquet")
+    assert {row["num_tokens"] for row in rows} == {16} and all(row["text"] in texts[0] + texts[1] for row in rows)
+    if scorer == "length":
+        assert [row["length"] for row in rows] == [len(row["text"]) for row in rows]
+    else:
+        assert all(row["dependency_strength"] > 0 for row in rows)
+
+
 def test_a_reason_goes_with_what_it_was_the_reason_of(tmp_path, tiny_llama):
     texts = ["one two three " * 40, " ".join(map(str, range(600)))]
     Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "d.parquet")
@@ -113,6 +128,54 @@ def test_tokens_once_estimated_stay_so_and_the_first_score_still_ranks(documents
     main(["select", str(tmp_path / "two.parquet"), "--token_budget", "9"])
     assert [row["id"] for row in read(tmp_path / "two-kept.parquet")] == ["b"]
     assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("run.a.parquet", "run.a-kept.parquet"),
+        ("run.b.jsonl.gz", "run.b-kept.parquet"),
+        (".hid.parquet", ".hid-kept.parquet"),
+        ("c.ndjson", "c-kept.parquet"),
+    ],
+)
+def test_each_file_s_selection_has_a_name_of_its_own(tmp_path, name, kept):
+    rows = Dataset.from_dict({"text": ["a", "b"], "x": [1.0, 2.0]})
+    path = tmp_path / name
+    rows.to_parquet(path) if path.suffix == ".parquet" else rows.to_json(path, compression="infer")
+    main(["select", str(path), "--score", "x", "--fraction", "0.5"])
+    assert [row["text"] for row in read(tmp_path / kept)] == ["b"]
+    assert {file.name for file in tmp_path.iterdir()} == {name, kept}
+
+
+@pytest.mark.parametrize("command", ["score", "select --fraction 0.5 --score x", "explain --model m"])
+def test_no_program_writes_over_what_it_reads(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_dict({"text": ["a", "b"], "x": [1.0, 2.0]}).to_parquet("rows.parquet")
+    Path("linked.parquet").symlink_to("rows.parquet")
+    before = Path("rows.parquet").read_bytes()
+    name, *words = shlex.split(command)
+    for output in ("rows.parquet", "./rows.parquet", str(tmp_path / "rows.parquet"), "linked.parquet"):
+        with pytest.raises(SystemExit, match=f"{name}: .*{Path(output).name} is a file that is read"):
+            main([name, "rows.parquet", *words, "-o", output])
+    assert Path("rows.parquet").read_bytes() == before and Path("linked.parquet").is_symlink()
+
+
+def test_an_explanation_has_a_name_of_its_own_and_takes_no_other_page_s_place(tmp_path, tiny_llama, capsys):
+    words = ["--model", str(tiny_llama)]
+    for name in ("article.html", "chap.2.txt", "chap.2.html"):
+        (tmp_path / name).write_text("<p>one two three four five</p>" * 4)
+    main(["explain", str(tmp_path / "article.html"), *words])
+    main(["explain", str(tmp_path / "chap.2.txt"), *words])
+    pages = [tmp_path / "article-explained.html", tmp_path / "chap.2-explained.html"]
+    assert capsys.readouterr().out.split() == [*map(str, pages)]
+    assert all("LongAttn" in page.read_text() for page in pages)
+    assert (tmp_path / "article.html").read_text() == (tmp_path / "chap.2.html").read_text()
+    # a page of its own is written anew, and one of somebody else's is not
+    main(["explain", str(tmp_path / "chap.2.txt"), *words])
+    with pytest.raises(SystemExit, match="explain: .*chap.2.html is there, and no page of this program's"):
+        main(["explain", str(tmp_path / "chap.2.txt"), *words, "-o", str(tmp_path / "chap.2.html")])
+    assert "LongAttn" not in (tmp_path / "chap.2.html").read_text()
 
 
 def test_for_programs_results_are_one_object_and_quiet_leaves_nothing_else(documents, tmp_path, capsys):
