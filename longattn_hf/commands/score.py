@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
-from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, SKIP_REASON
+from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, SKIP_REASON, TEXT
 from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
@@ -147,7 +147,9 @@ def _settings_there(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:
-    values: dict[str, Any] = {"text_column": given.text_column, "on_error": given.on_error, **given.settings}
+    # the text of windows that are cut here has a name of its own
+    texts = given.text_column if given.window_tokens is None else TEXT
+    values: dict[str, Any] = {"text_column": texts, "on_error": given.on_error, **given.settings}
     if given.model and takes(name, "model"):
         values["model"] = given.model
     return {n: v for n, v in values.items() if takes(name, n) or n in given.settings}
