@@ -43,6 +43,7 @@ class TokenScorer(ModelScorer, TextScorer):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "model", name_language_model(self.model))
         object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
         refuse_unknown_device(self.device)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from longattn_hf.baselines.by_name import SCORERS, ranking_column
 from longattn_hf.columns import CATEGORY, KEPT, LONG_DISTANCE_SCORE
-from longattn_hf.files import write_text
+from longattn_hf.files import is_address, write_text
 from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import LocalPath, read_command_line, settings
 from longattn_hf.selection.standardisation import RAW_SCORES, get_numbers, long_distance_scores
@@ -31,7 +31,7 @@ class ExplainSettings:
     Attributes:
         file: A file of plain text, or Parquet or JSON lines of windows.
         model: The scoring model: a Hub id, a folder, a GGUF file, or package:NAME/FILE.
-        output: The page to write.
+        output: The page to write; the file's name with -explained.html at its end if not given.
         row: Of a file of rows, which one, from 0.
         text_column: The column that holds the texts.
         revision: The model's branch, tag or commit on the Hub.
@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     with refusing("explain"):
         given = read_command_line(ExplainSettings, arguments, positional=("file",), short={"output": "o"})
+        output = _find_output(given)
         from longattn_hf.commands.tables import is_table, read_notes
         from longattn_hf.explore.token_view import explain
         from longattn_hf.pipeline.scored_with import scored_with, scorer_arguments
@@ -73,9 +74,26 @@ def main(arguments: list[str] | None = None) -> None:
             **scorer_arguments(known | own),
         )
         window, title, why = _read_window(given, known)
-        output = given.output or Path(given.file).with_suffix(".html")
         write_text(output, explain(window, scorer, title=title).to_html(why=why))
     print(output)  # noqa: T201
+
+
+def _find_output(given: ExplainSettings) -> Path:
+    """Returns where the page is to be written, before the work that leads to it.
+
+    Raises:
+        ValueError: The file that is explained is there, or another one that is no page of this program's.
+    """
+    from longattn_hf.commands.tables import refuse_input, stem_of
+    from longattn_hf.explore.token_view import is_page
+
+    # beside the file, or here where it is in a store
+    folder = Path() if is_address(given.file) else Path(given.file).parent
+    output = given.output or folder / f"{stem_of(given.file)}-explained.html"
+    refuse_input(str(output), [given.file])
+    if output.is_file() and not is_page(output.read_text(encoding="utf-8", errors="replace")):
+        raise ValueError(f"{output} is there, and no page of this program's; name another with -o, or remove it.")
+    return output
 
 
 def _read_window(given: ExplainSettings, known: Mapping[str, Any]) -> tuple[Mapping[str, Any] | str, str, list[str]]:

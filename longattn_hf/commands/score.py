@@ -1,14 +1,20 @@
 """`longattn score FILES... --scorer NAME -o OUT.parquet`: adds scores to the rows of any files."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from longattn_hf.baselines.by_name import LONGATTN, make_scorer, ranking_column, takes
-from longattn_hf.columns import CATEGORY, INPUT_IDS, SKIP_REASON
+from longattn_hf.columns import CATEGORY, INPUT_IDS, LONG_DISTANCE_SCORE, SKIP_REASON, TEXT
 from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
 from longattn_hf.pipeline.terminal import OUTPUT, Output
 from longattn_hf.selection.cautions import count_reasons
+from longattn_hf.selection.standardisation import RAW_SCORES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,17 +57,20 @@ class ScoreSettings:
     settings: dict[str, Any] = field(default_factory=dict)
     text_column: str = "text"
     category: str | None = None
-    on_error: str = "skip"
+    on_error: Literal["raise", "skip"] = "skip"
     batch_size: int = 16
 
 
 def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
     """Returns the scored rows, and notes: how tokens were counted, which columns are scores, LongAttn's settings.
 
+    What files say of scores that they have already is kept, and what is new stands behind it.
+
     Raises:
-        ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be.
+        ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be, or LongAttn scored
+            the files with several settings.
     """
-    from longattn_hf.commands.tables import read_rows
+    from longattn_hf.commands.tables import read_notes, read_rows
     from longattn_hf.pipeline.scored_with import SCORED_WITH
 
     scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
@@ -73,24 +82,82 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
         )
     if given.category is not None and CATEGORY not in rows.column_names:
         rows = rows.add_column(CATEGORY, [given.category] * len(rows))
-    rows, counted = _with_num_tokens(rows, given)
-    for scorer in scorers:
-        rows = rows.map(scorer, batched=True, batch_size=given.batch_size)
-    notes: dict[str, Any] = {"num_tokens": counted, "scores": [ranking_column(name) for name in given.scorer]}
+    before = {file: read_notes([file]) for file in given.files}
+    # that another scorer gave a row none is no reason for these, nor for windows to be cut of it
+    rows, earlier = _without_reasons(rows)
+    rows, counted = _with_num_tokens(rows, given, before)
+    there = [] if given.window_tokens is not None else _scores_there(rows, before)
+    scores = [*dict.fromkeys([*there, *map(ranking_column, given.scorer)])]
+    notes: dict[str, Any] = {"num_tokens": counted, "scores": scores}
     if LONGATTN in given.scorer:
         longattn = scorers[given.scorer.index(LONGATTN)]
         notes["longattn"] = {name: getattr(longattn, name) for name in SCORED_WITH}
+    elif {*RAW_SCORES} <= {*rows.column_names} and (known := _settings_there(before)):
+        notes["longattn"] = known
+    reasons = []
+    for scorer in scorers:
+        rows, own = _without_reasons(rows.map(scorer, batched=True, batch_size=given.batch_size))
+        reasons.append(own)
+    if given.window_tokens is None and earlier is not None:
+        reasons.append(_still_true(rows, earlier, there))
+    if found := [column for column in reasons if column is not None]:
+        # as a build says: the reason of the first scorer that gives one
+        rows = rows.add_column(SKIP_REASON, pc.coalesce(*found))
     return rows, notes
 
 
+def _without_reasons(rows: "Dataset") -> "tuple[Dataset, pa.ChunkedArray | None]":
+    """Takes the reasons why rows have no score out of them; None where there are none."""
+    if SKIP_REASON not in rows.column_names:
+        return rows, None
+    reasons = rows.select_columns([SKIP_REASON]).with_format("arrow")[:][SKIP_REASON]
+    return rows.remove_columns([SKIP_REASON]), reasons.cast(pa.string())
+
+
+def _still_true(rows: "Dataset", reasons: pa.ChunkedArray, scores: Sequence[str]) -> pa.ChunkedArray:
+    """Returns reasons of earlier scores without those of rows that have all of these by now."""
+    columns = [RAW_SCORES[0] if name == LONG_DISTANCE_SCORE else name for name in scores]
+    if not columns:
+        return reasons
+    table = rows.select_columns(columns).with_format("arrow")[:]
+    complete = reduce(pc.and_, (pc.is_valid(table[name]) for name in columns))
+    return pc.if_else(complete, pa.scalar(None, pa.string()), reasons)
+
+
+def _scores_there(rows: "Dataset", before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the columns of scores that files note and have, LongAttn's among them where it has its two."""
+    columns = {*rows.column_names} | ({LONG_DISTANCE_SCORE} if {*RAW_SCORES} <= {*rows.column_names} else set())
+    return [name for notes in before.values() for name in notes.get("scores", []) if name in columns]
+
+
+def _settings_there(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what LongAttn scored files with, as their notes or their builds say.
+
+    Raises:
+        ValueError: The files do not say the same.
+    """
+    from longattn_hf.pipeline.scored_with import SCORED_WITH, scored_with
+
+    known = {file: scored_with(file, notes) for file, notes in before.items()}
+    first, *others = known.values()
+    if any(other != first for other in others):
+        listed = "; ".join(f"{file} with {settings or 'what it does not say'}" for file, settings in known.items())
+        raise ValueError(f"LongAttn scored the files with several settings: {listed}. Give those of one at a time.")
+    return {name: first.get(name) for name in SCORED_WITH} if first else {}
+
+
 def _settings_of(name: str, given: ScoreSettings) -> dict[str, Any]:
-    values: dict[str, Any] = {"text_column": given.text_column, "on_error": given.on_error, **given.settings}
+    # the text of windows that are cut here has a name of its own
+    texts = given.text_column if given.window_tokens is None else TEXT
+    values: dict[str, Any] = {"text_column": texts, "on_error": given.on_error, **given.settings}
     if given.model and takes(name, "model"):
         values["model"] = given.model
     return {n: v for n, v in values.items() if takes(name, n) or n in given.settings}
 
 
-def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, str]":
+def _with_num_tokens(
+    rows: "Dataset", given: ScoreSettings, before: Mapping[str, Mapping[str, Any]]
+) -> "tuple[Dataset, str]":
     """Cuts windows where that is asked for, and counts tokens where nobody did; says how they were counted."""
     tokenizer = given.tokenizer or given.model
     if given.window_tokens is not None:
@@ -102,17 +169,17 @@ def _with_num_tokens(rows: "Dataset", given: ScoreSettings) -> "tuple[Dataset, s
             tokenizer=tokenizer,
             window_tokens=given.window_tokens,
             text_column=given.text_column,
-            on_error=given.on_error,  # type: ignore[arg-type]
+            on_error=given.on_error,
         )
         return rows.map(cut, batched=True, batch_size=16, remove_columns=rows.column_names), tokenizer
     if "num_tokens" in rows.column_names:
-        return rows, "the file's own column"
+        counted = {notes.get("num_tokens", "the file's own column") for notes in before.values()}
+        # where some are estimated, that is said first
+        return rows, "; ".join(sorted(counted, key=lambda how: (not how.startswith("estimated"), how)))
     if INPUT_IDS in rows.column_names:
         return rows.map(lambda row: {"num_tokens": len(row[INPUT_IDS] or ())}), "the file's own ids"
     texts = given.text_column
     if tokenizer:
-        import pyarrow as pa
-
         from longattn_hf.model.location import ModelRef
         from longattn_hf.model.tokenizer import load_tokenizer_once, tokenise
 
@@ -146,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
         from longattn_hf.commands.tables import check_output, write_rows
 
         with output.speaking():
-            path = check_output(given.output)
+            path = check_output(given.output, given.files)
             rows, notes = score_files(given)
             write_rows(rows, path, notes)
     skipped = count_reasons(filter(None, rows[SKIP_REASON]) if SKIP_REASON in rows.column_names else ())

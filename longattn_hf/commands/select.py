@@ -106,11 +106,12 @@ def main(arguments: list[str] | None = None) -> None:
         given = read_command_line(
             SelectSettings, arguments, positional=("files",), short={"output": "o"}, parents=[OUTPUT]
         )
-        from longattn_hf.commands.tables import check_output, write_rows
+        from longattn_hf.commands.tables import check_output, stem_of, write_rows
 
-        folder, slash, name = "".join(given.files[:1]).rpartition("/")
+        first = "".join(given.files[:1])
         with output.speaking():
-            path = check_output(given.output or f"{folder}{slash}{name.split('.')[0]}-kept.parquet")
+            beside = f"{''.join(first.rpartition('/')[:2])}{stem_of(first)}-kept.parquet"
+            path = check_output(given.output or beside, given.files)
             rows, kept, score, notes = select_rows(given)
             write_rows(kept, path, notes)
     tokens = sum(kept["num_tokens"]) if "num_tokens" in kept.column_names else None

@@ -1,6 +1,7 @@
 """Rows of any Parquet or JSON-lines files, and the notes that a scored file carries about itself."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from longattn_hf.pipeline.store import Store, naming
 
 #: Files by the ends of their names, as `datasets` calls their formats; a compressed file of lines ends in one more.
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
+_COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 
 
 def read_rows(files: Sequence[str]) -> Dataset:
@@ -48,7 +50,7 @@ def _naming(files: Sequence[str]) -> AbstractContextManager[None]:
 
 def is_table(file: str) -> bool:
     """Says whether a file's name is that of Parquet or JSON lines."""
-    suffixes = [suffix for suffix in Path(file).suffixes if suffix not in (".gz", ".zst", ".bz2", ".xz")]
+    suffixes = [suffix for suffix in Path(file).suffixes if suffix not in _COMPRESSIONS]
     return bool(suffixes) and suffixes[-1] in _FORMATS
 
 
@@ -58,12 +60,29 @@ def _format_of(file: str) -> str:
     raise ValueError(f"{file} is no file of a known kind: its name must end in {', '.join(_FORMATS)}.")
 
 
-def check_output(output: str) -> str:
-    """Returns where rows are to be written, here or in a store, before the work that leads to them.
+def stem_of(file: str) -> str:
+    """Returns a file's name without its folder and the end that says its format: run.a of out/run.a.jsonl.gz."""
+    path = Path(file.rpartition("/")[2])
+    if path.suffix in _COMPRESSIONS and Path(path.stem).suffix in _FORMATS:
+        path = Path(path.stem)
+    return path.stem
+
+
+def refuse_input(output: str, files: Sequence[str]) -> None:
+    """Checks that what is to be written is none of the files that are read; raises ValueError."""
+    for file in files:
+        if output == file or (os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file)):
+            raise ValueError(f"{output} is a file that is read, and would be lost; name another with -o.")
+
+
+def check_output(output: str, files: Sequence[str]) -> str:
+    """Returns where rows of files are to be written, here or in a store, before the work that leads to them.
 
     Raises:
-        ValueError: The path does not end in .parquet, leads into what is no folder, or into no store.
+        ValueError: The path does not end in .parquet, is one of the files, leads into what is no folder, or into no
+            store.
     """
+    refuse_input(output, files)
     path = Path(output)
     if path.suffix != ".parquet":
         raise ValueError(f"{output} is to be written as Parquet; let its name end in .parquet.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from longattn_hf.attention.api import FarAttention, far_rows
-from longattn_hf.columns import DEPENDENCY_STRENGTH, ID
+from longattn_hf.columns import DEPENDENCY_STRENGTH, ID, SKIP_REASON
 from longattn_hf.columns.features import SCORE_FEATURES
 from longattn_hf.explore.token_texts import Received, name_text, show_token, sum_by_text, token_texts
 from longattn_hf.explore.why import say_attention
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _ROWS = 512
 # texts whose far attention a page lists
 _TEXTS = 12
+# what a page begins with, and is known by
+_START = 'LongAttn.tokenView(document.getElementById("view"), data);'
 # entries of the map that are held at once, over all heads: 64 MB in float32
 _ENTRIES = 2**24
 
@@ -190,10 +192,9 @@ class TokenView:
     def to_html(self, *, why: Sequence[str] = ()) -> str:
         """Returns a self-contained page, for any browser; `why` are sentences that go before its own."""
         body = '<main><div id="view"></div></main>'
-        start = 'LongAttn.tokenView(document.getElementById("view"), data);'
         data, scripts = self.to_data(), ("plots.js", "token_view.js")
         data["why"] = [*why, *data["why"]]
-        return render_page(title=self.title, body=body, data=data, scripts=scripts, start=start)
+        return render_page(title=self.title, body=body, data=data, scripts=scripts, start=_START)
 
     def _repr_html_(self) -> str:
         # a frame of its own: a notebook's styles stay out, and a document's text cannot touch the notebook
@@ -226,6 +227,11 @@ class TokenView:
             yield block_R, _mean_map(self._q[0], self._k[0], self._scale, positions_R, self._causal).cpu()
 
 
+def is_page(text: str) -> bool:
+    """Says whether a file's text is a page that `TokenView.to_html` made."""
+    return _START in text
+
+
 def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: str | None = None) -> TokenView:
     """Looks at one window token by token; its attention map is streamed, never held.
 
@@ -242,6 +248,8 @@ def explain(window: Mapping[str, Any] | str, scorer: LongAttnScorer, *, title: s
     """
     if isinstance(window, str):
         window = {scorer.text_column: window}
+    # the reasons are of the scorers that somebody ran before
+    window = {name: value for name, value in window.items() if name != SKIP_REASON}
     ids = scorer.token_ids(window)
     ids_BT, reading = scorer.read_as_declared(torch.from_numpy(ids)[None])
     ids = ids_BT[0].numpy()

@@ -30,12 +30,19 @@ class Scorer(KnowsItsBytes, ABC):
         on_error: What a row that cannot be scored does: `"raise"`, or `"skip"`, which leaves its scores null and says
             why in the column `skip_reason`.
         makes_rows: False: it adds columns; see `on_arrow`.
+
+    Raises:
+        ValueError: `on_error` is neither.
     """
 
     makes_rows: ClassVar[bool] = False
 
     text_column: str = TEXT
     on_error: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
 
     def prepare(self) -> None:
         """Loads what scoring needs, so that what is missing is said before the first window.

@@ -106,13 +106,12 @@ class LongAttnScorer(ModelScorer):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "model", name_model(self.model))
         object.__setattr__(self, "tokenizer", name_tokenizer(self.tokenizer))
         rounds = get_convention(self.convention).probability_dtype is not None
         if self.row_fraction is not None and rounds:
             raise ValueError(f"convention={self.convention!r} rounds each probability: leave row_fraction at None.")
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={self.on_error!r} must be 'raise' or 'skip'.")
         if self.row_fraction is not None and not 0 < self.row_fraction <= 1:
             raise ValueError(f"row_fraction={self.row_fraction} must be above 0 and at most 1.")
         for name, least in {"min_distance": 0, "batch_tokens": 1, "window_tokens": 1}.items():

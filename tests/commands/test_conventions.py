@@ -67,6 +67,44 @@ def test_a_selection_reads_scores_as_they_were_made_or_as_it_is_told(tiny_llama,
         select(path, "--convention", "papers")
 
 
+@pytest.mark.parametrize("convention", KEPT_BY)
+def test_a_further_score_leaves_all_that_a_file_says_of_itself(tiny_llama, tmp_path, convention):
+    path = score(tiny_llama, tmp_path / "scored.parquet", convention)
+    before = read_notes([str(path)])
+    words = ["--text_column", "id", "--scorer", "gzip", "length", "gzip", "-o", str(tmp_path / "more.parquet")]
+    main(["score", str(path), *words])
+    notes = read_notes([str(tmp_path / "more.parquet")])
+    # a tokenizer's count, here the model's, is no less so for a further score
+    assert before["num_tokens"] == str(tiny_llama) and before["longattn"]["convention"] == convention
+    assert notes == before | {"scores": ["long_distance_score", "gzip_ratio", "length"]}
+    select(tmp_path / "more.parquet", "-o", tmp_path / "kept.parquet")
+    assert list(kept(tmp_path / "kept.parquet")) == KEPT_BY[convention]
+    # what LongAttn scores anew, it scores with what it is given now
+    again = [
+        "--scorer",
+        "longattn",
+        "--model",
+        str(tiny_llama),
+        "--settings",
+        "{min_distance: 3}",
+        "--text_column",
+        "id",
+    ]
+    main(["score", str(tmp_path / "more.parquet"), *again, "-o", str(tmp_path / "again.parquet")])
+    notes = read_notes([str(tmp_path / "again.parquet")])
+    assert notes["longattn"]["convention"] == "paper" and notes["longattn"]["min_distance"] == 3
+
+
+def test_files_that_longattn_scored_in_several_ways_get_no_further_score(tiny_llama, tmp_path):
+    paths = [str(score(tiny_llama, tmp_path / f"{name}.parquet", name)) for name in ("paper", "reference_code")]
+    words = ["--text_column", "id", "--scorer", "length", "-o", str(tmp_path / "both.parquet")]
+    with pytest.raises(SystemExit, match="score: LongAttn scored the files with several settings: .*'reference_code'"):
+        main(["score", *paths, *words])
+    assert not (tmp_path / "both.parquet").exists()
+    main(["score", paths[0], paths[0], *words])
+    assert read_notes([str(tmp_path / "both.parquet")])["longattn"]["convention"] == "paper"
+
+
 def test_a_selection_reads_what_a_file_says_of_itself_once(tmp_path, monkeypatch):
     path = tmp_path / "scored.parquet"
     write_rows(Dataset.from_list(APART), str(path), {"scores": ["long_distance_score"]})

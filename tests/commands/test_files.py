@@ -3,11 +3,13 @@
 import gzip
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
 
 from longattn_hf.__main__ import main
+from longattn_hf.commands.tables import read_notes, write_rows
 
 ROWS = [
     {"id": "a", "text": "abab" * 8},
@@ -64,11 +66,116 @@ def test_what_is_not_text_is_a_row_without_a_score_like_any_other(tmp_path, tiny
     assert [row["num_tokens"] > 0 for row in rows] == [isinstance(value, str) for value in values]
 
 
+@pytest.mark.parametrize("order", [["far_gain", "length"], ["length", "far_gain"], ["far_gain"]])
+def test_a_row_has_each_score_whatever_another_scorer_makes_of_it(tmp_path, order):
+    texts = ["one two three", None, " ".join(map(str, range(600)))]
+    (path := tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    scored = str(tmp_path / "scored.parquet")
+    main(["score", str(path), "--scorer", *order, "-o", scored])
+    if "length" not in order:
+        main(["score", scored, "--scorer", "length", "-o", str(tmp_path / "more.parquet")])
+        scored = tmp_path / "more.parquet"
+    rows = read(scored)
+    assert [row["length"] for row in rows] == [13.0, None, 2289.0]
+    assert [row["far_gain"] is None for row in rows] == [True, True, False]
+    assert [row["skip_reason"] for row in rows] == ["too short (3 words, 512 are the least)", "missing", None]
+
+
+@pytest.mark.parametrize("scorer", ["length", "longattn"])
+def test_windows_of_a_column_of_any_name_are_scored(tmp_path, tiny_llama, scorer):
+    texts = [" ".join(map(str, range(start, start + 60))) for start in (0, 100)]
+    Dataset.from_dict({"body": texts, "text": ["x", "y"]}).to_parquet(tmp_path / "d.parquet")
+    words = ["--text_column", "body", "--window_tokens", "16", "--model", str(tiny_llama), "--scorer", scorer]
+    main(["score", str(tmp_path / "d.parquet"), *words, "-o", str(tmp_path / "out.parquet")])
+    rows = read(tmp_path / "out.parquet")
+    assert {row["num_tokens"] for row in rows} == {16} and all(row["text"] in texts[0] + texts[1] for row in rows)
+    if scorer == "length":
+        assert [row["length"] for row in rows] == [len(row["text"]) for row in rows]
+    else:
+        assert all(row["dependency_strength"] > 0 for row in rows)
+
+
+def test_a_reason_goes_with_what_it_was_the_reason_of(tmp_path, tiny_llama):
+    texts = ["one two three " * 40, " ".join(map(str, range(600)))]
+    Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "d.parquet")
+    scored, again = str(tmp_path / "scored.parquet"), str(tmp_path / "again.parquet")
+    main(["score", str(tmp_path / "d.parquet"), "--scorer", "far_gain", "-o", scored])
+    assert [row["skip_reason"] is None for row in read(scored)] == [False, True]
+    # windows are cut of a document that far_gain finds too short
+    words = ["--window_tokens", "16", "--tokenizer", str(tiny_llama), "--scorer", "length"]
+    main(["score", scored, *words, "-o", again])
+    rows = read(again)
+    assert {row["text"][:3] for row in rows} >= {"one"} and {row["skip_reason"] for row in rows} == {None}
+    # what lacked a score and has it now has no reason any more
+    rows = load_dataset("parquet", data_files=scored, split="train")
+    rows = rows.remove_columns("text").add_column("text", [texts[1], texts[1]])
+    write_rows(rows, scored, read_notes([scored]))
+    main(["score", scored, "--scorer", "far_gain", "-o", again])
+    assert [row["skip_reason"] for row in read(again)] == [None, None]
+
+
 def test_a_selection_ranks_by_the_score_that_the_file_was_scored_by(documents, tmp_path, capsys):
     main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "out.parquet")])
     main(["select", str(tmp_path / "out.parquet"), "--token_budget", "9"])
     assert [row["id"] for row in read(tmp_path / "out-kept.parquet")] == ["b"]
     assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
+
+
+def test_tokens_once_estimated_stay_so_and_the_first_score_still_ranks(documents, tmp_path, capsys):
+    main(["score", str(documents), "--scorer", "length", "-o", str(tmp_path / "one.parquet")])
+    main(["score", str(tmp_path / "one.parquet"), "--scorer", "random", "-o", str(tmp_path / "two.parquet")])
+    assert "4 rows, scores length, random; tokens: estimated as one a 4 bytes" in capsys.readouterr().out
+    main(["select", str(tmp_path / "two.parquet"), "--token_budget", "9"])
+    assert [row["id"] for row in read(tmp_path / "two-kept.parquet")] == ["b"]
+    assert "1 of 4 rows kept by length, 9 tokens (estimated as one a 4 bytes)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("run.a.parquet", "run.a-kept.parquet"),
+        ("run.b.jsonl.gz", "run.b-kept.parquet"),
+        (".hid.parquet", ".hid-kept.parquet"),
+        ("c.ndjson", "c-kept.parquet"),
+    ],
+)
+def test_each_file_s_selection_has_a_name_of_its_own(tmp_path, name, kept):
+    rows = Dataset.from_dict({"text": ["a", "b"], "x": [1.0, 2.0]})
+    path = tmp_path / name
+    rows.to_parquet(path) if path.suffix == ".parquet" else rows.to_json(path, compression="infer")
+    main(["select", str(path), "--score", "x", "--fraction", "0.5"])
+    assert [row["text"] for row in read(tmp_path / kept)] == ["b"]
+    assert {file.name for file in tmp_path.iterdir()} == {name, kept}
+
+
+@pytest.mark.parametrize("command", ["score", "select --fraction 0.5 --score x", "explain --model m"])
+def test_no_program_writes_over_what_it_reads(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_dict({"text": ["a", "b"], "x": [1.0, 2.0]}).to_parquet("rows.parquet")
+    Path("linked.parquet").symlink_to("rows.parquet")
+    before = Path("rows.parquet").read_bytes()
+    name, *words = shlex.split(command)
+    for output in ("rows.parquet", "./rows.parquet", str(tmp_path / "rows.parquet"), "linked.parquet"):
+        with pytest.raises(SystemExit, match=f"{name}: .*{Path(output).name} is a file that is read"):
+            main([name, "rows.parquet", *words, "-o", output])
+    assert Path("rows.parquet").read_bytes() == before and Path("linked.parquet").is_symlink()
+
+
+def test_an_explanation_has_a_name_of_its_own_and_takes_no_other_page_s_place(tmp_path, tiny_llama, capsys):
+    words = ["--model", str(tiny_llama)]
+    for name in ("article.html", "chap.2.txt", "chap.2.html"):
+        (tmp_path / name).write_text("<p>one two three four five</p>" * 4)
+    main(["explain", str(tmp_path / "article.html"), *words])
+    main(["explain", str(tmp_path / "chap.2.txt"), *words])
+    pages = [tmp_path / "article-explained.html", tmp_path / "chap.2-explained.html"]
+    assert capsys.readouterr().out.split() == [*map(str, pages)]
+    assert all("LongAttn" in page.read_text() for page in pages)
+    assert (tmp_path / "article.html").read_text() == (tmp_path / "chap.2.html").read_text()
+    # a page of its own is written anew, and one of somebody else's is not
+    main(["explain", str(tmp_path / "chap.2.txt"), *words])
+    with pytest.raises(SystemExit, match="explain: .*chap.2.html is there, and no page of this program's"):
+        main(["explain", str(tmp_path / "chap.2.txt"), *words, "-o", str(tmp_path / "chap.2.html")])
+    assert "LongAttn" not in (tmp_path / "chap.2.html").read_text()
 
 
 def test_for_programs_results_are_one_object_and_quiet_leaves_nothing_else(documents, tmp_path, capsys):
@@ -148,6 +255,10 @@ def test_the_paper_s_scores_are_selected_on_their_category_s_scale(tiny_llama, t
         (
             "score DOCUMENTS --settings '{sed: 1}' --scorer random -o o.parquet",
             "no setting 'sed'. Did you mean 'seed'",
+        ),
+        (
+            "score DOCUMENTS --on_error Skip -o o.parquet",
+            "on_error='Skip' in the command line must be 'raise' or 'skip'",
         ),
         ("score DOCUMENTS --scorer length --on_error raise -o o.parquet", "score: Row 2 .* is missing"),
         ("select DOCUMENTS --fraction 0.5", "select: Nothing says which column ranks; name it .*id, text"),

@@ -45,6 +45,8 @@ def test_the_scores_are_the_scorers(scorer, view):
     assert view.head_strength == pytest.approx(per_head)
     ids = scorer.load_tokenizer()(TEXT, add_special_tokens=False)["input_ids"]
     assert explain({"input_ids": ids, "source": "here"}, scorer).scores == pytest.approx(view.scores)
+    # another scorer's reason is none of this one's
+    assert explain({"text": TEXT, "skip_reason": "too short"}, scorer).scores == view.scores
 
 
 @pytest.mark.parametrize("padding", [0, 37])

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from longattn_hf.baselines.loss_gain import LossGain
 from longattn_hf.scoring.base import Scorer, TextScorer, _is_batch, _why_unusable
 
 
@@ -65,6 +66,12 @@ def test_what_cannot_be_scored_is_an_error_or_null_with_its_reason_and_an_earlie
         Letters()({"text": ["far", "old"], "skip_reason": [None]})
     one = Letters(on_error="skip")({"text": ""})
     assert one == {"letters": None, "first": None, "skip_reason": "empty"}
+
+
+@pytest.mark.parametrize("make", [Letters, Sum, LossGain], ids=lambda kind: kind.__name__)
+def test_on_error_is_one_of_two_words(make):
+    with pytest.raises(ValueError, match="on_error='Skip' must be 'raise' or 'skip'"):
+        make(on_error="Skip", **({"model": "m"} if make is LossGain else {}))
 
 
 @pytest.mark.parametrize(
