@@ -55,7 +55,13 @@ class FirstLayer:
         self._location = location
         self._stored_names = stored_names
         self.identity = identity
-        weight: Tensor = model.get_input_embeddings().get_parameter("weight")
+        try:
+            weight: Tensor = model.get_input_embeddings().get_parameter("weight")
+        except AttributeError as error:
+            kind = model.config.model_type
+            raise ValueError(
+                f"The first layer of a {kind} model cannot be followed: its embedding: {error}"
+            ) from error
         self.config: PreTrainedConfig = model.config
         self.vocab_size: int = weight.shape[0]
         self.dtype: torch.dtype = weight.dtype

@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
-from longattn_hf.model.location import Location, ModelRef
+from longattn_hf.model.location import Location, ModelRef, read_config
+from longattn_hf.model.one_layer import hash_settings, settings_of_one_layer
 from longattn_hf.model.tensors import read_safetensors
 from longattn_hf.model.tokenizer import load_tokenizer
 
@@ -52,21 +53,41 @@ def save_layer(
         repo_id: The repository that the card is for; None for a local folder.
 
     Raises:
-        ValueError: The layer comes from a GGUF file.
+        ValueError: The layer comes from a GGUF file, or transformers does not read it again as it is.
     """
     if location.gguf_file:
         raise ValueError(f"{location.name!r} is a GGUF file: copy the file itself, or load the model's safetensors.")
     folder.mkdir(parents=True, exist_ok=True)
+    origin = {key: identity[key] for key in ("model", "revision", "sha256", "rope_theta", "rope_scaling")}
+    _write_config(config, origin, folder, identity)
     tensors = read_safetensors(location, lambda _: dict.fromkeys(names))
     save_file(tensors.by_name, folder / "model.safetensors", metadata={"format": "pt"})
-    origin = {key: identity[key] for key in ("model", "revision", "sha256", "rope_theta", "rope_scaling")}
-    written = config.to_dict() | {"first_layer_of": origin}
-    # where it was loaded from may be a path of this machine
-    written.pop("_name_or_path", None)
-    (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     tokenizer = load_tokenizer(ModelRef(location.path, location.commit, token=location.token))
     tokenizer.save_pretrained(folder)
     _write_card(location, origin, folder, repo_id)
+
+
+def _write_config(
+    config: PreTrainedConfig, origin: Mapping[str, Any], folder: Path, identity: Mapping[str, Any]
+) -> None:
+    written = settings_of_one_layer(config) | {"first_layer_of": origin}
+    # where it was loaded from may be a path of this machine
+    written.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    # code of the model's own is not here, and may not run
+    if "auto_map" in written:
+        return
+    try:
+        if hash_settings(read_config(Location(path=str(folder)))) == identity["config_sha256"]:
+            return
+        reason = "transformers makes another layer of its settings"
+    except ValueError as error:
+        reason = str(error)
+    # some architectures want layers of several kinds, or make the last one, here the only one, of another kind
+    raise ValueError(
+        f"The first layer of {identity['model']!r} cannot be saved: a {config.model_type} model cannot be of that one "
+        f"layer. Give the model itself. ({reason})"
+    )
 
 
 def _write_card(location: Location, origin: Mapping[str, Any], folder: Path, repo_id: str | None) -> None:

@@ -53,9 +53,7 @@ def build_one_layer(
     if config.is_encoder_decoder:
         raise ValueError(f"A {config.model_type} model is an encoder-decoder; give a causal (decoder-only) model.")
     text = config.get_text_config(decoder=True)
-    if vars(text).get("layer_types"):
-        text.layer_types = text.layer_types[:1]
-    text.num_hidden_layers = 1
+    _cut_to_one_layer(config, text)
     # models keep traces of having run, such as RoPE frequencies for long texts, so another copy is used
     needed, idle, attention = _trace(_on_meta(config, dtype, trust_remote_code))
     network = _on_meta(config, dtype, trust_remote_code)
@@ -63,6 +61,19 @@ def build_one_layer(
     for name, width in idle.items():
         network.set_submodule(name, Idle(network.get_submodule(name), width))
     return network.eval(), needed, attention
+
+
+def _cut_to_one_layer(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
+    layers = getattr(text, "num_hidden_layers", None)
+    for name, value in list(vars(text).items()):
+        # what an architecture says of each layer, by whatever name
+        of_layers = isinstance(value, list | tuple) and len(value) == layers and not name.endswith("_token_id")
+        if name == "layer_types" and value or of_layers:
+            setattr(text, name, value[:1])
+    try:
+        text.num_hidden_layers = 1
+    except NotImplementedError as error:
+        raise ValueError(f"A {config.model_type} model cannot be cut to its first layer: {error}") from error
 
 
 def hash_settings(config: PreTrainedConfig) -> str:
@@ -77,11 +88,20 @@ def hash_settings(config: PreTrainedConfig) -> str:
     Returns:
         Hexadecimal sha256.
     """
-    settings = config.to_dict() | config.get_text_config(decoder=True).to_dict()
+    settings = settings_of_one_layer(config) | settings_of_one_layer(config.get_text_config(decoder=True))
     without = _NO_PART | set(config.sub_configs)
     kept = {name: value for name, value in settings.items() if name not in without and not _is_off(value)}
     # a configuration of the model's own code may hold anything
     return hash_json(json.loads(json.dumps(kept, default=str)))
+
+
+def settings_of_one_layer(config: PreTrainedConfig) -> dict[str, Any]:
+    """Returns a configuration of `build_one_layer` as plain values, without what it says of the other layers."""
+    settings = config.to_dict()
+    for part in (settings, settings.get("text_config") or {}):
+        if others := part.get("per_layer_config"):
+            part["per_layer_config"] = {layer: others[layer] for layer in others if str(layer) == "0"}
+    return settings
 
 
 def _is_off(value: Any) -> bool:
@@ -119,7 +139,7 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bo
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=STOPS_AT_ATTENTION, trust_remote_code=trust_remote_code
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"A {config.model_type} model cannot be built as a causal language model that goes through transformers' "
             f"attention interface: {error}"
@@ -161,7 +181,7 @@ def _trace(network: PreTrainedModel) -> tuple[dict[str, Rows], dict[str, int], s
     try:
         with torch.enable_grad(), without_values, _ScalarsOfWholeTexts():
             call = stop_at_attention(network, torch.zeros(1, 8, dtype=torch.int64))
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"{layer} cannot be followed to a call of transformers' attention interface: {error}"
         ) from error

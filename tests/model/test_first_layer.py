@@ -17,7 +17,7 @@ from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.model.layer_cache import load_first_layer
 from longattn_hf.model.tokenizer import load_tokenizer
 from tests.support.models import needs_smollm2
-from tests.support.tiny import TINY_SIZES, save_tiny_llama, write_gguf
+from tests.support.tiny import TINY_SIZES, build_tokenizer, save_tiny_llama, write_gguf
 
 VOCAB = TINY_SIZES["vocab_size"]
 # far from uniform maps, so that a mistake shows
@@ -469,6 +469,57 @@ def test_an_index_that_leads_out_of_its_checkpoint_is_refused(tmp_path, tiny_lla
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, name)}))
     with pytest.raises(ValueError, match="which is not one of the checkpoint's own"):
         FirstLayer.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ExaoneMoe", EXPERTS | dict(n_group=1, topk_group=1)),
+        ("Mellum", EXPERTS),
+        ("Cohere2", dict(sliding_window=64)),
+    ],
+)
+def test_a_saved_layer_says_nothing_of_other_layers_and_can_be_loaded(tmp_path, kind, settings):
+    save_model(tmp_path / "whole", kind, **settings)
+    build_tokenizer().save_pretrained(tmp_path / "whole")
+    layer = FirstLayer.from_pretrained(str(tmp_path / "whole"))
+    layer.save_pretrained(tmp_path / "saved")
+    saved = FirstLayer.from_pretrained(str(tmp_path / "saved"))
+    assert torch.equal(saved.query_key(some_ids())[0], layer.query_key(some_ids())[0])
+    assert saved.identity["config_sha256"] == layer.identity["config_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("OlmoHybrid", dict(layer_types=["full_attention", "linear_attention"])),
+        # the last layer is always a full one
+        ("Gemma4Text", dict(head_dim=16, vocab_size_per_layer_input=300)),
+        ("Gemma4Text", dict(head_dim=16, global_head_dim=32, vocab_size_per_layer_input=300)),
+    ],
+)
+def test_a_layer_that_cannot_be_the_only_one_of_its_model_is_not_saved(tmp_path, kind, settings):
+    save_model(tmp_path / "whole", kind, **settings)
+    build_tokenizer().save_pretrained(tmp_path / "whole")
+    layer = FirstLayer.from_pretrained(str(tmp_path / "whole"))
+    with pytest.raises(ValueError, match="cannot be saved: a .* model cannot be of that one layer. Give the model"):
+        layer.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("ProphetNet", dict(num_encoder_layers=2, num_decoder_layers=2), "cannot be cut to its first layer"),
+        ("Xmod", dict(is_decoder=True), "cannot be followed .*Input language unknown"),
+    ],
+)
+def test_a_model_that_cannot_be_followed_is_refused(tmp_path, kind, settings, message):
+    sizes = {name: size for name, size in SIZES.items() if kind != "ProphetNet" or name != "num_hidden_layers"}
+    getattr(transformers, f"{kind}Config")(**sizes | settings).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"is_encoder_decoder": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        FirstLayer.from_pretrained(str(tmp_path))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path):
