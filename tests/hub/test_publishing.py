@@ -259,6 +259,13 @@ def test_what_datasets_pushed_before_stays_loadable_and_the_default(hub, release
     assert load_dataset(REPO, "arxiv", split="train").to_list() == rows("arxiv", 7).to_list()
 
 
+def test_a_category_that_is_renamed_is_the_default_under_its_new_name(hub, tmp_path):
+    publish(write_release(tmp_path / "old", {"books": 4, "code": 2}), REPO)
+    publish(write_release(tmp_path / "new", {"literature": 3, "code": 2}), REPO)
+    assert load_dataset(REPO, split="train").to_list() == rows("literature", 3).to_list()
+    assert load_dataset(REPO, "books", split="train").to_list() == rows("books", 4).to_list()
+
+
 def test_a_second_default_is_refused_before_anything_is_sent(hub):
     card = "---\nconfigs:\n- config_name: theirs\n  data_files: theirs.csv\n  default: true\n---\n"
     hub.create(REPO, {"README.md": card.encode(), "theirs.csv": b"a\n1\n"})
@@ -594,6 +601,10 @@ def taken(shard):
             "figures/scores.png, report.json",
         ),
         "shards": ({"data/book/train-mine.parquet": shard}, "data/book/train-mine.parquet"),
+        "a configuration of our layout": (
+            {"README.md": theirs % b"data/book/*.parquet", "data/book/a.parquet": shard},
+            "configuration 'book'",
+        ),
         "a configuration and files": (
             {
                 "README.md": theirs % b"b.parquet",
