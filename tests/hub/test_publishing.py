@@ -12,7 +12,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import HfApi, HfFileSystem
 
-from longattn_hf.files import write_record
+from longattn_hf.files import load_yaml, write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.hub.publishing import publish
 from tests.support.hub_client import CLIENT_HEEDS_RETRY_AFTER
@@ -131,6 +131,23 @@ def test_scores_are_plain_doubles_in_row_groups_that_a_viewer_can_page(hub, rele
         meta = pq.ParquetFile(file).metadata
     column = meta.row_group(0).column(2)
     assert column.physical_type == "DOUBLE" and column.has_offset_index
+
+
+def test_a_card_is_read_as_often_for_many_categories_as_for_few(tmp_path, monkeypatch):
+    read = []
+
+    def counting(text, **settings):
+        read.append(text)
+        return load_yaml(text, **settings)
+
+    monkeypatch.setattr("longattn_hf.hub.card_merge.load_yaml", counting)
+    times = []
+    for count in (1, 12):
+        out = write_release(tmp_path / str(count), {f"c{number}": 1 for number in range(count)})
+        assert len(publish(out, REPO, dry_run=True).configurations) == count + 1
+        times.append(len(read))
+        read.clear()
+    assert times[0] == times[1] > 0
 
 
 # one commit, and no more than needed
