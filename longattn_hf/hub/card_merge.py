@@ -3,12 +3,14 @@
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
 from longattn_hf.files import load_yaml
+from longattn_hf.hub.patterns import has_our_layout
+from longattn_hf.pages.text import code
 
 BEGIN = "<!-- longattn_hf:begin -->"
 END = "<!-- longattn_hf:end -->"
@@ -20,6 +22,10 @@ _TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 # the code of a card that loads the dataset, and the name in each of its calls
 _USE = re.compile(r"^## Use\n\n```python\n.*?^```$", re.MULTILINE | re.DOTALL)
 _LOADS = re.compile(r'(= load_dataset\()"(?:[^"\\]|\\.)*"')
+# the sentence of a card that says what is loaded by default
+_DEFAULT = re.compile(r"^(without their text\. The default is ).*\.$", re.MULTILINE)
+# other people's configurations whose files lie as ours do, noted behind the first marker
+_OTHERS = re.compile(rf"{BEGIN}\r?\n<!-- longattn_hf:others (\[.*\]) -->\r?\n")
 # one entry a configuration; those of other configurations stay
 _PER_CONFIGURATION = ("configs", "dataset_info")
 # facts of the data, which only a new build knows
@@ -30,9 +36,10 @@ def merge_cards(theirs: str | None, ours: str) -> str:
     """Puts our part into a card: the text between our markers, and our keys of its front matter.
 
     Of the front matter, the entries of our configurations and the facts of the data are renewed, lists such as `tags`
-    keep what stands there and gain what is missing, other values that stand there stay. The text of every key whose
-    value does not change stays byte for byte, as does all text outside the markers. A card without markers gets our
-    part at its end.
+    keep what stands there and gain what is missing, other values that stand there stay. A default of other people's
+    stays the default, one of an earlier release's gives way to this one's, and our part says which one it is. The text
+    of every key whose value does not change stays byte for byte, as does all text outside the markers. A card without
+    markers gets our part at its end.
 
     Args:
         theirs: The card as it stands, with its own line ends; None where there is none.
@@ -54,12 +61,24 @@ def merge_cards(theirs: str | None, ours: str) -> str:
     opening, front_matter, body = _split(theirs, where)
     marked = _marked(body, where)
     newline = "\r\n" if "\n" in theirs and "\n" not in theirs.replace("\r\n", "") else "\n"
-    part = our_body[slice(*our_part)].replace("\n", newline)
+    old, new = _parse(front_matter, where), _parse(our_yaml, "the rendered card")
+    before, now = (_by_name("configs", values.get("configs")) for values in (old, new))
+    ours_there = own_configurations(theirs, before)
+    others = [name for name in before if name not in now and name not in ours_there]
+    values = old | {
+        key: _merge_value(key, old[key], value, others) if key in old else value for key, value in new.items()
+    }
+    part = _name_default(our_body[slice(*our_part)], _by_name("configs", values.get("configs")))
+    if alike := [name for name in others if has_our_layout(name, before[name])]:
+        # a name must not end the comment
+        note = json.dumps(alike).replace(">", "\\u003e")
+        part = part.replace(BEGIN, f"{BEGIN}\n<!-- longattn_hf:others {note} -->", 1)
+    part = part.replace("\n", newline)
     if marked:
         body = body[: marked[0]] + part + body[marked[1] :]
     else:
         body += newline * (2 - min(2, len(body) - len(body.rstrip("\r\n")))) + part + newline
-    merged = _merge_front_matter(front_matter, our_yaml, newline)
+    merged = _write_front_matter(front_matter, old, values, newline)
     # without front matter, body is all there is
     return f"{opening}{merged}{body}" if opening else f"---{newline}{merged}---{newline}{body}"
 
@@ -84,13 +103,22 @@ def name_repository(card: str, repo_id: str) -> str:
     if not (found := [*_USE.finditer(ours)]):
         return card
     start, stop = found[-1].span()
-    code = _LOADS.sub(lambda call: call[1] + json.dumps(repo_id), ours[start:stop])
-    return before + begin + ours[:start] + code + ours[stop:] + end + after
+    calls = _LOADS.sub(lambda call: call[1] + json.dumps(repo_id), ours[start:stop])
+    return before + begin + ours[:start] + calls + ours[stop:] + end + after
 
 
 def read_configurations(card: str) -> dict[str, dict[str, Any]]:
     """Reads the `configs` of a card's front matter, by name, in order."""
     return _read_by_name(card, "configs")
+
+
+def own_configurations(card: str, configurations: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Returns the names of those of a card's configurations that releases of this package have put there."""
+    if not has_markers(card):
+        return set()
+    noted = _OTHERS.search(card)
+    others = json.loads(noted[1]) if noted else []
+    return {name for name, entry in configurations.items() if has_our_layout(name, entry) and name not in others}
 
 
 def read_row_counts(card: str) -> dict[str, int]:
@@ -152,10 +180,7 @@ def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
     return {str(entry.get("config_name", "default")): dict(entry) for entry in named}
 
 
-def _merge_front_matter(theirs: str, ours: str, newline: str) -> str:
-    where = "the README.md on the Hub"
-    old, new = _parse(theirs, where), _parse(ours, "the rendered card")
-    merged = old | {key: _merge_value(key, old[key], value) if key in old else value for key, value in new.items()}
+def _write_front_matter(theirs: str, old: dict[str, Any], merged: dict[str, Any], newline: str) -> str:
     lead, column, texts = _key_texts(theirs) if old else (theirs, 0, {})
     for key, value in merged.items():
         if key not in old or old[key] != value:
@@ -165,7 +190,7 @@ def _merge_front_matter(theirs: str, ours: str, newline: str) -> str:
             texts[key] = dumped.replace("\n", newline) + (tail[0] if tail else "")
     text = lead + "".join(texts.values())
     try:
-        if _parse(text, where) == merged:
+        if _parse(text, "the merged card") == merged:
             return text
     except ValueError:
         pass
@@ -194,10 +219,10 @@ def _key_texts(front_matter: str) -> tuple[str, int, dict[str, str]]:
     return front_matter[: starts[0]], marks[0].column, texts
 
 
-def _merge_value(key: str, old: Any, new: Any) -> Any:
+def _merge_value(key: str, old: Any, new: Any, others: Collection[str]) -> Any:
     if key in _PER_CONFIGURATION:
         before, now = _by_name(key, old), _by_name(key, new)
-        return _merge_configurations(before, now) if before != now else old
+        return _merge_configurations(before, now, others) if before != now else old
     if key in _FACTS:
         return new
     if isinstance(old, list) and isinstance(new, list):
@@ -210,12 +235,22 @@ def _is_default(name: str, configuration: Mapping[str, Any]) -> bool:
     return name == "default" or bool(configuration.get("default"))
 
 
-def _merge_configurations(old: dict[str, dict], new: dict[str, dict]) -> list[dict[str, Any]]:
-    foreign_default = any(_is_default(name, entry) for name, entry in old.items() if name not in new)
+def _merge_configurations(old: dict[str, dict], new: dict[str, dict], others: Collection[str]) -> list[dict[str, Any]]:
+    # there may be one default, and other people's is not ours to move; nor can that of this name be another
+    settled = any(_is_default(name, entry) for name, entry in old.items() if name in others)
+    settled = settled or ("default" in old and "default" not in new)
+    renewed = any(_is_default(name, entry) for name, entry in new.items())
     merged = []
     for name, entry in (old | new).items():
-        if name in new and foreign_default:
-            # there may be one default, and it is not ours to move
+        if name not in others and (settled or (renewed and name not in new)):
             entry = {key: value for key, value in entry.items() if key != "default"}
         merged.append({"config_name": name} | entry)
     return merged
+
+
+def _name_default(part: str, configurations: Mapping[str, Mapping[str, Any]]) -> str:
+    default = next((name for name, entry in configurations.items() if _is_default(name, entry)), None)
+    # a description may hold such a sentence too, and stands before ours
+    if default is None or not (found := [*_DEFAULT.finditer(part)]):
+        return part
+    return f"{part[: found[-1].start()]}{found[-1][1]}{code(default)}.{part[found[-1].end() :]}"

@@ -8,10 +8,17 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.hf_api import RepoFile
 
-from longattn_hf.hub.card_merge import BEGIN, END, has_markers, merge_cards, read_configurations
+from longattn_hf.hub.card_merge import (
+    BEGIN,
+    END,
+    has_markers,
+    merge_cards,
+    own_configurations,
+    read_configurations,
+)
 from longattn_hf.hub.layout import CARD
 from longattn_hf.hub.loadable import check_card
-from longattn_hf.hub.patterns import file_patterns, has_our_layout, matches
+from longattn_hf.hub.patterns import file_patterns, matches
 from longattn_hf.hub.release import Release
 from longattn_hf.hub.repository import Repository, differing, list_some
 
@@ -116,12 +123,8 @@ class Plan:
 
     def _own(self) -> set[str]:
         """The configurations that this release may replace: those of an earlier one, and any of the same files."""
-        marked = has_markers(self.theirs or "")
-        return {
-            name
-            for name, entry in self.before.items()
-            if (marked and has_our_layout(name, entry)) or file_patterns(entry) == self.release.patterns.get(name)
-        }
+        same = {name for name, entry in self.before.items() if file_patterns(entry) == self.release.patterns.get(name)}
+        return same | own_configurations(self.theirs or "", self.before)
 
     def _foreign(self) -> dict[str, list[str]]:
         """The patterns of the configurations that are not of this release, by name."""

@@ -67,20 +67,22 @@ class Release:
         self.patterns = {
             name: file_patterns(configuration) for name, configuration in read_configurations(self.card).items()
         }
-        self.configurations = tuple(self._describe(name) for name in self.patterns)
+        # one reading of a long card takes seconds
+        stated = read_row_counts(self.card)
+        self.configurations = tuple(self._describe(name, stated.get(name)) for name in self.patterns)
         described = {path for configuration in self.configurations for path in configuration.paths}
         if lost := [path for path in self.files if path.endswith(".parquet") and path not in described]:
             raise ValueError(f"no configuration of the card's front matter holds {', '.join(lost)}")
         check_loadable(self.card, self.files)
 
-    def _describe(self, name: str) -> Configuration:
+    def _describe(self, name: str, stated: int | None) -> Configuration:
         files = {path: file for path, file in sorted(self.files.items()) if matches(path, self.patterns[name])}
         if not files:
             raise ValueError(
                 f"the card's configuration {name!r} names {self.patterns[name]}, but no such file is there"
             )
         rows = sum(file.num_rows for file in files.values())
-        if rows != (stated := read_row_counts(self.card).get(name)):
+        if rows != stated:
             raise ValueError(
                 f"configuration {name!r} holds {rows} rows, the card's dataset_info says {stated}: build again"
             )

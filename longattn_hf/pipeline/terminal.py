@@ -55,7 +55,6 @@ class Output:
 
         if self.quiet or not sys.stderr.isatty():
             disable_progress_bars()
-        if self.quiet:
             disable_bars_of_the_hub()
         handler = logging.StreamHandler()
         handler.setFormatter(_PlainInfo("%(levelname)s %(name)s: %(message)s"))

@@ -11,6 +11,7 @@ from longattn_hf.hub.card_merge import (
     END,
     merge_cards,
     name_repository,
+    own_configurations,
     read_configurations,
     read_row_counts,
 )
@@ -102,6 +103,50 @@ def test_there_is_one_default_and_a_foreign_one_stays():
         configurations = MetadataConfigs.from_dataset_card_data(DatasetCard(merged).data)
         assert configurations.get_default_config_name() == default
         assert merge_cards(merged, OURS) == merged
+
+
+def default_of(card):
+    return MetadataConfigs.from_dataset_card_data(DatasetCard(card).data).get_default_config_name()
+
+
+def renamed_report():
+    """The next release of the example: its default `code` is called `source` now."""
+    report = example_report()
+    report["configs"] = {"source": report["configs"]["code"] | {"data_files": "data/source/train-*.parquet"}} | {
+        name: facts for name, facts in report["configs"].items() if name != "code"
+    }
+    return report | {"default_config": "source"}
+
+
+def test_the_default_of_an_earlier_release_gives_way_and_stays_loadable():
+    first, second = render(example_report()), render(renamed_report())
+    merged = merge_cards(first, second)
+    assert default_of(first) == "code" and default_of(merged) == "source"
+    assert read_configurations(merged)["code"]["data_files"][0]["path"] == "data/code/train-*.parquet"
+    assert merge_cards(merged, second) == merged and "The default is `source`.\n" in merged
+    # one called so is the default whatever is said of others
+    named = merge_cards(
+        first.replace("config_name: code\n", "config_name: default\n").replace("/code/", "/default/"), second
+    )
+    assert default_of(named) == "default" and "The default is `default`.\n" in named
+    assert merge_cards(named, second) == named
+    # a release without a default leaves the one there is
+    assert default_of(merge_cards(first, OURS.replace("  default: true\n", ""))) == "code"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("files", ["theirs/*.csv", "data/th -->/train-*.parquet"])
+def test_other_peoples_default_stays_wherever_their_files_lie_and_our_part_says_so(files, newline):
+    name = files.split("/")[-2]
+    front = {"configs": [{"config_name": name, "data_files": files, "default": True}]}
+    card = f"---\n{yaml.safe_dump(front)}---\nText\n".replace("\n", newline)
+    sentence = "without their text. The default is `mine`."
+    for report in (example_report(), renamed_report()):
+        ours = render(report | {"description": f"They are\n{sentence}"})
+        card = merge_cards(card, ours)
+        assert default_of(card) == name and f"The default is `{name}`.{newline}" in card and sentence in card
+        assert merge_cards(card, ours) == card
+        assert own_configurations(card, read_configurations(card)) == {*read_configurations(card)} - {name}
 
 
 @pytest.mark.parametrize("theirs", [None, "", "\n"])

@@ -12,7 +12,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import HfApi, HfFileSystem
 
-from longattn_hf.files import write_record
+from longattn_hf.files import load_yaml, write_record
 from longattn_hf.hub.card_merge import BEGIN, END
 from longattn_hf.hub.publishing import publish
 from tests.support.hub_client import CLIENT_HEEDS_RETRY_AFTER
@@ -131,6 +131,23 @@ def test_scores_are_plain_doubles_in_row_groups_that_a_viewer_can_page(hub, rele
         meta = pq.ParquetFile(file).metadata
     column = meta.row_group(0).column(2)
     assert column.physical_type == "DOUBLE" and column.has_offset_index
+
+
+def test_a_card_is_read_as_often_for_many_categories_as_for_few(tmp_path, monkeypatch):
+    read = []
+
+    def counting(text, **settings):
+        read.append(text)
+        return load_yaml(text, **settings)
+
+    monkeypatch.setattr("longattn_hf.hub.card_merge.load_yaml", counting)
+    times = []
+    for count in (1, 12):
+        out = write_release(tmp_path / str(count), {f"c{number}": 1 for number in range(count)})
+        assert len(publish(out, REPO, dry_run=True).configurations) == count + 1
+        times.append(len(read))
+        read.clear()
+    assert times[0] == times[1] > 0
 
 
 # one commit, and no more than needed
@@ -257,6 +274,13 @@ def test_what_datasets_pushed_before_stays_loadable_and_the_default(hub, release
     for arguments in ((), ("default",)):
         assert load_dataset(REPO, *arguments, split="train")["n"] == [1, 2, 3]
     assert load_dataset(REPO, "arxiv", split="train").to_list() == rows("arxiv", 7).to_list()
+
+
+def test_a_category_that_is_renamed_is_the_default_under_its_new_name(hub, tmp_path):
+    publish(write_release(tmp_path / "old", {"books": 4, "code": 2}), REPO)
+    publish(write_release(tmp_path / "new", {"literature": 3, "code": 2}), REPO)
+    assert load_dataset(REPO, split="train").to_list() == rows("literature", 3).to_list()
+    assert load_dataset(REPO, "books", split="train").to_list() == rows("books", 4).to_list()
 
 
 def test_a_second_default_is_refused_before_anything_is_sent(hub):
@@ -594,6 +618,10 @@ def taken(shard):
             "figures/scores.png, report.json",
         ),
         "shards": ({"data/book/train-mine.parquet": shard}, "data/book/train-mine.parquet"),
+        "a configuration of our layout": (
+            {"README.md": theirs % b"data/book/*.parquet", "data/book/a.parquet": shard},
+            "configuration 'book'",
+        ),
         "a configuration and files": (
             {
                 "README.md": theirs % b"b.parquet",

@@ -179,6 +179,15 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys
     assert sys.stderr.getvalue() == ""
 
 
+def test_publishing_draws_no_bar_where_there_is_no_terminal(output, hub, run_python):
+    done = run_python(
+        "import os; del os.environ['HF_HUB_DISABLE_PROGRESS_BARS']\n"
+        f"from longattn_hf.__main__ import main; main(['publish', {str(output)!r}, 'me/small'])"
+    )
+    assert "published as commit" in done.stdout and hub.requests("PUT", "/lfs/")
+    assert "%|" not in done.stderr and "\r" not in done.stderr
+
+
 def test_selecting_and_writing_say_how_far_they_are_as_scoring_does(recipe, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(heartbeat, "_SECONDS_BETWEEN_LINES", 0.0)
     words = ["build", "--config", str(recipe), "--output_dir", str(tmp_path)]
