@@ -23,7 +23,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one of the commands with the words behind its name.
 
-    Ctrl-C ends it in one line, with status 130; so does a reader of its output that has ended, as `head` does, with 141.
+    Ctrl-C ends it in one line, with status 130; so does a reader of its output that has ended, as `head` does, with
+    141.
     """
     try:
         _run(arguments)
