@@ -89,8 +89,8 @@ class Plan:
 
         Raises:
             ValueError: `datasets` could not read the merged card; files or configurations of others would be replaced
-                or deleted; or another configuration uses shards that the release would delete, or would take the
-                release's files for its own.
+                or deleted; or another configuration uses shards that the release would delete, would take the
+                release's files for its own, or would have them read in another format.
         """
         check_card(self.card, "the README.md on the Hub with this release's part in it")
         self._check_replaced()
@@ -106,6 +106,13 @@ class Plan:
                     f"the configuration {name!r} of {self.repo_id} ({', '.join(patterns[:3])}) would take this "
                     f"release's {taken[0]} for its own: have the README.md there name its files alone, or publish "
                     "elsewhere"
+                )
+            files = [path for path in self.there if matches(path, patterns)]
+            if name == next(iter(self.before)) and files and not any(path.endswith(".parquet") for path in files):
+                raise ValueError(
+                    f"the configuration {name!r} of {self.repo_id} stands first and is no Parquet ({files[0]}): "
+                    "datasets reads all configurations in the first one's format, and nobody could load this release. "
+                    "Convert it, or publish elsewhere"
                 )
 
     def _check_replaced(self) -> None:

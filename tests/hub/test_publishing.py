@@ -604,6 +604,18 @@ def test_a_configuration_that_names_a_folder_keeps_its_files(hub, release, tmp_p
     assert on_the_hub(hub)["data/arxiv/old/er/a.parquet"] == shard
 
 
+def test_a_first_configuration_in_another_format_is_named_and_nothing_sent(hub, release, tmp_path):
+    rows("mine", 2).to_parquet(tmp_path / "mine.parquet")
+    card = b"---\nconfigs:\n- config_name: mine\n  data_files: mine.*\n---\n"
+    hub.create(REPO, {"README.md": card, "mine.csv": b"a\n1\n"})
+    with pytest.raises(ValueError, match=rf"'mine' of {REPO} stands first and is no Parquet \(mine.csv\)"):
+        publish(release, REPO)
+    assert not hub.requests("PUT", "") and not hub.requests("POST", "/commit/")
+    hub.create("me/other", {"README.md": card, "mine.parquet": (tmp_path / "mine.parquet").read_bytes()})
+    publish(release, "me/other")
+    assert [load_dataset("me/other", name, split="train").num_rows for name in ("mine", "book")] == [2, 5]
+
+
 def taken(shard):
     """Repositories of others, and what of them a release would replace or delete."""
     theirs = b"---\nconfigs:\n- config_name: book\n  data_files: %b\n---\n# Theirs\n"
