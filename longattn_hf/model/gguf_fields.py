@@ -4,14 +4,13 @@ transformers puts some of a file's fields into a configuration, other ones for e
 out stands at a default there. Here the fields that a first map depends on are put in, or the file is refused.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import isclose
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from gguf.gguf_reader import ReaderTensor
     from transformers import PreTrainedConfig
-
-    from longattn_hf.model.tensors import GgufFile
 
 # what architectures call the eps of their norms
 _EPS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
@@ -21,7 +20,14 @@ _NOT_OF_THE_MAP = ("attn_v", "attn_output", "attn_v_norm", "attn_sub_norm", "att
 _ROUNDING = 1e-6
 
 
-def apply_gguf_fields(file: "GgufFile", config: "PreTrainedConfig", name: str, *, scaling_is_given: bool) -> None:
+class GgufFile(NamedTuple):
+    """What is read of a GGUF file: its fields but for the vocabulary's lists, and its tensors, which stay on disk."""
+
+    fields: Mapping[str, Any]
+    tensors: Sequence["ReaderTensor"]
+
+
+def apply_gguf_fields(file: GgufFile, config: "PreTrainedConfig", name: str, *, scaling_is_given: bool) -> None:
     """Puts a file's own fields into the configuration that transformers made of it.
 
     Args:
@@ -76,7 +82,7 @@ def apply_gguf_fields(file: "GgufFile", config: "PreTrainedConfig", name: str, *
         _set(text, "query_pre_attn_scalar", round(scale**-2))
 
 
-def refuse_other_scale(file: "GgufFile", scale: float, name: str) -> None:
+def refuse_other_scale(file: GgufFile, scale: float, name: str) -> None:
     """Checks that a layer's scale is the file's, where the file has one.
 
     Raises:
@@ -107,7 +113,7 @@ def refuse_unread_attention(names: Collection[str], name_of: Mapping[str, str]) 
 
 
 class _Fields:
-    def __init__(self, file: "GgufFile", name: str, *, sliding: bool = False) -> None:
+    def __init__(self, file: GgufFile, name: str, *, sliding: bool = False) -> None:
         self._file, self._name, self._sliding = file, name, sliding
         self._architecture = file.fields.get("general.architecture")
 

@@ -2,12 +2,12 @@
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longattn_hf.model.byte_ranges import Rows, fetch_tensors, refuse_other_rows
-from longattn_hf.model.gguf_fields import refuse_unread_attention
+from longattn_hf.model.gguf_fields import GgufFile, refuse_unread_attention
 from longattn_hf.model.identity import stamp_of
 from longattn_hf.model.location import Location, check_file_name
 
 if TYPE_CHECKING:
-    from gguf.gguf_reader import ReaderTensor
     from transformers import PreTrainedModel
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -135,13 +134,6 @@ def hash_tensors(stored: Iterable[tuple[str, str, Tensor]]) -> str:
         digest.update(f"{name} {kind} {list(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-class GgufFile(NamedTuple):
-    """What is read of a GGUF file: its fields but for the vocabulary's lists, and its tensors, which stay on disk."""
-
-    fields: Mapping[str, Any]
-    tensors: Sequence["ReaderTensor"]
 
 
 def open_gguf(location: Location) -> GgufFile:
