@@ -66,8 +66,8 @@ def build_one_layer(
 def _cut_to_one_layer(config: PreTrainedConfig, text: PreTrainedConfig) -> None:
     layers = getattr(text, "num_hidden_layers", None)
     for name, value in list(vars(text).items()):
-        # what an architecture says of each layer, by whatever name
-        of_layers = isinstance(value, list | tuple) and len(value) == layers and not name.endswith("_token_id")
+        # what an architecture says of each layer; other lists, such as limits of two numbers, may be as long by chance
+        of_layers = "layer" in name and isinstance(value, list) and len(value) == layers
         if name == "layer_types" and value or of_layers:
             setattr(text, name, value[:1])
     try:
