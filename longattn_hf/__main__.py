@@ -1,5 +1,6 @@
 """`longattn COMMAND ...`, also `python -m longattn_hf COMMAND ...`: every program of the package."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -20,7 +21,24 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one of the commands with the words behind its name."""
+    """Runs one of the commands with the words behind its name.
+
+    Ctrl-C ends it in one line, with status 130, and so does a reader of its output that has ended, with 141.
+    """
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("longattn: interrupted.", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except BrokenPipeError as error:
+        print(f"longattn: {error.strerror}.", file=sys.stderr)  # noqa: T201
+        # nothing is left for Python to flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _run(arguments: list[str] | None) -> None:
     name, *words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _BARS = " ▁▂▃▄▅▆▇█"
 # what fits beside a name and its numbers
 _MOST_BINS = 24
+_LONGEST_WAIT = 86_400.0
 #: A process is never called stalled before this many seconds of silence.
 PATIENCE = 60.0
 
@@ -63,6 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the watch from the command line."""
     try:
         given = read_command_line(WatchSettings, arguments, positional=("folder",))
+        # what no clock waits for, and what would never wait
+        if not 0 < given.every <= _LONGEST_WAIT:
+            raise ValueError(f"every={given.every} must be above 0 and at most {_LONGEST_WAIT:,.0f} seconds, a day.")
         folder = open_folder(given.folder)
     except ValueError as error:
         raise Refusal("watch", error) from error

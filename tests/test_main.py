@@ -1,6 +1,7 @@
 """The command line, and the package as a wheel brings it."""
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,32 @@ def test_help_and_version_load_neither_torch_nor_transformers(run_python):
     )
     printed = run_python(program).stdout
     assert all(f"\n  {command} " in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["watch", "OUT", "--once"]], ids=" ".join)
+def test_a_command_whose_reader_has_ended_ends_in_one_line(tmp_path, words, unbuffered):
+    (tmp_path / "OUT" / "work" / "heartbeats").mkdir(parents=True)
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "longattn_hf", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "longattn: Broken pipe.\n")
+
+
+def test_ctrl_c_ends_a_command_in_one_line(tmp_path):
+    os.mkfifo(tmp_path / "d.txt")
+    words = [sys.executable, "-m", "longattn_hf", "explain", "d.txt", "--model", "m", "-o", "page.html"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    # opens when the command does, which then waits for the text
+    with open(tmp_path / "d.txt", "wb"):
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "longattn: interrupted.\n")
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,13 @@ def test_each_scorers_progress_is_that_of_the_windows_that_are_cut(tmp_path, tin
     assert shown.index("length so far") < shown.index("dependency strength so far") < shown.index("gzip ratio so far")
 
 
+@pytest.mark.parametrize("every", ["-1", "0", ".inf", ".nan", "1e300"])
+def test_the_time_between_two_looks_is_one_that_passes(tmp_path, every):
+    BuildFolder(tmp_path).heartbeats.mkdir(parents=True)
+    with pytest.raises(SystemExit, match="watch: every=.* must be above 0 and at most 86,400 seconds"):
+        main([str(tmp_path), "--every", every, "--once"])
+
+
 def test_a_build_that_has_not_begun_is_waited_for(tmp_path, capsys):
     with pytest.raises(SystemExit, match="holds no build"):
         main([str(tmp_path / "out"), "--once"])

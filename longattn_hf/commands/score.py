@@ -70,7 +70,7 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
         ValueError: A setting, a file or, with `on_error="raise"`, a row is not as it should be, or LongAttn scored
             the files with several settings.
     """
-    from longattn_hf.commands.tables import read_notes, read_rows
+    from longattn_hf.commands.tables import find_files, read_notes, read_rows
     from longattn_hf.pipeline.scored_with import SCORED_WITH
 
     scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
@@ -82,7 +82,7 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
         )
     if given.category is not None and CATEGORY not in rows.column_names:
         rows = rows.add_column(CATEGORY, [given.category] * len(rows))
-    before = {file: read_notes([file]) for file in given.files}
+    before = {file: read_notes([file]) for file in find_files(given.files)}
     # that another scorer gave a row none is no reason for these, nor for windows to be cut of it
     rows, earlier = _without_reasons(rows)
     rows, counted = _with_num_tokens(rows, given, before)

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from longattn_hf.columns import CATEGORY, LONG_DISTANCE_SCORE
 from longattn_hf.pipeline.refusal import refusing
 from longattn_hf.pipeline.settings import Texts, read_command_line, settings
@@ -68,7 +71,7 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     Raises:
         ValueError: A setting, a file, a column or a score is not as it should be.
     """
-    from longattn_hf.commands.tables import read_notes, read_rows
+    from longattn_hf.commands.tables import find_files, read_notes, read_rows
     from longattn_hf.pipeline.scored_with import find_convention, scored_with
     from longattn_hf.selection.select import add_long_distance_score, select_windows
 
@@ -77,8 +80,8 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
     # refused before anything is read
     Selection(alpha=given.alpha, score=given.score or LONG_DISTANCE_SCORE, **how)
     rows = read_rows(given.files)
-    notes = {file: read_notes([file]) for file in given.files}
-    first = notes[given.files[0]]
+    notes = {file: read_notes([file]) for file in find_files(given.files)}
+    first = next(iter(notes.values()))
     # files without categories are of one
     by = None if given.by == CATEGORY and CATEGORY not in rows.column_names else given.by
     if {*RAW_SCORES} <= {*rows.column_names}:
@@ -99,6 +102,15 @@ def _default_score(rows: "Dataset", notes: Mapping[str, Any]) -> str:
     raise ValueError(f"Nothing says which column ranks; name it with --score, of {', '.join(rows.column_names)}.")
 
 
+def _count_tokens(rows: "Dataset") -> int | float | None:
+    """Sums the rows' tokens; None where their number is not known of each."""
+    if "num_tokens" not in rows.column_names:
+        return None
+    counts = rows.select_columns(["num_tokens"]).with_format("arrow")[:]["num_tokens"]
+    known = (pa.types.is_integer(counts.type) or pa.types.is_floating(counts.type)) and not counts.null_count
+    return (pc.sum(counts).as_py() or 0) if known else None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs from the command line."""
     output = Output.read(arguments)
@@ -114,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
             path = check_output(given.output or beside, given.files)
             rows, kept, score, notes = select_rows(given)
             write_rows(kept, path, notes)
-    tokens = sum(kept["num_tokens"]) if "num_tokens" in kept.column_names else None
+    tokens = _count_tokens(kept)
     counted = "" if tokens is None else f", {tokens:,} tokens"
     if counted and str(notes.get("num_tokens", "")).startswith("estimated"):
         counted += f" ({notes['num_tokens']})"

@@ -1,9 +1,11 @@
 """Rows of any Parquet or JSON-lines files, and the notes that a scored file carries about itself."""
 
+import glob
 import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +14,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
+from datasets.data_files import resolve_pattern
 from datasets.exceptions import DatasetGenerationError
 
 from longattn_hf.files import as_pattern, is_address, replacing
@@ -27,7 +30,7 @@ def read_rows(files: Sequence[str]) -> Dataset:
     """Reads Parquet or JSON-lines files, compressed ones too, as one dataset.
 
     Raises:
-        ValueError: No file is given, one is not there or cannot be read, or their formats differ.
+        ValueError: No file is given, one is not there or cannot be read, their formats differ, or none has a row.
     """
     if not files:
         raise ValueError("No files are given: name Parquet or JSON-lines files.")
@@ -36,11 +39,32 @@ def read_rows(files: Sequence[str]) -> Dataset:
         raise ValueError(f"{', '.join(files)} are of several formats; give files of one: {', '.join(_FORMATS)}.")
     try:
         with _naming(files):
-            return load_dataset(formats.pop(), data_files=[as_pattern(file) for file in files], split="train")
+            # readers of both formats end in errors of their own at files without a row
+            full = [as_pattern(file) for file in find_files(files) if _has_rows(file)]
+            if not full:
+                raise ValueError(f"There is no row in {', '.join(files)}.")
+            return load_dataset(formats.pop(), data_files=full, split="train")
     except FileNotFoundError as error:
         raise ValueError(f"There is no such file: {error}") from error
     except (DatasetGenerationError, pa.ArrowException, OSError) as error:
         raise ValueError(f"{', '.join(files)} cannot be read: {error.__cause__ or error}") from error
+
+
+def find_files(files: Sequence[str]) -> list[str]:
+    """Returns names of files, those that a pattern stands for in its place; raises FileNotFoundError for none."""
+    found = []
+    for file in files:
+        is_name = os.path.exists(file) or not glob.has_magic(file)
+        found += [file] if is_name else resolve_pattern(as_pattern(file), base_path=os.getcwd())
+    return found
+
+
+def _has_rows(file: str) -> bool:
+    """Says whether a file has more than a header, blank lines or an empty list."""
+    with fsspec.open(file, compression="infer") as opened:
+        if _format_of(file) == "parquet":
+            return pq.read_metadata(opened).num_rows > 0
+        return any(part.strip(b" \t\r\n[]") for part in iter(partial(opened.read, 2**16), b""))
 
 
 def _naming(files: Sequence[str]) -> AbstractContextManager[None]:
@@ -70,7 +94,8 @@ def stem_of(file: str) -> str:
 
 def refuse_input(output: str, files: Sequence[str]) -> None:
     """Checks that what is to be written is none of the files that are read; raises ValueError."""
-    for file in files:
+    # what a pattern means in a store is nothing to ask before the work
+    for file in (name for given in files for name in ([given] if is_address(given) else find_files([given]))):
         if output == file or (os.path.exists(output) and os.path.exists(file) and os.path.samefile(output, file)):
             raise ValueError(f"{output} is a file that is read, and would be lost; name another with -o.")
 

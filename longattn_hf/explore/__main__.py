@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     with refusing("explore"):
         given = read_command_line(ExploreSettings, arguments, positional=("folder",))
         from longattn_hf.explore.session import Session, require_gradio
+        from longattn_hf.explore.state import State
         from longattn_hf.pipeline.store import naming
 
         require_gradio()
@@ -71,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
                 model=given.model,
                 recipe=given.recipe or Path(f"{given.folder.rstrip('/').split('/')[-1]}-selected.yaml"),
             )
+            # what the page starts with, so that what it refuses is said here
+            State.start(session)
     from longattn_hf.explore.server import serve
 
     address = f"http://{given.host}:{given.port}/"

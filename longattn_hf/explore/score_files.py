@@ -137,7 +137,7 @@ def _read_numbers(files: AbstractFileSystem, path: str, columns: Sequence[str], 
     Where there are no ids, the rows' numbers are the ids.
 
     Raises:
-        ValueError: It has scores, and does not say how long the windows are.
+        ValueError: It has scores, and does not say of each window how long it is, or of some which category's.
     """
     with files.open(path, "rb") as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -147,6 +147,12 @@ def _read_numbers(files: AbstractFileSystem, path: str, columns: Sequence[str], 
         if "num_tokens" not in present:
             raise ValueError(f"{path} has no column num_tokens, the windows' lengths; `longattn score` adds it.")
         table = parquet.read(present)
+        lengths = table["num_tokens"].type
+        if not (pa.types.is_integer(lengths) or pa.types.is_floating(lengths) or pa.types.is_null(lengths)):
+            raise ValueError(f"{path}: column 'num_tokens' is {lengths}, and must be the windows' lengths in tokens.")
+        for name in {"num_tokens", CATEGORY} & {*present}:
+            if unknown := table[name].null_count:
+                raise ValueError(f"{path}: column {name!r} is null in {unknown:,} rows; every window needs one.")
         return with_ids(table if ID in present else table.append_column(ID, pa.array(range(len(table)))))
 
 

@@ -225,12 +225,26 @@ def keep_ranked(
             # a share is what its digits say: in binary, 0.07 of 100 is a hair more than 7
             order = order[: math.ceil(Fraction(str(limit)) * count)]
         if name in _BUDGETS:
-            running = np.cumsum(get_column(table, "num_tokens").to_numpy()[order])
+            running = np.cumsum(_lengths_of(table, order))
             if (held := int(running[-1]) if len(order) else 0) < limit or not len(order):
                 logger.warning("%s holds %s tokens, fewer than the budget of %s: all are kept.", group, held, limit)
             order = order[running <= limit]
         keep[order] = True
     return keep
+
+
+def _lengths_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """Returns the numbers of tokens of some windows, in their order; raises ValueError where one is not known."""
+    column = get_column(table, "num_tokens")
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise ValueError(f"Column 'num_tokens' is {column.type}, and a budget counts in numbers.")
+    lengths = column.to_numpy()[rows]
+    if unknown := int((lengths != lengths).sum()):
+        raise ValueError(
+            f"Column 'num_tokens' says nothing of {unknown:,} of the {len(rows):,} windows that could be kept, and a "
+            "budget needs the length of each: leave them out, or give a fraction or a threshold."
+        )
+    return lengths
 
 
 def _in_turn(ranked: Mapping[str, tuple[np.ndarray, int]]) -> np.ndarray:

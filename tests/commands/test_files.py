@@ -242,6 +242,40 @@ def test_the_paper_s_scores_are_selected_on_their_category_s_scale(tiny_llama, t
     assert len(kept) == -(-len(scored) // 4)
 
 
+def test_files_without_a_row_are_passed_over_and_none_with_one_is_refused(documents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("nothing.jsonl").touch()
+    Path("blank.jsonl").write_text("\n \n")
+    Path("blank.jsonl.gz").write_bytes(gzip.compress(b"\n"))
+    Path("list.json").write_text("[]")
+    for name in ("nothing.jsonl", "blank.jsonl", "blank.jsonl.gz", "list.json"):
+        with pytest.raises(SystemExit, match=f"score: There is no row in {name}"):
+            main(["score", name, "--scorer", "length", "-o", "out.parquet"])
+        main(["score", name, str(documents), "--scorer", "length", "-o", "scored.parquet"])
+        assert [row["id"] for row in read("scored.parquet")] == ["a", "b", "c", "d"]
+    main(["select", "scored.parquet", "--fraction", "0", "-o", "none.parquet"])
+    with pytest.raises(SystemExit, match="score: There is no row in none.parquet"):
+        main(["score", "none.parquet", "--scorer", "length", "-o", "out.parquet"])
+    main(["select", "none.parquet", "scored.parquet", "--fraction", "1", "-o", "all.parquet"])
+    assert [row["id"] for row in read("all.parquet")] == ["a", "b", "d"]
+    # a pattern is the files that it stands for, also where these say something of themselves
+    main(["score", "s*d.parquet", "--scorer", "gzip", "-o", "more.parquet"])
+    assert read_notes(["more.parquet"])["scores"] == ["length", "gzip_ratio"]
+
+
+@pytest.mark.parametrize("lengths", [[8, None], ["8", "9"], [None, None]], ids=str)
+def test_rows_whose_tokens_nobody_counted_are_kept_without_a_count(tmp_path, capsys, lengths):
+    Dataset.from_dict({"text": ["a", "b"], "x": [1.0, 2.0], "num_tokens": lengths}).to_parquet(tmp_path / "s.parquet")
+    words = ["select", str(tmp_path / "s.parquet"), "--score", "x", "-o", str(tmp_path / "k.parquet")]
+    main([*words, "--fraction", "1", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kept"] == 2 and facts["tokens"] is None
+    (tmp_path / "k.parquet").unlink()
+    with pytest.raises(SystemExit, match="select: Column 'num_tokens' "):
+        main([*words, "--token_budget", "9"])
+    assert not (tmp_path / "k.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -334,3 +334,20 @@ def test_files_whose_ids_are_of_several_types_are_one_corpus(tmp_path):
         Dataset.from_dict(columns).to_parquet(tmp_path / f"{name}.parquet")
     session = Session(tmp_path)
     assert session.texts(["1", "2", "x", "y"]) == ["a 1", "a 2", "b x", "b y"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"num_tokens": [None, 2]}, "column 'num_tokens' is null in 1 rows; every window needs one"),
+        ({"num_tokens": ["3", "2"]}, "column 'num_tokens' is string, and must be the windows' lengths in tokens"),
+        ({"num_tokens": [3, 2], "category": [None, None]}, "column 'category' is null in 2 rows; every window needs"),
+        ({"num_tokens": [3, 2], "category": ["a", None]}, "column 'category' is null in 1 rows; every window needs"),
+    ],
+)
+def test_scored_rows_without_a_length_or_a_category_are_refused_in_one_line(tmp_path, columns, message, capsys):
+    from longattn_hf.__main__ import main
+
+    Dataset.from_dict({"text": ["a", "b"], "far_gain": [1.0, 2.0]} | columns).to_parquet(tmp_path / "s.parquet")
+    with pytest.raises(SystemExit, match=f"explore: .*s.parquet: {message}"):
+        main(["explore", str(tmp_path / "s.parquet"), "--no_browser", "--port", "0"])

@@ -537,3 +537,25 @@ def test_a_score_that_is_not_a_number_is_an_error_and_a_missing_one_is_none(colu
         long_distance_scores(with_nan)
     with pytest.raises(ValueError, match="alpha=nan must be a finite number"):
         long_distance_scores(table, alpha=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (
+            pa.array([1, None, 1]),
+            "says nothing of 1 of the 2 windows that could be kept, and a budget needs the length",
+        ),
+        (pa.array([1.0, float("nan"), 1.0]), "says nothing of 1 of the 2 windows"),
+        (pa.array(["1", "1", "1"]), "'num_tokens' is string, and a budget counts in numbers"),
+    ],
+)
+@pytest.mark.parametrize("limit", ["token_budget", "total_token_budget"])
+def test_a_budget_of_windows_whose_lengths_are_not_known_is_refused(lengths, message, limit):
+    table = pa.table({"id": list("abc"), "score": pa.array([1.0, 2.0, None]), "num_tokens": lengths})
+    with pytest.raises(ValueError, match=message):
+        select_windows(table, score="score", by=None, **{limit: 5})
+    # of a window that cannot be kept nobody asks
+    reordered = table.set_column(1, "score", pa.array([1.0, None, 2.0]))
+    if not pa.types.is_string(lengths.type):
+        assert select_windows(reordered, score="score", by=None, **{limit: 1})["id"].to_pylist() == ["c"]
