@@ -4,16 +4,24 @@ DOCS holds JSON lines: text, id, perhaps category, source, license. The executor
 steps, with no fewer files than tasks. A killed task begins again; its shards are whole, and are not scored twice.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-from datatrove.data import Document
-from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.readers import JsonlReader
+
+try:
+    from datatrove.data import Document
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.base import PipelineStep
+    from datatrove.pipeline.readers import JsonlReader
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    # its help needs nothing
+    sys.exit(print(__doc__) if {"-h", "--help"} & {*sys.argv} else f"No {error.name}: pip install datatrove orjson")
 
 from longattn_hf import LongAttnScorer, WindowDocuments, on_arrow
 from longattn_hf.columns import CATEGORY, LICENSE, SOURCE
@@ -56,6 +64,10 @@ class Scores(PipelineStep):  # noqa: D101 - windows to shards of scored windows,
 
 
 if __name__ == "__main__":
-    docs, out, model, tokens, tasks = sys.argv[1:]
-    cut, scorer = WindowDocuments(tokenizer=model, window_tokens=int(tokens)), LongAttnScorer(model)
-    LocalPipelineExecutor([JsonlReader(docs), Windows(cut), Scores(scorer, out)], int(tasks), 1, f"{out}-logs").run()
+    parser = argparse.ArgumentParser(usage="%(prog)s DOCS OUT MODEL WINDOW_TOKENS TASKS", description=__doc__)
+    for name, kind in {"docs": str, "out": str, "model": str, "tokens": int, "tasks": int}.items():
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    cut, scorer = WindowDocuments(tokenizer=given.model, window_tokens=given.tokens), LongAttnScorer(given.model)
+    steps = [JsonlReader(given.docs), Windows(cut), Scores(scorer, given.out)]
+    LocalPipelineExecutor(steps, given.tasks, 1, f"{given.out}-logs").run()

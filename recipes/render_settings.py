@@ -5,6 +5,7 @@
 A test sees to it that the page is up to date.
 """
 
+import argparse
 import inspect
 import json
 import re
@@ -52,4 +53,5 @@ def _default(field: Field) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(render(), encoding="utf-8")

@@ -73,6 +73,8 @@ def score_files(given: ScoreSettings) -> "tuple[Dataset, dict[str, Any]]":
     from longattn_hf.commands.tables import find_files, read_notes, read_rows
     from longattn_hf.pipeline.scored_with import SCORED_WITH
 
+    if given.batch_size < 1:
+        raise ValueError(f"batch_size={given.batch_size} must be at least 1.")
     scorers = [make_scorer(name, _settings_of(name, given)) for name in given.scorer]
     rows = read_rows(given.files)
     if given.text_column not in rows.column_names and INPUT_IDS not in rows.column_names:

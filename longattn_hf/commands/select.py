@@ -89,7 +89,16 @@ def select_rows(given: SelectSettings) -> "tuple[Dataset, Dataset, str | Mapping
         known = {file: scored_with(file, own) for file, own in notes.items()}
         convention = find_convention(known, given.convention, statistics)
         rows = add_long_distance_score(rows, alpha=given.alpha, by=by, convention=convention, statistics=statistics)
+    elif ignored := [name for name in ("statistics", "convention") if getattr(given, name) is not None]:
+        raise ValueError(
+            f"{' and '.join(ignored)} would read LongAttn's scores, and {', '.join(RAW_SCORES)} are not among the "
+            f"columns {', '.join(rows.column_names)}."
+        )
     score = given.score or _default_score(rows, first)
+    # here, where all columns are known: a selection reads those that it needs
+    for name in ([score] if isinstance(score, str) else [*score]) + [*given.gate, *([by] if by else [])]:
+        if name not in rows.column_names:
+            raise ValueError(f"There is no column {name!r}; the columns are {', '.join(rows.column_names)}.")
     kept = select_windows(rows, score=score, by=by, **how)
     return rows, kept, score, first
 

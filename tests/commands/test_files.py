@@ -297,6 +297,18 @@ def test_rows_whose_tokens_nobody_counted_are_kept_without_a_count(tmp_path, cap
         ("score DOCUMENTS --scorer length --on_error raise -o o.parquet", "score: Row 2 .* is missing"),
         ("select DOCUMENTS --fraction 0.5", "select: Nothing says which column ranks; name it .*id, text"),
         ("select DOCUMENTS --score text --fraction 0.5", "select: Column 'text' is string, and windows are ranked by"),
+        ("score DOCUMENTS --batch_size 0 -o o.parquet", "score: batch_size=0 must be at least 1"),
+        ("select DOCUMENTS --score nope --fraction 1", "select: There is no column 'nope'; the columns are id, text"),
+        ("select DOCUMENTS --score id --by nope --fraction 1", "There is no column 'nope'; the columns are id, text"),
+        ("select DOCUMENTS --score id --gate '{nope: 0}' --fraction 1", "There is no column 'nope'; .* id, text"),
+        (
+            "select DOCUMENTS --score id --fraction 1 --statistics s.json",
+            "statistics would read LongAttn's scores, and depend",
+        ),
+        (
+            "select DOCUMENTS --score id --fraction 1 --convention paper",
+            "convention would read LongAttn's scores.* id, text",
+        ),
         ("select DOCUMENTS", "select: Give exactly one of threshold, fraction, token_budget and total_token_budget"),
         ("scor", "longattn: unknown command 'scor'. Did you mean 'score'"),
     ],

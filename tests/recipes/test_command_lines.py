@@ -1,5 +1,8 @@
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -104,3 +107,16 @@ def test_cards_of_a_folder_without_a_build_are_refused_in_one_line(tmp_path):
         render_cards.main([str(tmp_path)])
     with pytest.raises(SystemExit, match="^render_cards: Unknown setting 'build' .* Did you mean 'builds'"):
         render_cards.main(["--build", str(tmp_path)])
+
+
+@pytest.mark.parametrize("program", ["recipes/render_settings.py", "recipes/datatrove_pipeline.py"])
+def test_programs_without_settings_have_their_help_and_do_nothing_else(program):
+    page = ROOT / "recipes" / "configs" / "README.md"
+    before = page.stat().st_mtime_ns
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, program]
+    done = subprocess.run([*words, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "recipes" in done.stdout and not done.stderr
+    done = subprocess.run([*words, "--helpp"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode and "Traceback" not in done.stderr
+    assert page.stat().st_mtime_ns == before
