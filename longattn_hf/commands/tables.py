@@ -52,7 +52,7 @@ def read_rows(files: Sequence[str]) -> Dataset:
 
 def find_files(files: Sequence[str]) -> list[str]:
     """Returns names of files, those that a pattern stands for in its place; raises FileNotFoundError for none."""
-    found = []
+    found = list[str]()
     for file in files:
         is_name = os.path.exists(file) or not glob.has_magic(file)
         found += [file] if is_name else resolve_pattern(as_pattern(file), base_path=os.getcwd())
