@@ -82,7 +82,7 @@ ARCHITECTURES |= {
 
 
 # before, transformers gave these models masks of their own, and the layers are refused
-ASKS_FOR_A_RULE_SINCE = {"opt": "5.10", "stablelm": "5.10"}
+ASKS_FOR_A_RULE_SINCE = {"opt": "5.10", "stablelm": "5.10", "falcon h1": "5.10"}
 
 
 def skip_unless_a_rule_is_asked_for(name):
