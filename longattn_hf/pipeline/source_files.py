@@ -15,6 +15,7 @@ from datasets.packaged_modules.text.text import TextConfig
 from longattn_hf.columns import ID
 from longattn_hf.files import hash_json
 from longattn_hf.pipeline.source_config import SourceConfig
+from longattn_hf.pipeline.source_pins import is_on_the_hub
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +23,8 @@ logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 128
 
 
-def load_builder(config: SourceConfig, addresses: list[str] | None) -> DatasetBuilder:
+def load_builder(config: SourceConfig) -> DatasetBuilder:
     """Returns what reads a source's files.
-
-    Args:
-        config: The source.
-        addresses: The files of a source of JSON lines, which are read as they stand.
 
     Raises:
         ValueError: It is a format without files, which would read all that lies in the working directory.
@@ -43,14 +40,14 @@ def load_builder(config: SourceConfig, addresses: list[str] | None) -> DatasetBu
         # the json reader wants one schema for all files; lines of text have one
         "text" if config.json_lines else config.path,
         config.name,
-        data_files=addresses if config.json_lines else config.patterns,
+        data_files=_addresses(config) if config.json_lines else config.patterns,
         data_dir=config.data_dir,
         revision=config.revision,
     )
     if config.data_files and not any((builder.config.data_files or {}).values()):
         raise FileNotFoundError(f"datasets finds no files by the names {config.data_files}.")
     _settle(builder)
-    _take_each_file_once(builder, config)
+    _take_each_file_once(builder)
     return builder
 
 
@@ -81,12 +78,25 @@ def _as_it_stands(cell: str) -> str | None:
     return cell or None
 
 
-def _take_each_file_once(builder: DatasetBuilder, config: SourceConfig) -> None:
-    """Drops files that two patterns name, and says which ones `datasets` leaves out of what the patterns match."""
+def _addresses(config: SourceConfig) -> list[str] | None:
+    """Where the files of a source of JSON lines are: in a dataset at a commit, in a folder, or as they are given."""
+    files = config.patterns
+    if files is None or config.path == "json":
+        return files
+    root = f"hf://datasets/{config.path}@{config.revision}" if is_on_the_hub(config) else config.path
+    return [file if Path(file).is_absolute() else f"{root}/{file}" for file in files]
+
+
+def _take_each_file_once(builder: DatasetBuilder) -> None:
+    """Drops what a second pattern names again."""
     for split, files in (builder.config.data_files or {}).items():
         metadata = dict(zip(files, files.origin_metadata, strict=True))
         if len(metadata) < len(files):
             builder.config.data_files[split] = DataFilesList([*metadata], [*metadata.values()])
+
+
+def warn_of_left_out(builder: DatasetBuilder, config: SourceConfig) -> None:
+    """Says which local files `datasets` leaves out, by their names, of what a source's patterns match."""
     if config.json_lines or config.patterns is None:
         return
     root = Path("" if config.path in _PACKAGED_DATASETS_MODULES else config.path) / (config.data_dir or "")

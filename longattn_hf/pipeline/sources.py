@@ -17,7 +17,7 @@ from longattn_hf.files import hash_json
 from longattn_hf.hub.client import httpx
 from longattn_hf.pipeline.reading import UNREADABLE, JoinPages, JsonLines
 from longattn_hf.pipeline.source_config import SourceConfig, hide_paths
-from longattn_hf.pipeline.source_files import identify_files, load_builder
+from longattn_hf.pipeline.source_files import identify_files, load_builder, warn_of_left_out
 from longattn_hf.pipeline.source_pins import commit_of, is_on_the_hub, is_pinned, name_of, pin_sources, read_pins
 from longattn_hf.pipeline.source_types import agree
 
@@ -97,7 +97,8 @@ def open_source(config: SourceConfig) -> Source:
     if is_on_the_hub(config) and not is_pinned(config):
         config = replace(config, revision=commit_of(config))
     try:
-        builder = load_builder(config, _addresses(config))
+        builder = load_builder(config)
+        warn_of_left_out(builder, config)
         names, identity = identify_files(builder, config)
         stream, features = _stream_of(builder, config, names)
     except _UNOPENED as error:
@@ -137,7 +138,7 @@ def identify_sources(sources: Sequence[SourceConfig], record: Path) -> list[str]
             identities.append(hash_json(demo_versions()))
         elif not is_on_the_hub(config):
             try:
-                identities.append(identify_files(load_builder(config, _addresses(config)), config)[1])
+                identities.append(identify_files(load_builder(config), config)[1])
             except _UNOPENED:
                 return None
         elif is_pinned(config):
@@ -145,15 +146,6 @@ def identify_sources(sources: Sequence[SourceConfig], record: Path) -> list[str]
         else:
             return None
     return identities
-
-
-def _addresses(config: SourceConfig) -> list[str] | None:
-    """Where the files of a source of JSON lines are: in a dataset at a commit, in a folder, or as they are given."""
-    files = config.patterns
-    if not config.json_lines or files is None or config.path == "json":
-        return files
-    root = f"hf://datasets/{config.path}@{config.revision}" if is_on_the_hub(config) else config.path
-    return [file if Path(file).is_absolute() else f"{root}/{file}" for file in files]
 
 
 def open_documents(config: SourceConfig, documents: Iterable[Mapping[str, Any]]) -> Source:

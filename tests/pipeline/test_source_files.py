@@ -63,6 +63,12 @@ def test_files_that_datasets_leaves_out_by_their_names_are_named(tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         assert read(path="text", data_files=str(tmp_path / "**/*.md")) == ["b.md"]
     assert "README.md" in caplog.text and "__x/c.md" in caplog.text and "b.md" not in caplog.text
+    # a build names its sources before it opens them, and says this once
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        config = SourceConfig(category="c", path="text", data_files=str(tmp_path / "**/*.md"))
+        assert identify_sources([config], tmp_path / "pins")
+    assert not caplog.text
     caplog.clear()
     named = [str(tmp_path / "README.md"), str(tmp_path / "b.md")]
     with caplog.at_level(logging.WARNING):
