@@ -48,6 +48,10 @@ _MEANING = {
 _ACCEPTED = "Choose a model of plain softmax attention, such as a Llama, Mistral, Qwen or OLMo."
 
 
+class OutOfReachError(ValueError):
+    """A window is longer than a layer sees in full."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _MaskRule:
     allows: Callable[..., Any]

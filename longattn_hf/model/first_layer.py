@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from longattn_hf.hub.repository import commit_folder
-from longattn_hf.model.attention_hooks import AttentionCall, stop_at_attention
+from longattn_hf.model.attention_hooks import AttentionCall, OutOfReachError, stop_at_attention
 from longattn_hf.model.byte_ranges import Rows
 from longattn_hf.model.device import pick_device, pick_dtype
 from longattn_hf.model.gguf_fields import apply_gguf_fields, refuse_other_scale
@@ -247,7 +247,7 @@ class FirstLayer:
             q `[B, HQ, T, D]`, k `[B, HK, T, D]` and the scale: the map is causal softmax(scale * q k^T).
 
         Raises:
-            ValueError: An id is outside the vocabulary, or T is more than the layer's attention can reach.
+            ValueError: An id is outside the vocabulary, or (`OutOfReachError`) T is more than the layer can reach.
         """
         self._check_ids(input_ids)
         call = self._call(input_ids)
@@ -255,7 +255,7 @@ class FirstLayer:
             text = self.config.get_text_config(decoder=True)
             names = ("sliding_window", "attention_chunk_size")
             limits = {name: getattr(text, name) for name in names if getattr(text, name, None)}
-            raise ValueError(
+            raise OutOfReachError(
                 f"The first layer of {self.identity['model']!r} does not see all of a window of {input_ids.shape[1]} "
                 f"tokens ({limits or 'its mask is not causal attention'}). Use windows that it sees in full, or a "
                 "model whose first layer has full attention."

@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from longattn_hf.model.attention_hooks import OutOfReachError
 from longattn_hf.model.first_layer import FirstLayer
 from longattn_hf.scoring.with_model import beyond_positions
 
@@ -20,6 +21,9 @@ def why_out_of_reach(ids_BT: Tensor, layer: FirstLayer) -> str | None:
     Args:
         ids_BT: int64 `[B, T]`, what the layer is given.
         layer: The layer.
+
+    Raises:
+        ValueError: As `FirstLayer.query_key`, where it is not the length.
     """
     tokens = ids_BT.shape[1]
     if reason := beyond_positions(tokens, None if layer.identity["rope"] else layer.max_positions):
@@ -30,7 +34,7 @@ def why_out_of_reach(ids_BT: Tensor, layer: FirstLayer) -> str | None:
             # what it sees, only its own mask says
             layer.query_key(ids_BT)
             seen = tokens
-        except ValueError:
+        except OutOfReachError:
             unseen = tokens
         _known[layer] = seen, unseen
     return None if tokens <= seen else f"longer than the first layer's attention reaches ({tokens} tokens)"

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from longattn_hf import FarAttention, FirstLayer, LongAttnScorer
 from longattn_hf.scoring.base import equal_lengths
 from longattn_hf.scoring.longattn import map_scores
+from longattn_hf.scoring.reach import why_out_of_reach
 from tests.support.tiny import TINY_SIZES, build_tokenizer, save_tiny_llama
 
 SCORES = ("dependency_strength", "distribution_uniformity", "map_variance")
@@ -413,6 +414,14 @@ def test_a_window_longer_than_the_layer_sees_is_a_bad_row(tmp_path):
             ValueError, match=f"Row 1 of column 'input_ids' is unusable: {re.escape(reason)}. Drop such"
         ):
             LongAttnScorer(str(path))(rows)
+
+
+def test_what_is_no_matter_of_length_is_not_taken_for_a_window_that_is_too_long(tiny_llama):
+    layer = FirstLayer.from_pretrained(str(tiny_llama))
+    with pytest.raises(ValueError, match=f"Token id {layer.vocab_size} is outside the vocabulary"):
+        why_out_of_reach(torch.tensor([[5, layer.vocab_size]]), layer)
+    # and nothing is remembered of it
+    assert why_out_of_reach(torch.tensor([[5, 6, 7]]), layer) is None
 
 
 def test_scores_that_are_not_finite_are_an_error_never_a_row(tmp_path):
